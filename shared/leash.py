@@ -1,0 +1,31 @@
+"""Run a command that dies with its parent: `python -I -S leash.py PARENT_PID command …`.
+
+The kernel's parent-death signal survives exec, so a runner or an embedded Redis never outlives the process that
+started it, however that process ended. It follows the parent *thread*: start leashed children from a thread that
+lives as long as the process does. Linux only; elsewhere the command runs without the leash.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def leashed(argv: list[str], parent_pid: int) -> list[str]:
+    """The command line that runs `argv` on a leash held by `parent_pid`."""
+    return [sys.executable, "-I", "-S", __file__, str(parent_pid), *argv]
+
+
+def main() -> None:
+    parent_pid, argv = int(sys.argv[1]), sys.argv[2:]
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it died before the leash was on
+        sys.exit(1)
+    os.execvp(argv[0], argv)
+
+
+if __name__ == "__main__":
+    main()

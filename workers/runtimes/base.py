@@ -1,0 +1,58 @@
+"""What every runtime offers: how to start a runner for a model folder, and how to ask it to prove itself.
+
+A runner is a child process with an HTTP server. Starting, waiting, stopping and killing are written once, in
+`runner.py`; a runtime only knows its own command line and its own tiny inference.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start one runner."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    """Added to the allow-listed environment; the runner's key goes here or in a file, never in `argv`."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a runner is started with."""
+
+    folder: Path
+    model_id: str
+    host: str
+    port: int
+    key: str = field(repr=False)
+    device: str
+    """`cpu`, or the UUID of a GPU that the worker is pinned to."""
+    context_length: int = 4096
+
+
+class Runtime(Protocol):
+    """One way to run models."""
+
+    name: str
+
+    def accepts(self, folder: Path) -> bool:
+        """Can it run what lies in this folder? Reads names and headers only."""
+        ...
+
+    def launch(self, request: Request) -> Launch:
+        """The command for a runner.
+
+        Raises:
+            Unavailable: a program it needs is not installed; the hint names the ways out.
+        """
+        ...
+
+    def probe(self, base_url: str, key: str) -> None:
+        """Run one tiny real inference and look at its answer.
+
+        Raises:
+            Failed: code `probe_failed`, with what came back.
+        """
+        ...
