@@ -18,9 +18,7 @@ class ModelyardError(Exception):
 
     retryable: ClassVar[bool] = False
 
-    def __init__(
-        self, code: str, message: str, hint: str = "", details: dict[str, Any] | None = None, /
-    ) -> None:
+    def __init__(self, code: str, message: str, hint: str = "", details: dict[str, Any] | None = None, /) -> None:
         super().__init__(message)
         self.code = code
         self.message = message

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from shared.states import Priority
 
 IO = "io"
+DEVICE = "device"
+"""Stands for the lane of whichever device is chosen at submit."""
 INTAKE = "modelyard.intake"
 """Where a message goes that names no queue of ours; it is adopted and filed, never run in place."""
 CELERY_DEFAULT = "celery"

@@ -9,9 +9,12 @@ from shared.errors import Invalid
 
 MODEL_ID = r"^[a-z0-9](?:[a-z0-9._-]{0,94}[a-z0-9])?$"
 RESERVED_IDS = frozenset(
-    "status summary download add validate activate deactivate active storage registry rescan tiers "
-    "servers profiles import export aliases modes".split()
+    (
+        *("status", "summary", "download", "add", "validate", "activate", "deactivate", "active", "storage"),
+        *("registry", "rescan", "tiers", "servers", "profiles", "import", "export", "aliases", "modes"),
+    )
 )
+"""Words that are also paths below /models."""
 _REPO = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
 _REVISION = re.compile(r"^[A-Za-z0-9][\w./-]{0,199}$")
 _OLLAMA = re.compile(r"^[a-z0-9][\w.-]{0,95}(?:/[a-z0-9][\w.-]{0,95})?(?::[\w.-]{1,127})?$", re.IGNORECASE)

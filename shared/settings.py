@@ -109,8 +109,12 @@ class JobSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MODELYARD_JOBS__")
 
     io_slots: int = Field(4, ge=1, le=32, description="Downloads, verifications and the like at a time, per io worker.")
-    heartbeat_seconds: float = Field(1, gt=0, description="A running job renews its lease and hears of cancels so often.")
-    lease_seconds: float = Field(20, gt=0, description="A job whose worker was silent this long goes back to its queue.")
+    heartbeat_seconds: float = Field(
+        1, gt=0, description="A running job renews its lease and hears of cancels so often."
+    )
+    lease_seconds: float = Field(
+        20, gt=0, description="A job whose worker was silent this long goes back to its queue."
+    )
     rescue_seconds: float = Field(10, gt=0, description="How often the rescue looks for lost jobs.")
     max_lost: int = Field(3, ge=1, description="Workers a job may lose before it fails as `worker_lost`.")
     max_retries: int = Field(8, ge=0, description="Retries after passing faults before a job fails.")
@@ -155,7 +159,8 @@ class Settings(BaseSettings):
     )
     api_key: SecretStr | None = Field(None, description="Bearer key; optional on loopback, required elsewhere.")
     secret: SecretStr | None = Field(
-        None, description="Shared by API and device workers to derive the keys of runners; a file in the data folder when unset."
+        None,
+        description="Shared by API and device workers, for the keys of runners; a file in the data folder when unset.",
     )
     catalogue: Path | None = Field(None, description="A YAML file of yours that extends or overrides the catalogue.")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")

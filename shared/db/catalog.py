@@ -1,0 +1,145 @@
+"""Registry and store as rows: models, their installation, and who serves a type."""
+
+from typing import Any
+
+from sqlalchemy import update
+from sqlmodel import Session, col, delete, func, select
+
+from shared.db.session import now
+from shared.db.tables import Installation, Job, Model, Residency
+from shared.errors import Conflict, NotFound
+from shared.states import LIVE, RESIDENT, Availability, InstallationState, JobState, ResidencyState
+
+
+def add_model(session: Session, model: Model) -> Model:
+    """Raises: Conflict when the id is taken."""
+    if session.get(Model, model.id) is not None:
+        raise Conflict(
+            "model_exists", f"There is already a model {model.id!r}.", "Choose another id, or change this one."
+        )
+    clock = session.exec(select(now())).one()
+    model.created_at = model.updated_at = clock
+    session.add(model)
+    session.flush()
+    return model
+
+
+def get_model(session: Session, model_id: str) -> Model:
+    """Raises: NotFound."""
+    model = session.get(Model, model_id)
+    if model is None:
+        raise NotFound(
+            "model_not_found",
+            f"There is no model {model_id!r}.",
+            "GET /api/v1/models lists them; POST /api/v1/models/add adds one.",
+        )
+    return model
+
+
+def list_models(
+    session: Session, *, type_: str | None = None, text: str | None = None, after: str | None = None, limit: int = 100
+) -> list[Model]:
+    """By id; `after` is the last id seen."""
+    query = select(Model).order_by(col(Model.id)).limit(limit)
+    if type_ is not None:
+        query = query.where(col(Model.type) == type_)
+    if text:
+        pattern = f"%{text.replace('%', '').replace('_', '')}%"
+        query = query.where(col(Model.id).ilike(pattern) | col(Model.name).ilike(pattern))
+    if after is not None:
+        query = query.where(col(Model.id) > after)
+    return list(session.exec(query).all())
+
+
+def forget_model(session: Session, model_id: str) -> None:
+    """Take a model and its installation off the registry."""
+    session.exec(delete(Installation).where(col(Installation.model_id) == model_id))
+    session.exec(delete(Model).where(col(Model.id) == model_id))
+
+
+def installation(session: Session, model_id: str) -> Installation | None:
+    return session.get(Installation, model_id)
+
+
+def installed(session: Session, model_id: str) -> Installation:
+    """The installation that may be used.
+
+    Raises:
+        Conflict: nothing is installed, or it is corrupt.
+    """
+    found = session.get(Installation, model_id)
+    if found is None:
+        raise Conflict(
+            "model_not_installed",
+            f"Model {model_id!r} is not on disk.",
+            f"Download it first: modelyard pull {model_id}.",
+        )
+    if found.state == InstallationState.CORRUPT:
+        raise Conflict(
+            "model_corrupt", f"Files of {model_id!r} are damaged.", f"Repair it first: modelyard repair {model_id}."
+        )
+    return found
+
+
+def publish(session: Session, row: Installation) -> None:
+    """Record what the store has just published; replaces what was there."""
+    row.published_at = row.verified_at = session.exec(select(now())).one()
+    session.merge(row)
+
+
+def record_verify(
+    session: Session, model_id: str, revision: str, *, integrity: float, problems: list[dict[str, Any]]
+) -> None:
+    """Keep the outcome of a verify of that revision; problems quarantine the installation."""
+    state = InstallationState.CORRUPT if problems else InstallationState.PUBLISHED
+    session.exec(
+        update(Installation)
+        .where(col(Installation.model_id) == model_id, col(Installation.revision) == revision)
+        .values(state=state, integrity=integrity, problems=problems, verified_at=now())
+    )
+
+
+def active(session: Session, model_type: str) -> Residency | None:
+    """The residency that serves a type, ready or lost."""
+    return session.exec(select(Residency).where(col(Residency.model_type) == model_type, col(Residency.active))).first()
+
+
+def residencies(session: Session, model_ids: list[str]) -> list[Residency]:
+    """What is, or should be, in memory of these models."""
+    states = (*RESIDENT, ResidencyState.LOST)
+    query = select(Residency).where(col(Residency.model_id).in_(model_ids), col(Residency.state).in_(states))
+    return list(session.exec(query).all())
+
+
+class Facts:
+    """What is known of a page of models, fetched with one query per table and not one per model."""
+
+    def __init__(self, session: Session, model_ids: list[str]) -> None:
+        rows = session.exec(select(Installation).where(col(Installation.model_id).in_(model_ids))).all()
+        self.installations = {row.model_id: row for row in rows}
+        self.residencies: dict[str, list[Residency]] = {}
+        for residency in residencies(session, model_ids):
+            self.residencies.setdefault(residency.model_id, []).append(residency)
+        newest = (
+            select(func.max(Job.created_at))
+            .where(col(Job.model_id).in_(model_ids), col(Job.kind).in_(("model.download", "model.repair")))
+            .group_by(col(Job.model_id))
+        )
+        jobs = select(Job).where(col(Job.model_id).in_(model_ids), col(Job.created_at).in_(newest))
+        self.fetches = {
+            job.model_id: job for job in session.exec(jobs).all() if job.kind in ("model.download", "model.repair")
+        }
+
+    def availability(self, model_id: str) -> Availability:
+        """Can it be used, and if not, what is under way?"""
+        installation, fetch = self.installations.get(model_id), self.fetches.get(model_id)
+        if fetch is not None and fetch.state in LIVE:
+            return {
+                JobState.QUEUED: Availability.QUEUED,
+                JobState.RUNNING: Availability.DOWNLOADING,
+                JobState.PAUSED: Availability.PAUSED,
+            }[JobState(fetch.state)]
+        if installation is not None:
+            whole = installation.state == InstallationState.PUBLISHED
+            return Availability.AVAILABLE if whole else Availability.CORRUPTED
+        return Availability.FAILED if fetch is not None and fetch.state == JobState.FAILED else Availability.MISSING

@@ -1,0 +1,39 @@
+"""Devices that workers have reported, and where a model goes."""
+
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlmodel import Session, col, select
+
+from shared.db.session import now
+from shared.db.tables import Device, Residency
+from shared.errors import Unavailable
+from shared.queues import device_lane
+from shared.states import RESIDENT, ResidencyState
+
+
+def report(session: Session, device: Device) -> None:
+    """A worker says that it serves this device, now."""
+    insert = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
+    fixed = {"kind": device.kind, "name": device.name, "node": device.node, "memory_total": device.memory_total}
+    statement = insert(Device).values(id=device.id, seen_at=now(), **fixed)
+    session.exec(statement.on_conflict_do_update(index_elements=["id"], set_={**fixed, "seen_at": now()}))
+
+
+def place(session: Session, model_id: str) -> str:
+    """The lane for a job on a device: where the model is already, else the largest GPU, else the CPU.
+
+    Raises:
+        Unavailable: no device worker has ever reported here.
+    """
+    there = select(Residency.device).where(
+        col(Residency.model_id) == model_id, col(Residency.state).in_((*RESIDENT, ResidencyState.LOST))
+    )
+    if device := session.exec(there.order_by(col(Residency.active).desc()).limit(1)).first():
+        return device_lane(device)
+    best = select(Device.id).order_by(col(Device.kind) == "cpu", col(Device.memory_total).desc()).limit(1)
+    if device := session.exec(best).first():
+        return device_lane(device)
+    raise Unavailable(
+        "no_device_worker", "No device worker has reported yet.",
+        "Start one with `python -m workers device`, or wait a few seconds if it is starting.", None, 3,
+    )  # fmt: skip

@@ -1,0 +1,14 @@
+"""Alembic's entry: migrates over the connection that `shared.db.session.migrate` hands in."""
+
+from alembic import context
+from sqlalchemy import text
+from sqlmodel import SQLModel
+
+import shared.db.tables  # noqa: F401 - fills the metadata
+
+connection = context.config.attributes["connection"]
+with connection.begin():
+    if connection.dialect.name == "postgresql":  # two services starting at once; on SQLite BEGIN IMMEDIATE does it
+        connection.execute(text("SELECT pg_advisory_xact_lock(7301190)"))
+    context.configure(connection=connection, target_metadata=SQLModel.metadata, transactional_ddl=True)
+    context.run_migrations()

@@ -1,0 +1,168 @@
+"""The tables. Times are seconds since 1970 (UTC) by the database's clock."""
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Column, Float, Index, text
+from sqlmodel import Field, SQLModel
+
+LIVE_STATES = "state IN ('queued', 'running', 'paused')"
+
+
+def _json(*, nullable: bool = False) -> Any:
+    return Column(JSON(none_as_null=True), nullable=nullable)
+
+
+class Model(SQLModel, table=True):
+    """A registry entry: what a model is and where it comes from."""
+
+    __tablename__ = "models"
+
+    id: str = Field(primary_key=True, max_length=96)
+    type: str = Field(index=True, max_length=32)
+    name: str
+    description: str = ""
+    source: str
+    source_url: str
+    revision: str | None = None
+    """The branch, tag or commit that was asked for; None follows the source's default."""
+    file_size: int | None = Field(default=None, sa_column=Column(BigInteger))
+    checksum: str | None = None
+    requirements: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    tags: list[str] = Field(default_factory=list, sa_column=_json())
+    config: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    enabled: bool = True
+    created_at: float = Field(sa_column=Column(Float(53), nullable=False))
+    updated_at: float = Field(sa_column=Column(Float(53), nullable=False))
+
+
+class Installation(SQLModel, table=True):
+    """The revision of a model that is published in the store; at most one per model serves."""
+
+    __tablename__ = "installations"
+
+    model_id: str = Field(primary_key=True, max_length=96, foreign_key="models.id")
+    model_type: str
+    """The type it was stored under; stays when the registry entry changes."""
+    revision: str
+    state: str
+    size: int = Field(sa_column=Column(BigInteger, nullable=False))
+    files: int
+    integrity: float
+    """Proven bytes / expected bytes at the last verify, 0 to 1."""
+    problems: list[dict[str, Any]] = Field(default_factory=list, sa_column=_json())
+    published_at: float = Field(sa_column=Column(Float(53), nullable=False))
+    verified_at: float = Field(sa_column=Column(Float(53), nullable=False))
+
+
+class Device(SQLModel, table=True):
+    """A device that a worker has claimed, with the worker's last sign of life."""
+
+    __tablename__ = "devices"
+
+    id: str = Field(primary_key=True, max_length=64)
+    kind: str
+    name: str
+    node: str
+    memory_total: int = Field(sa_column=Column(BigInteger, nullable=False))
+    seen_at: float = Field(sa_column=Column(Float(53), nullable=False))
+
+
+class Residency(SQLModel, table=True):
+    """A model in a device's memory: one row per runner that was ever started there."""
+
+    __tablename__ = "residencies"
+    __table_args__ = (
+        Index(
+            "ix_residencies_active",
+            "model_type",
+            unique=True,
+            sqlite_where=text("active"),
+            postgresql_where=text("active"),
+        ),
+    )
+
+    id: str = Field(primary_key=True, max_length=36)
+    model_id: str = Field(index=True)
+    model_type: str
+    revision: str
+    device: str = Field(index=True)
+    runtime: str
+    state: str = Field(index=True)
+    active: bool = False
+    """It serves its type. Stays true on a lost residency until another one takes over."""
+    url: str | None = None
+    pid: int | None = None
+    memory_bytes: int | None = Field(default=None, sa_column=Column(BigInteger))
+    load_seconds: float | None = None
+    started_at: float = Field(sa_column=Column(Float(53), nullable=False))
+
+
+class Job(SQLModel, table=True):
+    """The ledger: one row per job, the only truth about it."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index(
+            "ix_jobs_live_key",
+            "unique_key",
+            unique=True,
+            sqlite_where=text(LIVE_STATES),
+            postgresql_where=text(LIVE_STATES),
+        ),
+        Index(
+            "ix_jobs_unsent",
+            "not_before",
+            sqlite_where=text("state = 'queued' AND sent_at IS NULL"),
+            postgresql_where=text("state = 'queued' AND sent_at IS NULL"),
+        ),
+        Index("ix_jobs_state", "state", "lease_until"),
+        Index("ix_jobs_created", "created_at", "id"),
+    )
+
+    id: str = Field(primary_key=True, max_length=128)
+    kind: str = Field(index=True, max_length=64)
+    unique_key: str | None = None
+    lane: str
+    priority: int
+    model_id: str | None = Field(default=None, index=True)
+    args: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    origin: str
+    """Who asked: `rest`, `foreign`, `schedule`, `recovery`."""
+
+    state: str
+    desired: str
+    attempt: int = 0
+    """Claims so far; the number of the present claim is the fence that its writes carry."""
+    lost: int = 0
+    """Workers that died under it."""
+    retries: int = 0
+    ticket: int = 1
+    """Number of the Celery message that may claim it; a message with an older number finds nothing to do."""
+    sent_at: float | None = Field(default=None, sa_column=Column(Float(53)))
+    """When that message went out, None while it waits in this outbox."""
+    not_before: float = Field(default=0.0, sa_column=Column(Float(53), nullable=False))
+    lease_owner: str | None = None
+    lease_until: float | None = Field(default=None, sa_column=Column(Float(53)))
+
+    phase: str | None = None
+    progress: float | None = None
+    bytes_done: int | None = Field(default=None, sa_column=Column(BigInteger))
+    bytes_total: int | None = Field(default=None, sa_column=Column(BigInteger))
+    bytes_per_second: float | None = None
+    parts: list[dict[str, Any]] = Field(default_factory=list, sa_column=_json())
+    result: dict[str, Any] | None = Field(default=None, sa_column=_json(nullable=True))
+    error: dict[str, Any] | None = Field(default=None, sa_column=_json(nullable=True))
+
+    created_at: float = Field(sa_column=Column(Float(53), nullable=False))
+    started_at: float | None = Field(default=None, sa_column=Column(Float(53)))
+    finished_at: float | None = Field(default=None, sa_column=Column(Float(53)))
+
+
+class ScheduleRun(SQLModel, table=True):
+    """One firing of a schedule; the primary key lets only one process act on it."""
+
+    __tablename__ = "schedule_runs"
+
+    name: str = Field(primary_key=True, max_length=64)
+    slot: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    ran_at: float = Field(sa_column=Column(Float(53), nullable=False))

@@ -1,0 +1,324 @@
+"""The ledger: every change of a job is one guarded update here, and nothing else changes a job.
+
+    queued ──claim──► running ──► succeeded | failed | cancelled | paused
+      ▲                 │
+      └── retry later, snooze, worker lost, interrupted; resume and retry from a rest or an end
+
+`attempt` is the fence: a worker that was away past its lease holds an old number, and its writes match no row.
+"""
+
+import uuid
+from typing import Any, NamedTuple
+
+import structlog
+from sqlalchemy import ColumnElement, case, func, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlmodel import col, delete, select
+
+from shared.broker import Broker
+from shared.contracts import Contract
+from shared.db import jobs
+from shared.db.devices import place
+from shared.db.session import Database, now
+from shared.db.tables import Job, ScheduleRun
+from shared.errors import Conflict, ModelyardError
+from shared.progress import Events
+from shared.settings import JobSettings
+from shared.states import ENDED, Desired, JobState, Priority
+
+log = structlog.get_logger()
+
+
+class Submitted(NamedTuple):
+    job: Job
+    created: bool
+    """False: a live job for the same work was there already, and this ask joined it."""
+
+
+class Progress(NamedTuple):
+    """What a running job reports. Bytes are of the whole job; `fraction` is 0 to 1."""
+
+    phase: str
+    fraction: float | None = None
+    bytes_done: int | None = None
+    bytes_total: int | None = None
+    bytes_per_second: float | None = None
+    parts: tuple[dict[str, Any], ...] = ()
+
+
+def error_body(error: ModelyardError, *, retry_at: float | None = None) -> dict[str, Any]:
+    """The shape in which a job shows what went wrong; `retry_at` in seconds since 1970."""
+    body = {"code": error.code, "message": error.message, "hint": error.hint, "retryable": error.retryable}
+    if error.details:
+        body["details"] = error.details
+    if retry_at is not None:
+        body["retryAt"] = retry_at
+    return body
+
+
+class Ledger:
+    """Submits, moves and finds jobs. Rings the broker and tells listeners only after the change is committed."""
+
+    def __init__(self, database: Database, settings: JobSettings, broker: Broker, events: Events) -> None:
+        self.database = database
+        self.settings = settings
+        self.broker = broker
+        self.events = events
+        self._insert = sqlite_insert if database.engine.dialect.name == "sqlite" else postgresql_insert
+
+    # -- asking for work ------------------------------------------------------------------------------------
+
+    def submit(
+        self, contract: Contract, *, origin: str, priority: Priority | None = None, job_id: str | None = None
+    ) -> Submitted:
+        """Record a job and ring for it, or join the live one that does the same work.
+
+        Raises:
+            Unavailable: the database does not answer, or no device worker has ever reported.
+        """
+        submitted = self._insert_or_join(contract, origin, priority, job_id or str(uuid.uuid4()), delivered=False)
+        if submitted.created:
+            self._changed(submitted.job)
+            return submitted
+        if priority is not None and priority < submitted.job.priority and submitted.job.state == JobState.QUEUED:
+            return Submitted(self.reprioritise(submitted.job.id, priority), created=False)
+        return submitted
+
+    def adopt(
+        self, contract: Contract, *, origin: str, priority: Priority | None, job_id: str, here: str | None
+    ) -> Submitted:
+        """Record the message of another service. On its right lane (`here`) the message itself is the ticket."""
+        submitted = self._insert_or_join(contract, origin, priority, job_id, delivered=True)
+        job = submitted.job
+        if not submitted.created or job.lane == here:
+            if submitted.created:
+                self._tell(job)
+            return submitted
+        return Submitted(self._move(job.id, [JobState.QUEUED], sent_at=None), created=True)
+
+    def _insert_or_join(
+        self, contract: Contract, origin: str, priority: Priority | None, job_id: str, *, delivered: bool
+    ) -> Submitted:
+        values = {
+            "id": job_id, "kind": contract.kind, "unique_key": contract.unique_key(), "model_id": contract.model_id,
+            "args": contract.model_dump(mode="json"), "origin": origin, "state": JobState.QUEUED,
+            "desired": Desired.RUN, "priority": int(contract.priority if priority is None else priority),
+            "attempt": 0, "lost": 0, "retries": 0, "ticket": 1, "not_before": 0.0, "parts": [],
+            "created_at": now(), "sent_at": now() if delivered else None,
+        }  # fmt: skip
+        with self.database.session() as session:
+            values["lane"] = contract.lane if contract.lane == "io" else place(session, contract.model_id)
+            for _ in range(3):  # the job that stood in the way may end between the two statements
+                inserted = session.exec(self._insert(Job).values(**values).on_conflict_do_nothing().returning(Job))
+                if job := inserted.scalars().one_or_none():
+                    return Submitted(job, created=True)
+                if job := session.get(Job, job_id) or jobs.live_with_key(session, contract.unique_key()):
+                    return Submitted(job, created=False)
+        raise Conflict("job_conflict", "Jobs for this model come and go at this moment.", "Send the request again.")
+
+    def reject(self, job_id: str, kind: str, args: dict[str, Any], error: ModelyardError) -> None:
+        """Keep a message that was no valid job, so that its sender finds out why. Twice is once."""
+        values = {
+            "id": job_id, "kind": kind[:64], "args": args, "origin": "foreign", "state": JobState.REJECTED,
+            "desired": Desired.RUN, "priority": int(Priority.MEDIUM), "lane": "io", "error": error_body(error),
+            "attempt": 0, "lost": 0, "retries": 0, "ticket": 1, "not_before": 0.0, "parts": [],
+            "created_at": now(), "finished_at": now(), "sent_at": now(),
+        }  # fmt: skip
+        with self.database.session() as session:
+            session.exec(self._insert(Job).values(**values).on_conflict_do_nothing())
+
+    # -- what workers do ------------------------------------------------------------------------------------
+
+    def claim(self, job_id: str, ticket: int, owner: str) -> Job | None:
+        """Take a queued job under a lease. None: another ticket, another worker or its sender was faster."""
+        guard = (
+            (col(Job.state) == JobState.QUEUED) & (col(Job.desired) == Desired.RUN)
+            & (col(Job.ticket) == ticket) & (col(Job.not_before) <= now())
+        )  # fmt: skip
+        return self._update(
+            job_id, guard, state=JobState.RUNNING, attempt=col(Job.attempt) + 1, lease_owner=owner,
+            lease_until=self._lease_end(), started_at=func.coalesce(col(Job.started_at), now()), phase="starting",
+            error=None,
+        )  # fmt: skip
+
+    def beat(self, job_id: str, attempt: int, progress: Progress | None) -> Desired | None:
+        """Renew the lease, store progress, learn what people want. None: the job belongs to another attempt."""
+        values: dict[str, Any] = {"lease_until": self._lease_end()}
+        if progress is not None:
+            known = func.coalesce(col(Job.progress), 0.0)
+            values |= {
+                "phase": progress.phase, "bytes_done": progress.bytes_done, "bytes_total": progress.bytes_total,
+                "bytes_per_second": progress.bytes_per_second, "parts": list(progress.parts),
+            }  # fmt: skip
+            if progress.fraction is not None:
+                values["progress"] = case((known > progress.fraction, known), else_=progress.fraction)
+        with self.database.session() as session:
+            statement = update(Job).where(self._fence(job_id, attempt)).values(**values).returning(col(Job.desired))
+            desired = session.exec(statement).scalar_one_or_none()
+        return None if desired is None else Desired(desired)
+
+    def succeed(self, job_id: str, attempt: int, result: dict[str, Any] | None) -> bool:
+        """The body returned. False: the fence held, this attempt's word no longer counts."""
+        return self._settle(job_id, attempt, state=JobState.SUCCEEDED, result=result, progress=1.0, error=None)
+
+    def fail(self, job_id: str, attempt: int, error: ModelyardError) -> bool:
+        return self._settle(job_id, attempt, state=JobState.FAILED, error=error_body(error))
+
+    def rest(self, job_id: str, attempt: int, state: JobState) -> bool:
+        """End a run that was cancelled or paused."""
+        return self._settle(job_id, attempt, state=state)
+
+    def again(
+        self, job_id: str, attempt: int, delay: float, error: dict[str, Any] | None = None, *, counted: bool = False
+    ) -> bool:
+        """Queue the job for `delay` seconds from now; `counted` adds to its retries."""
+        return self._settle(
+            job_id, attempt, state=JobState.QUEUED, not_before=now() + delay if delay else 0.0,
+            ticket=col(Job.ticket) + 1, sent_at=None, error=error, retries=col(Job.retries) + int(counted),
+        )  # fmt: skip
+
+    # -- what people do -------------------------------------------------------------------------------------
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel at once what waits; what runs stops at its next checkpoint. Cancelled twice is cancelled once."""
+        return self._wish(job_id, Desired.CANCEL, [JobState.QUEUED, JobState.PAUSED], JobState.CANCELLED)
+
+    def pause(self, job_id: str) -> Job:
+        """Pause; what was proven so far stays."""
+        return self._wish(job_id, Desired.PAUSE, [JobState.QUEUED], JobState.PAUSED)
+
+    def _wish(self, job_id: str, desired: Desired, at_once: list[JobState], to: JobState) -> Job:
+        end = {"finished_at": now()} if to in ENDED else {}
+        if job := self._update(job_id, col(Job.state).in_(at_once), state=to, desired=desired, **end):
+            return job
+        if job := self._update(job_id, col(Job.state) == JobState.RUNNING, desired=desired):
+            return job
+        job = self._get(job_id)
+        if job.state == to:
+            return job
+        raise Conflict("job_ended", f"The job is {job.state}.", "Only a live job can be cancelled or paused.")
+
+    def resume(self, job_id: str) -> Job:
+        """Queue a paused job again; it goes on where it stopped."""
+        return self._requeue(job_id, [JobState.PAUSED], "job_not_paused", "Only a paused job can be resumed.")
+
+    def retry(self, job_id: str) -> Job:
+        """Queue a failed or cancelled job again, its counters fresh."""
+        hint = "Only a failed or cancelled job can be retried."
+        states = [JobState.FAILED, JobState.CANCELLED]
+        with self.database.reading() as session:
+            job = jobs.get(session, job_id)
+            rival = jobs.live_with_key(session, job.unique_key)
+        if rival is not None:
+            raise Conflict("job_superseded", f"Job {rival.id} does the same work now.", "Follow that job instead.")
+        return self._requeue(job_id, states, "job_not_ended", hint, lost=0, retries=0, progress=None, finished_at=None)
+
+    def _requeue(self, job_id: str, states: list[JobState], code: str, hint: str, **values: Any) -> Job:
+        job = self._update(
+            job_id, col(Job.state).in_(states), state=JobState.QUEUED, desired=Desired.RUN, sent_at=None,
+            not_before=0.0, ticket=col(Job.ticket) + 1, error=None, **values,
+        )  # fmt: skip
+        if job is None:
+            raise Conflict(code, f"The job is {self._get(job_id).state}.", hint)
+        return job
+
+    def reprioritise(self, job_id: str, priority: Priority) -> Job:
+        """Move a queued job to another priority by a new ticket; the old one finds nothing to do."""
+        return self._move(job_id, [JobState.QUEUED], priority=int(priority), ticket=col(Job.ticket) + 1, sent_at=None)
+
+    def _move(self, job_id: str, states: list[JobState], **values: Any) -> Job:
+        return self._update(job_id, col(Job.state).in_(states), **values) or self._get(job_id)
+
+    # -- the rescue's part ----------------------------------------------------------------------------------
+
+    def resend(self, job: Job) -> None:
+        """Ring again with a new ticket for one that Redis lost."""
+        self._update(
+            job.id, (col(Job.state) == JobState.QUEUED) & (col(Job.ticket) == job.ticket),
+            ticket=job.ticket + 1, sent_at=None,
+        )  # fmt: skip
+
+    def ring(self, job: Job) -> bool:
+        """Send the job's ticket and note that it went out."""
+        if not self.broker.send(job):
+            return False
+        with self.database.session() as session:
+            guard = (col(Job.id) == job.id) & (col(Job.ticket) == job.ticket) & col(Job.sent_at).is_(None)
+            session.exec(update(Job).where(guard).values(sent_at=now()))
+        return True
+
+    def recover_lost(self) -> list[Job]:
+        """Take running jobs from workers that fell silent: back to the queue, or failed after too many."""
+        with self.database.reading() as session:
+            found = jobs.silent(session)
+        return [moved for job in found if (moved := self._recover(job)) is not None]
+
+    def _recover(self, job: Job) -> Job | None:
+        guard = self._fence(job.id, job.attempt) & (col(Job.lease_until) < now())
+        lost = job.lost + 1
+        log.warning("job.worker_lost", job_id=job.id, worker=job.lease_owner, lost=lost)
+        if job.desired != Desired.RUN:
+            state = JobState.CANCELLED if job.desired == Desired.CANCEL else JobState.PAUSED
+            return self._update(job.id, guard, state=state, lost=lost, **_end_of(state))
+        if lost >= self.settings.max_lost:
+            error = {
+                "code": "worker_lost", "message": f"{lost} workers died while they ran this job.", "retryable": False,
+                "hint": "Look into the workers' logs for what kills them, then retry the job.",
+            }  # fmt: skip
+            return self._update(
+                job.id, guard, state=JobState.FAILED, lost=lost, error=error, **_end_of(JobState.FAILED)
+            )
+        return self._update(
+            job.id, guard, state=JobState.QUEUED, lost=lost, ticket=job.ticket + 1, sent_at=None, not_before=0.0
+        )
+
+    def first_in_slot(self, name: str, seconds: float) -> bool:
+        """True for one caller per slot of that many seconds, over all processes."""
+        with self.database.session() as session:
+            slot = int(session.exec(select(now())).one() // seconds)
+            row = {"name": name, "slot": slot, "ran_at": now()}
+            won = session.exec(self._insert(ScheduleRun).values(**row).on_conflict_do_nothing()).rowcount == 1
+            if won:
+                old = (col(ScheduleRun.name) == name) & (col(ScheduleRun.slot) < slot - 100)
+                session.exec(delete(ScheduleRun).where(old))
+            return won
+
+    # -- the one way a row changes --------------------------------------------------------------------------
+
+    def _settle(self, job_id: str, attempt: int, **values: Any) -> bool:
+        end = _end_of(values["state"])
+        return self._update(job_id, self._fence(job_id, attempt), **values, **end, lease_until=None) is not None
+
+    def _update(self, job_id: str, guard: ColumnElement[bool], **values: Any) -> Job | None:
+        with self.database.session() as session:
+            statement = update(Job).where(col(Job.id) == job_id, guard).values(**values).returning(Job)
+            job = session.exec(statement).scalars().one_or_none()
+        if job is not None:
+            self._changed(job)
+        return job
+
+    def _get(self, job_id: str) -> Job:
+        with self.database.reading() as session:
+            return jobs.get(session, job_id)
+
+    def _fence(self, job_id: str, attempt: int) -> ColumnElement[bool]:
+        return (col(Job.id) == job_id) & (col(Job.attempt) == attempt) & (col(Job.state) == JobState.RUNNING)
+
+    def _lease_end(self) -> Any:
+        return now() + self.settings.lease_seconds
+
+    def _changed(self, job: Job) -> None:
+        self._tell(job)
+        if job.state == JobState.QUEUED and job.sent_at is None and job.not_before == 0.0:
+            self.ring(job)
+
+    def _tell(self, job: Job) -> None:
+        self.events.publish(
+            "job.state", jobId=job.id, kind=job.kind, modelId=job.model_id, status=job.state, attempt=job.attempt,
+            priority=Priority(job.priority).name, phase=job.phase, error=job.error,
+        )  # fmt: skip
+
+
+def _end_of(state: JobState) -> dict[str, Any]:
+    return {"finished_at": now()} if state in ENDED else {}

@@ -1,0 +1,107 @@
+"""Events: published to those who listen now, kept in a capped stream for those who come back. Leases of requests."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import redis
+import structlog
+
+from shared import queues
+from shared.settings import RedisSettings
+
+log = structlog.get_logger()
+
+# One round trip, so that the stream and the channel carry the same id.
+_PUBLISH = """
+local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], '*', 'event', ARGV[1])
+redis.call('PUBLISH', KEYS[2], id .. ' ' .. ARGV[1])
+return id
+"""
+
+# A residency that drains takes no new lease; leases that ran out are swept on the way.
+_LEASE = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+local now = redis.call('TIME')[1]
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2] * 2)
+return 1
+"""
+
+_COUNT = """
+local now = redis.call('TIME')[1]
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+return redis.call('ZCARD', KEYS[1])
+"""
+
+LEASE_SECONDS = 30
+"""A request's lease runs out by itself when the API process that took it dies; renewed while it streams."""
+
+
+def connect(settings: RedisSettings) -> "redis.Redis":
+    """A client whose every call ends within seconds, connected or not."""
+    return redis.Redis.from_url(
+        settings.url.get_secret_value(),
+        decode_responses=True,
+        socket_connect_timeout=1,
+        socket_timeout=5,
+        socket_keepalive=True,
+        health_check_interval=25,
+    )
+
+
+class Events:
+    """Writes events. An event that cannot be published is lost: the ledger still knows the truth."""
+
+    def __init__(self, client: "redis.Redis", settings: RedisSettings) -> None:
+        self.client = client
+        self._length = settings.stream_length
+        self._publish = client.register_script(_PUBLISH)
+        self._silent_until = 0.0
+
+    def publish(self, type_: str, /, **fields: Any) -> None:
+        """Send `{type, at, **fields}`; never raises and, while Redis is down, costs next to nothing."""
+        if time.monotonic() < self._silent_until:
+            return
+        body = json.dumps({"type": type_, "at": time.time(), **fields}, separators=(",", ":"))
+        try:
+            self._publish(keys=[queues.EVENTS_STREAM, queues.EVENTS_CHANNEL], args=[body, self._length])
+        except redis.RedisError as error:
+            self._silent_until = time.monotonic() + 1
+            log.warning("events.unpublished", error=type(error).__name__)
+
+    def since(self, event_id: str, limit: int = 5000) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Kept events after that id, oldest first.
+
+        Raises:
+            redis.RedisError: Redis does not answer.
+        """
+        kept: Any = self.client.xrange(queues.EVENTS_STREAM, min=f"({event_id}", count=limit)
+        for key, fields in kept:
+            yield key, json.loads(fields["event"])
+
+    def oldest(self) -> str | None:
+        """Id of the oldest event that is still kept."""
+        first: Any = self.client.xrange(queues.EVENTS_STREAM, count=1)
+        return str(first[0][0]) if first else None
+
+
+class Leases:
+    """How many requests hold a residency; what a drain waits for."""
+
+    def __init__(self, client: "redis.Redis") -> None:
+        self._client = client
+        self._count = client.register_script(_COUNT)
+
+    def close(self, residency_id: str) -> None:
+        """From now on the residency takes no new lease."""
+        self._client.set(queues.closed_key(residency_id), "1", ex=86_400)
+
+    def count(self, residency_id: str) -> int:
+        """Leases that are held now."""
+        return int(self._count(keys=[queues.leases_key(residency_id)]))
+
+
+LEASE_SCRIPT = _LEASE
+"""For the gateway, whose client is asyncio's: KEYS leases, closed; ARGV lease id, seconds. Answers 1 if taken."""
