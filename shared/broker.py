@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from celery import Celery
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
 from shared import queues
@@ -20,6 +20,11 @@ log = structlog.get_logger()
 
 TICKET_HEADER = "modelyard_ticket"
 """Says which ticket of the job a message is; messages of other services do not carry it."""
+
+
+def named_queue(name: str) -> Any:
+    """Celery's object for a queue of that name; what publishers and consumers must agree on is the name alone."""
+    return Queue(name, Exchange(name, type="direct"), routing_key=name)
 
 
 def make_app(settings: Settings) -> Celery:
@@ -41,7 +46,7 @@ def make_app(settings: Settings) -> Celery:
         task_default_queue=queues.INTAKE,
         # A typo in our own code is an error here, not a list that nobody reads.
         task_create_missing_queues=False,
-        task_queues=[Queue(queues.INTAKE)],
+        task_queues=[named_queue(queues.INTAKE)],
         # An API call must not hang on Redis: fail in under a second, the outbox sends later.
         task_publish_retry_policy={"max_retries": 1, "interval_start": 0.1, "interval_max": 0.3},
         broker_transport_options={
@@ -83,7 +88,7 @@ class Broker:
                 job.kind,
                 kwargs=job.args,
                 task_id=job.id,
-                queue=Queue(queue),
+                queue=named_queue(queue),
                 headers={TICKET_HEADER: job.ticket},
                 ignore_result=True,
             )

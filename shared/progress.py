@@ -35,6 +35,7 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 return redis.call('ZCARD', KEYS[1])
 """
 
+ALIVE_SECONDS = 30
 LEASE_SECONDS = 30
 """A request's lease runs out by itself when the API process that took it dies; renewed while it streams."""
 
@@ -101,6 +102,24 @@ class Leases:
     def count(self, residency_id: str) -> int:
         """Leases that are held now."""
         return int(self._count(keys=[queues.leases_key(residency_id)]))
+
+
+class Workers:
+    """Signs of life of worker processes."""
+
+    def __init__(self, client: "redis.Redis") -> None:
+        self._client = client
+
+    def report(self, lane: str, owner: str) -> None:
+        """This worker consumes that lane, now."""
+        moment = time.time()
+        self._client.zadd(queues.WORKERS_KEY, {f"{lane} {owner}": moment})
+        self._client.zremrangebyscore(queues.WORKERS_KEY, "-inf", moment - 3600)
+
+    def lanes(self) -> set[str]:
+        """Lanes with a worker that was alive within the last half minute."""
+        alive: Any = self._client.zrangebyscore(queues.WORKERS_KEY, time.time() - ALIVE_SECONDS, "+inf")
+        return {member.partition(" ")[0] for member in alive}
 
 
 LEASE_SCRIPT = _LEASE

@@ -58,6 +58,5 @@ def closed_key(residency_id: str) -> str:
     return f"modelyard:leases:{residency_id}:closed"
 
 
-def worker_key(name: str) -> str:
-    """Short-lived sign of life of a worker process."""
-    return f"modelyard:worker:{name}"
+WORKERS_KEY = "modelyard:workers"
+"""Sorted set of `<lane> <worker>`, scored by the last sign of life."""

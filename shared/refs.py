@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from shared.errors import Invalid
 
-MODEL_ID = r"^[a-z0-9](?:[a-z0-9._-]{0,94}[a-z0-9])?$"
+MODEL_ID = r"^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?$"
 RESERVED_IDS = frozenset(
     (
         *("status", "summary", "download", "add", "validate", "activate", "deactivate", "active", "storage"),
@@ -120,7 +120,7 @@ def check_model_id(model_id: str) -> str:
     if not re.match(MODEL_ID, model_id) or ".." in model_id:
         raise Invalid(
             "invalid_model_id",
-            "A model id is lower-case letters, digits, dots, dashes and underscores, at most 96 of them.",
+            "A model id is letters, digits, dots, dashes and underscores, at most 96 of them.",
             f"For example {slug(model_id)!r}.",
         )
     if model_id in RESERVED_IDS:

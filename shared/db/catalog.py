@@ -6,14 +6,15 @@ from sqlalchemy import update
 from sqlmodel import Session, col, delete, func, select
 
 from shared.db.session import now
-from shared.db.tables import Installation, Job, Model, Residency
+from shared.db.tables import Installation, Job, Model, Residency, ScheduleRun
 from shared.errors import Conflict, NotFound
 from shared.states import LIVE, RESIDENT, Availability, InstallationState, JobState, ResidencyState
 
 
 def add_model(session: Session, model: Model) -> Model:
     """Raises: Conflict when the id is taken."""
-    if session.get(Model, model.id) is not None:
+    # Some file systems do not tell A from a, and neither do people.
+    if session.exec(select(Model.id).where(func.lower(col(Model.id)) == model.id.lower())).first() is not None:
         raise Conflict(
             "model_exists", f"There is already a model {model.id!r}.", "Choose another id, or change this one."
         )
@@ -22,6 +23,17 @@ def add_model(session: Session, model: Model) -> Model:
     session.add(model)
     session.flush()
     return model
+
+
+def seed(session: Session, models: list[Model]) -> None:
+    """Enter each model once in the life of this database: one that was removed does not come back."""
+    for model in models:
+        entered = f"catalogue {model.id}"
+        if session.get(ScheduleRun, (entered, 0)) is None:
+            clock = session.exec(select(now())).one()
+            session.add(ScheduleRun(name=entered, slot=0, ran_at=clock))
+            if session.get(Model, model.id) is None:
+                add_model(session, model)
 
 
 def get_model(session: Session, model_id: str) -> Model:
@@ -104,11 +116,21 @@ def active(session: Session, model_type: str) -> Residency | None:
     return session.exec(select(Residency).where(col(Residency.model_type) == model_type, col(Residency.active))).first()
 
 
+def types(session: Session) -> set[str]:
+    """Types of the models in the registry."""
+    return set(session.exec(select(Model.type).distinct()).all())
+
+
 def residencies(session: Session, model_ids: list[str]) -> list[Residency]:
     """What is, or should be, in memory of these models."""
     states = (*RESIDENT, ResidencyState.LOST)
     query = select(Residency).where(col(Residency.model_id).in_(model_ids), col(Residency.state).in_(states))
     return list(session.exec(query).all())
+
+
+def in_state(session: Session, state: ResidencyState) -> list[Residency]:
+    """Residencies in that state."""
+    return list(session.exec(select(Residency).where(col(Residency.state) == state)).all())
 
 
 class Facts:

@@ -3,7 +3,7 @@
 from sqlmodel import Session, col, func, select
 
 from shared.db.session import now
-from shared.db.tables import Job
+from shared.db.tables import Job, Model
 from shared.errors import NotFound
 from shared.states import LIVE, JobState
 
@@ -74,3 +74,11 @@ def silent(session: Session) -> list[Job]:
     """Running jobs whose worker let the lease run out."""
     query = select(Job).where(col(Job.state) == JobState.RUNNING, col(Job.lease_until) < now())
     return list(session.exec(query).all())
+
+
+def switching(session: Session, name: str) -> bool:
+    """Is a live job about to load this model, or a model of this type?"""
+    of_type = select(Model.id).where(col(Model.type) == name)
+    wanted = (col(Job.model_id) == name) | col(Job.model_id).in_(of_type)
+    query = select(Job.id).where(col(Job.kind) == "model.switch", col(Job.state).in_(LIVE), wanted)
+    return session.exec(query.limit(1)).first() is not None

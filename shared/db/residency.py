@@ -1,12 +1,14 @@
 """Rows of residencies: which model is in which device's memory, and which one serves its type."""
 
-from sqlalchemy import update
+from sqlalchemy import ColumnElement, update
 from sqlmodel import Session, col, select
 
 from shared.db.session import now
 from shared.db.tables import Residency
 from shared.errors import Conflict
 from shared.states import RESIDENT, ResidencyState
+
+HELD = (*RESIDENT, ResidencyState.LOST)
 
 
 def start(session: Session, row: Residency) -> None:
@@ -49,25 +51,27 @@ def flip(session: Session, new: Residency) -> list[Residency]:
     return served
 
 
-def clear(session: Session, model_id: str) -> list[Residency]:
-    """Take a model off its route. Answers its residencies."""
-    found = session.exec(
-        select(Residency).where(
-            col(Residency.model_id) == model_id, col(Residency.state).in_((*RESIDENT, ResidencyState.LOST))
-        )
-    ).all()
+def clear(session: Session, model_id: str, device: str) -> list[Residency]:
+    """Take a model off its route on a device. Answers its residencies there."""
+    mine = (col(Residency.model_id) == model_id) & (col(Residency.device) == device)
+    found = list(session.exec(select(Residency).where(mine, col(Residency.state).in_(HELD))).all())
     session.exec(update(Residency).where(col(Residency.id).in_([row.id for row in found])).values(active=False))
-    return list(found)
+    return found
 
 
-def lose_device(session: Session, device: str) -> list[Residency]:
-    """The worker of a device starts anew: its runners died with the one before. Answers those that served a type."""
-    mine = (col(Residency.device) == device) & col(Residency.state).in_((*RESIDENT, ResidencyState.LOST))
-    session.exec(
-        update(Residency).where(mine, col(Residency.active)).values(state=ResidencyState.LOST, pid=None, url=None)
-    )
-    session.exec(
-        update(Residency).where(mine, ~col(Residency.active)).values(state=ResidencyState.STOPPED, pid=None, url=None)
-    )
-    lost = (col(Residency.device) == device) & (col(Residency.state) == ResidencyState.LOST) & col(Residency.active)
-    return list(session.exec(select(Residency).where(lost)).all())
+def lose(session: Session, lost: ColumnElement[bool]) -> list[Residency]:
+    """These runners are gone: those that serve a type are marked lost and answered, the others are over."""
+    held = lost & col(Residency.state).in_(HELD)
+    gone = {"pid": None, "url": None}
+    session.exec(update(Residency).where(held, col(Residency.active)).values(state=ResidencyState.LOST, **gone))
+    session.exec(update(Residency).where(held, ~col(Residency.active)).values(state=ResidencyState.STOPPED, **gone))
+    serving = lost & (col(Residency.state) == ResidencyState.LOST) & col(Residency.active)
+    return list(session.exec(select(Residency).where(serving)).all())
+
+
+def of_device(device: str) -> ColumnElement[bool]:
+    return col(Residency.device) == device
+
+
+def of_id(residency_id: str) -> ColumnElement[bool]:
+    return col(Residency.id) == residency_id

@@ -8,7 +8,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Float, event
+from sqlalchemy import Connection, Float, event, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
@@ -78,6 +78,11 @@ class Database:
                 ) from error
             raise
 
+    def ping(self) -> None:
+        """Raises: Unavailable."""
+        with self.reading() as session:
+            session.execute(text("SELECT 1"))
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -109,8 +114,7 @@ def _engine(url: str) -> Engine:
 
 
 def _is_passing(error: DBAPIError) -> bool:
-    text = str(error.orig)
-    return error.connection_invalidated or "locked" in text or "OperationalError" in type(error.orig).__name__
+    return error.connection_invalidated or "locked" in str(error.orig) or "OperationalError" in type(error.orig).__name__
 
 
 def migrate(settings: Settings) -> None:

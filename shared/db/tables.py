@@ -45,6 +45,8 @@ class Installation(SQLModel, table=True):
     """The type it was stored under; stays when the registry entry changes."""
     revision: str
     state: str
+    path: str
+    """Its folder on the machine that holds the store."""
     size: int = Field(sa_column=Column(BigInteger, nullable=False))
     files: int
     integrity: float
@@ -159,10 +161,10 @@ class Job(SQLModel, table=True):
 
 
 class ScheduleRun(SQLModel, table=True):
-    """One firing of a schedule; the primary key lets only one process act on it."""
+    """What must happen once per slot of time, or once ever; the primary key lets only one process do it."""
 
     __tablename__ = "schedule_runs"
 
-    name: str = Field(primary_key=True, max_length=64)
+    name: str = Field(primary_key=True, max_length=128)
     slot: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
     ran_at: float = Field(sa_column=Column(Float(53), nullable=False))

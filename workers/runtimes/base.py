@@ -45,7 +45,9 @@ class Runtime(Protocol):
         """The command for a runner.
 
         Raises:
-            Unavailable: a program it needs is not installed; the hint names the ways out.
+            Failed: a program it needs is not installed; the hint names the ways out.
+            Corrupt: files that it needs are missing.
+            Unsafe: code `remote_code_required`; the model brings code along, the details name where.
         """
         ...
 

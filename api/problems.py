@@ -1,0 +1,133 @@
+"""Errors on the wire: RFC 9457 problem+json with `code` and `hint`, written here and nowhere else."""
+
+import difflib
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from shared.errors import (
+    Conflict,
+    Corrupt,
+    Exhausted,
+    Failed,
+    Forbidden,
+    Invalid,
+    ModelyardError,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+    Unsafe,
+)
+
+log = structlog.get_logger()
+
+STATUS: dict[type[ModelyardError], int] = {
+    Invalid: 422,
+    NotFound: 404,
+    Conflict: 409,
+    Unauthenticated: 401,
+    Forbidden: 403,
+    Unsafe: 422,
+    Exhausted: 507,
+    Unavailable: 503,
+    Corrupt: 409,
+    Failed: 502,
+}
+CODES = {
+    400: ("bad_request", "Send well-formed HTTP with a JSON body."),
+    404: ("not_found", "The paths are listed at /docs."),
+    405: ("method_not_allowed", "The methods of each path are listed at /docs."),
+    413: ("body_too_large", "Model endpoints carry no bytes; send less JSON."),
+    415: ("unsupported_media_type", "Send `Content-Type: application/json`."),
+    421: ("unknown_host", "Add the name to MODELYARD_API__ALLOWED_HOSTS."),
+}
+
+
+class Problem(BaseModel):
+    """RFC 9457."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str
+    details: dict[str, Any] | None = None
+
+
+def problem(
+    status: int, code: str, detail: str, hint: str, *, details: Any = None, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """One refusal. `error` repeats it in the form that OpenAI clients read."""
+    body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, hint=hint, details=details)
+    content = body.model_dump(exclude_none=True) | {
+        "error": {"message": f"{detail} {hint}".strip(), "type": code, "code": code}
+    }
+    return JSONResponse(content, status, headers=headers, media_type="application/problem+json")
+
+
+def from_error(error: ModelyardError) -> JSONResponse:
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    headers = {}
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
+    return problem(status, error.code, error.message, error.hint, details=error.details or None, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    """Route every exception through this file."""
+
+    @app.exception_handler(ModelyardError)
+    async def _ours(_: Request, error: ModelyardError) -> JSONResponse:
+        return from_error(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        return _invalid(error.errors(), _fields(request))
+
+    @app.exception_handler(HTTPException)
+    async def _http(_: Request, error: HTTPException) -> JSONResponse:
+        code, hint = CODES.get(error.status_code, ("refused", "See /docs."))
+        detail = error.detail if isinstance(error.detail, str) else HTTPStatus(error.status_code).phrase
+        return problem(
+            error.status_code, code, f"{detail}.".replace("..", "."), hint, headers=dict(error.headers or {})
+        )
+
+    @app.exception_handler(Exception)
+    async def _defect(request: Request, error: Exception) -> JSONResponse:
+        log.error("request.crashed", method=request.method, path=request.url.path, exc_info=error)
+        return problem(500, "internal_error", "Modelyard met a defect.", "The API's log has the details.")
+
+
+def _invalid(faults: Sequence[Any], known: list[str]) -> JSONResponse:
+    if any(fault["type"] == "json_invalid" for fault in faults):
+        return problem(400, "invalid_json", "The body is not JSON.", "Send one JSON object.")
+    shown = []
+    for fault in faults:
+        place = (
+            ".".join(str(part) for part in fault["loc"] if part not in ("body", "query", "path", "header")) or "body"
+        )
+        message = str(fault["msg"]).removeprefix("Value error, ")
+        near = difflib.get_close_matches(place, known, 1) if fault["type"] == "extra_forbidden" else []
+        shown.append({"field": place, "message": message + (f"; did you mean {near[0]!r}?" if near else "")})
+    detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in shown[:5])
+    hint = "Correct the named fields; the accepted ones are listed at /docs."
+    return problem(422, "invalid_request", f"{detail}.", hint, details={"fields": shown})
+
+
+def _fields(request: Request) -> list[str]:
+    """Names that the route's body takes, in both spellings."""
+    body = getattr(request.scope.get("route"), "body_field", None)
+    model = getattr(getattr(body, "field_info", None), "annotation", None)
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return []
+    return [name for key, field in model.model_fields.items() for name in (key, field.alias or key)]

@@ -1,0 +1,75 @@
+"""Memory: which model serves its type, and the change from one to another."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from api.deps import Front, FrontDep, Wait, accepted, run_sync, submit
+from api.routes.models import check_type, known
+from api.views import Accepted, ActiveView, ModelBody
+from shared.contracts import Switch, Unload
+from shared.db import catalog
+from shared.errors import Conflict, NotFound
+
+router = APIRouter(prefix="/models", tags=["lifecycle"])
+
+
+@router.post("/activate", status_code=202, summary="Make a model serve its type")
+async def activate(front: FrontDep, body: ModelBody, response: Response, wait: Wait = 0) -> Accepted:
+    """Load it, prove it with a real inference, route its type to it; the one before is drained, never cut."""
+    return await _switch(front, body.model_id, response, wait)
+
+
+@router.post("/{model_id}/switch", status_code=202, summary="Switch a type to this model")
+async def switch(
+    front: FrontDep,
+    model_id: str,
+    response: Response,
+    clear_gpu: Annotated[
+        bool, Query(description="Let go of the model before once it has drained; always done.")
+    ] = True,
+    wait: Wait = 0,
+) -> Accepted:
+    """The same as activate, by path: new one ready first, then the route, then the old one's last requests."""
+    return await _switch(front, model_id, response, wait)
+
+
+@router.post("/deactivate/{model_id}", status_code=202, summary="Take a model out of memory")
+async def deactivate(front: FrontDep, model_id: str, response: Response, wait: Wait = 0) -> Accepted:
+    """Its requests end first, then its runner stops and its memory comes back."""
+    contract = Unload(model_id=known(front, model_id))
+    await run_sync(_in_memory, front, model_id)
+    return await accepted(front, response, await run_sync(submit, front, contract), wait)
+
+
+@router.get("/active/{model_type}", summary="Who serves a type")
+def active(front: FrontDep, model_type: str) -> ActiveView:
+    """The model that requests for this type reach now."""
+    with front.database.reading() as session:
+        serving = catalog.active(session, model_type)
+        if serving is None:
+            check_type(model_type, catalog.types(session))
+            raise NotFound(
+                "no_active_model",
+                f"No model of type {model_type!r} is active.",
+                "Activate one: modelyard activate MODEL.",
+            )
+    return ActiveView.model_validate(serving, from_attributes=True)
+
+
+async def _switch(front: Front, model_id: str, response: Response, wait: float) -> Accepted:
+    contract = Switch(model_id=await run_sync(_loadable, front, model_id))
+    return await accepted(front, response, await run_sync(submit, front, contract), wait)
+
+
+def _loadable(front: Front, model_id: str) -> str:
+    with front.database.reading() as session:
+        catalog.get_model(session, model_id)
+        catalog.installed(session, model_id)
+    return model_id
+
+
+def _in_memory(front: Front, model_id: str) -> None:
+    with front.database.reading() as session:
+        if not catalog.residencies(session, [model_id]):
+            raise Conflict("model_not_loaded", f"Model {model_id!r} is not in memory.", "There is nothing to do.")

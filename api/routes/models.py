@@ -1,0 +1,127 @@
+"""The registry and its files: list, add, fetch, prove, repair, remove."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from api.deps import Front, FrontDep, Wait, accepted, run_sync, submit
+from api.views import (
+    Accepted,
+    AddModel,
+    DownloadBody,
+    ModelPage,
+    ModelView,
+    decode_cursor,
+    encode_cursor,
+    view_model,
+)
+from shared.contracts import Download, Remove, Repair, Verify
+from shared.db import catalog
+from shared.errors import Conflict, Invalid
+from shared.states import Availability, Priority
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+PAGE = Annotated[int, Query(ge=1, le=500, description="Models a page.")]
+
+
+@router.get("", summary="List models")
+@router.get("/", include_in_schema=False)
+def list_models(
+    front: FrontDep,
+    type: Annotated[str | None, Query(max_length=32, description="Of this type.")] = None,  # noqa: A002
+    status: Annotated[Availability | None, Query(description="In this state.")] = None,
+    text: Annotated[str | None, Query(max_length=100, description="In id or name.")] = None,
+    cursor: Annotated[str | None, Query(max_length=500)] = None,
+    limit: PAGE = 100,
+) -> ModelPage:
+    """The registry by id, with what is known of each model now."""
+    after = decode_cursor(cursor, str)[0] if cursor else None
+    with front.database.reading() as session:
+        models = catalog.list_models(session, type_=type, text=text, after=after, limit=limit)
+        facts = catalog.Facts(session, [model.id for model in models])
+    shown = [view_model(model, facts) for model in models]
+    more = encode_cursor(models[-1].id) if len(models) == limit else None
+    return ModelPage(models=[view for view in shown if status in (None, view.status)], next_cursor=more)
+
+
+@router.post("/add", status_code=201, summary="Add a model of your own")
+def add_model(front: FrontDep, body: AddModel, response: Response) -> ModelView:
+    """Enter a model in the registry; nothing is downloaded yet."""
+    with front.database.session() as session:
+        model = catalog.add_model(session, body.row())
+        facts = catalog.Facts(session, [])
+    response.headers["Location"] = f"/api/v1/models/{model.id}"
+    front.ledger.events.publish("model.added", modelId=model.id)
+    return view_model(model, facts)
+
+
+@router.post("/download", status_code=202, summary="Download a model")
+async def download(front: FrontDep, body: DownloadBody, response: Response, wait: Wait = 0) -> Accepted:
+    """Fetch, prove and publish its files. Asked for again, the live job is returned."""
+    contract = Download(model_id=body.model_id, force_redownload=body.force_redownload)
+    priority = Priority[body.priority] if body.priority else None
+    return await accepted(front, response, await run_sync(submit, front, contract, priority), wait)
+
+
+@router.post("/validate/{model_id}", status_code=202, summary="Verify every byte of a model")
+@router.post("/{model_id}/verify", status_code=202, summary="Verify every byte of a model")
+async def verify(front: FrontDep, model_id: str, response: Response, wait: Wait = 0) -> Accepted:
+    """Hash its files again; what is damaged is quarantined. The job's result is the report."""
+    contract = Verify(model_id=known(front, model_id))
+    await run_sync(_on_disk, front, model_id)
+    return await accepted(front, response, await run_sync(submit, front, contract), wait)
+
+
+@router.post("/{model_id}/repair", status_code=202, summary="Repair a model")
+async def repair(front: FrontDep, model_id: str, response: Response, wait: Wait = 0) -> Accepted:
+    """Verify it, and fetch again only what is missing or damaged."""
+    contract = Repair(model_id=known(front, model_id))
+    await run_sync(_on_disk, front, model_id)
+    return await accepted(front, response, await run_sync(submit, front, contract), wait)
+
+
+@router.get("/{model_id}", summary="One model")
+def get_model(front: FrontDep, model_id: str) -> ModelView:
+    """Its registry entry, and what is known of it now."""
+    with front.database.reading() as session:
+        model = catalog.get_model(session, model_id)
+        return view_model(model, catalog.Facts(session, [model_id]))
+
+
+@router.delete("/{model_id}", status_code=202, summary="Remove a model")
+async def remove(front: FrontDep, model_id: str, response: Response, wait: Wait = 0) -> Accepted:
+    """Its files go to the trash, its entry leaves the registry; refused while it is in memory or comes down."""
+    contract = Remove(model_id=known(front, model_id))
+    await run_sync(_not_in_use, front, model_id)
+    return await accepted(front, response, await run_sync(submit, front, contract), wait)
+
+
+def known(front: Front, model_id: str) -> str:
+    """The id of a model that exists, before a contract judges its form: an impossible id is simply not found."""
+    with front.database.reading() as session:
+        return catalog.get_model(session, model_id).id
+
+
+def _on_disk(front: Front, model_id: str) -> None:
+    with front.database.reading() as session:
+        if catalog.installation(session, model_id) is None:
+            raise Conflict("model_not_installed", f"Model {model_id!r} is not on disk.", f"modelyard pull {model_id}")
+
+
+def _not_in_use(front: Front, model_id: str) -> None:
+    with front.database.reading() as session:
+        facts = catalog.Facts(session, [model_id])
+    if model_id in facts.residencies:
+        raise Conflict("model_in_use", "The model is in memory.", f"Unload it first: modelyard unload {model_id}.")
+    if facts.availability(model_id) in (Availability.DOWNLOADING, Availability.QUEUED, Availability.PAUSED):
+        job = facts.fetches[model_id].id
+        raise Conflict("model_busy", "The model is being downloaded.", f"Cancel that first: modelyard cancel {job}.")
+
+
+def check_type(model_type: str, known_types: set[str]) -> None:
+    """Raises: Invalid, with the types there are."""
+    if model_type not in known_types:
+        raise Invalid(
+            "unknown_type", f"There is no model of type {model_type!r}.", f"Types: {', '.join(sorted(known_types))}."
+        )

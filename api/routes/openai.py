@@ -1,0 +1,79 @@
+"""The OpenAI dialect: clients that speak it reach the active model with no change but the address."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from api.deps import FrontDep, run_sync
+from shared.db import catalog
+from shared.states import ResidencyState
+
+router = APIRouter(prefix="/v1", tags=["openai"])
+
+
+class Ask(BaseModel):
+    """What both kinds of completion take; anything else is refused, never passed to a runner."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[str, Field(max_length=96, description="A model id, or a type such as `llm`.")]
+    max_tokens: Annotated[int, Field(ge=1, le=131_072)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    stop: Annotated[str, Field(max_length=200)] | Annotated[list[str], Field(max_length=8)] | None = None
+    stream: bool = False
+    stream_options: dict[str, bool] | None = None
+    user: Annotated[str, Field(max_length=200)] | None = None
+
+
+class ChatMessage(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    role: Annotated[str, Field(pattern="^(system|developer|user|assistant)$")]
+    content: str
+    name: Annotated[str, Field(max_length=64)] | None = None
+
+
+class ChatBody(Ask):
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=2000)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=131_072)] | None = None
+
+
+class CompletionBody(Ask):
+    prompt: str
+
+
+@router.post("/chat/completions", summary="Chat with the active model", response_model=None)
+async def chat(front: FrontDep, body: ChatBody) -> Response:
+    """Streams when `stream` is true. A swap in the meantime delays the answer; it does not fail it."""
+    return await front.gateway.forward("/v1/chat/completions", _plain(body))
+
+
+@router.post("/completions", summary="Complete a prompt with the active model", response_model=None)
+async def completions(front: FrontDep, body: CompletionBody) -> Response:
+    """Streams when `stream` is true. A swap in the meantime delays the answer; it does not fail it."""
+    return await front.gateway.forward("/v1/completions", _plain(body))
+
+
+@router.get("/models", summary="Models that can be asked now")
+async def models(front: FrontDep) -> dict[str, Any]:
+    """Models in memory, in OpenAI's shape."""
+    ready = await run_sync(_ready, front)
+    return {"object": "list", "data": ready}
+
+
+def _plain(body: Ask) -> dict[str, Any]:
+    return body.model_dump(exclude_none=True, exclude={"user"})
+
+
+def _ready(front: FrontDep) -> list[dict[str, Any]]:
+    with front.database.reading() as session:
+        rows = catalog.in_state(session, ResidencyState.READY)
+    return [
+        {"id": row.model_id, "object": "model", "created": int(row.started_at), "owned_by": "modelyard"} for row in rows
+    ]

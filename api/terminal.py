@@ -1,0 +1,130 @@
+"""How things look in a terminal: tables, progress bars, JSON."""
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from api.client import Client, Refused
+from shared.states import ENDED, JobState
+
+out, err = Console(), Console(stderr=True)
+
+
+def end(client: Client, accepted: dict[str, Any], *, wait: bool, as_json: bool) -> dict[str, Any]:
+    """Show a job to its end. Exits 1 if it fails, 130 if the person stops watching."""
+    job: dict[str, Any] = accepted["job"]
+    if wait:
+        signal.signal(signal.SIGINT, lambda *_: _stop_watching(job["id"]))
+        job = _watch(client, job, quiet=as_json)
+    if as_json:
+        print_json(job)
+    elif job["status"] == JobState.SUCCEEDED:
+        out.print(f"[green]✓[/green] {job['kind']} {job['modelId']}: {_brief(job['result'] or {})}", highlight=False)
+    elif job["status"] not in ENDED:
+        out.print(
+            f"{job['kind']} {job['modelId']}: {job['status']}. Follow it: modelyard jobs {job['id']}", highlight=False
+        )
+    if job["status"] in (JobState.FAILED, JobState.REJECTED):
+        raise Refused(job["error"]["code"], job["error"]["message"], job["error"]["hint"])
+    if job["status"] == JobState.CANCELLED:
+        raise Refused("cancelled", "The job was cancelled.", f"modelyard retry {job['id']}")
+    return job
+
+
+def _stop_watching(job_id: str) -> None:
+    err.print(
+        f"\nThe job goes on. Follow it: modelyard jobs {job_id}; stop it: modelyard cancel {job_id}", highlight=False
+    )
+    sys.exit(130)
+
+
+def _watch(client: Client, job: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=err, disable=quiet) as progress:
+        bar = progress.add_task(f"{job['modelId']}: {job['status']}", total=None)
+        for current in client.follow(job["id"]):
+            job = current
+            _advance(progress, bar, job)
+    return job
+
+
+def _advance(progress: Progress, bar: TaskID, job: dict[str, Any]) -> None:
+    doing = job["phase"] or job["status"]
+    progress.update(
+        bar, description=f"{job['modelId']}: {doing}", total=job["bytesTotal"], completed=job["bytesDone"] or 0
+    )
+
+
+def pages(client: Client, path: str, name: str, **query: Any) -> Iterator[dict[str, Any]]:
+    """Every entry of a list that comes in pages."""
+    cursor = None
+    while True:
+        page = client.get(path, cursor=cursor, **query)
+        yield from page[name]
+        cursor = page["nextCursor"]
+        if cursor is None:
+            return
+
+
+def report(readiness: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(readiness)
+    else:
+        table = Table("PART", "STATE", "DETAIL", box=None)
+        for name, part in readiness["parts"].items():
+            table.add_row(name, "[green]ok[/green]" if part["ok"] else "[red]missing[/red]", part["detail"])
+        out.print(table)
+    sys.exit(0 if readiness["status"] == "ready" else 1)
+
+
+def facts(thing: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(thing)
+        return
+    table = Table(box=None, show_header=False)
+    for name, value in thing.items():
+        if value not in (None, [], {}):
+            table.add_row(name, size_text(value) if name in ("size", "fileSize") else str(value))
+    out.print(table)
+
+
+def _brief(result: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in result.items() if value not in (None, [], {})) or "done"
+
+
+def size_text(count: int | None) -> str:
+    return "" if count is None else decimal(count)
+
+
+def print_json(thing: Any) -> None:
+    sys.stdout.write(json.dumps(thing, indent=2) + "\n")
+
+
+def announce(instance: Any) -> None:
+    """What runs where, once `modelyard up` is ready."""
+    table = Table("PROCESS", "PID", "STATE", box=None)
+    for process in instance.processes():
+        table.add_row(process.name, str(process.pid), process.state)
+    out.print(table)
+    out.print(f"\nReady. API {instance.url}, its pages {instance.url}/docs", highlight=False)
+    if instance.flower_url:
+        secret = instance.folder.root / "secrets" / "flower"
+        out.print(f"Flower {instance.flower_url}, user modelyard, password in {secret}", highlight=False)
+    out.print("Stop with Ctrl-C.", highlight=False)

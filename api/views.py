@@ -1,0 +1,282 @@
+"""What goes over the wire, in camelCase. Requests take both spellings and refuse what they do not know."""
+
+import base64
+import json
+import time
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic.alias_generators import to_camel
+
+from shared.contracts import ModelId
+from shared.db.catalog import Facts
+from shared.db.tables import Job, Model, Residency
+from shared.errors import Invalid, ModelyardError
+from shared.refs import Ref, SourceKind, checked
+from shared.states import Availability, JobState, Priority
+
+PriorityName = Literal["CRITICAL", "HIGH", "MEDIUM", "LOW"]
+
+
+class Body(BaseModel):
+    """A request: both spellings, no unknown field, no silent conversion."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True)
+
+
+class View(BaseModel):
+    """An answer."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+
+def moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+# -- jobs ---------------------------------------------------------------------------------------------------
+
+
+class ErrorView(View):
+    code: str
+    message: str
+    hint: str
+    retryable: bool = False
+    retry_at: datetime | None = None
+    details: dict[str, Any] | None = None
+
+    @field_validator("retry_at", mode="before")
+    @classmethod
+    def _from_seconds(cls, value: Any) -> Any:
+        return moment(value) if isinstance(value, int | float) else value
+
+
+class JobView(View):
+    """One job of any kind."""
+
+    id: str
+    kind: str
+    status: JobState
+    phase: str | None = None
+    priority: PriorityName
+    model_id: str | None = None
+    origin: str
+    progress: float | None = Field(None, description="0 to 1, of the whole job; never goes back.")
+    bytes_done: int | None = None
+    bytes_total: int | None = None
+    bytes_per_second: float | None = None
+    eta_seconds: float | None = Field(None, description="Absent when unknown, never guessed.")
+    parts: list[dict[str, Any]] = []
+    queue_position: int | None = None
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    result: dict[str, Any] | None = None
+    error: ErrorView | None = None
+
+
+def view_job(job: Job, position: int | None = None) -> JobView:
+    running = job.state == JobState.RUNNING
+    left = (job.bytes_total or 0) - (job.bytes_done or 0)
+    eta = left / job.bytes_per_second if running and job.bytes_total and job.bytes_per_second else None
+    return JobView(
+        id=job.id, kind=job.kind, status=JobState(job.state), phase=job.phase if running else None,
+        priority=Priority(job.priority).name, model_id=job.model_id, origin=job.origin,
+        progress=job.progress, bytes_done=job.bytes_done, bytes_total=job.bytes_total,
+        bytes_per_second=job.bytes_per_second if running else None, eta_seconds=eta, parts=job.parts or [],
+        queue_position=position, attempt=job.attempt, created_at=datetime.fromtimestamp(job.created_at, UTC),
+        started_at=moment(job.started_at), finished_at=moment(job.finished_at), result=job.result,
+        error=ErrorView.model_validate(job.error) if job.error else None,
+    )  # fmt: skip
+
+
+class Accepted(View):
+    """Long work was taken on: follow the job."""
+
+    job: JobView
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, job: JobView) -> "Accepted":
+        path = f"/api/v1/jobs/{job.id}"
+        return cls(job=job, links={"self": path, "events": f"{path}/events", "cancel": f"{path}/cancel"})
+
+
+class JobPage(View):
+    jobs: list[JobView]
+    next_cursor: str | None = None
+
+
+def encode_cursor(*parts: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, *types: type) -> list[Any]:
+    """Raises: Invalid when the cursor is none of ours."""
+    try:
+        parts = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        fits = isinstance(parts, list) and len(parts) == len(types)
+    except ValueError:
+        fits = False
+    if not fits or not all(isinstance(part, kind) for part, kind in zip(parts, types, strict=True)):
+        raise Invalid("invalid_cursor", "The cursor is none of ours.", "Use nextCursor of the page before, as it is.")
+    return list(parts)
+
+
+# -- models -------------------------------------------------------------------------------------------------
+
+
+class ModelView(View):
+    """A registry entry with what is known of it now."""
+
+    model_id: str
+    model_type: str
+    name: str
+    description: str
+    source: SourceKind
+    source_url: str
+    revision: str | None = Field(None, description="What was asked for; null follows the source's default.")
+    file_size: int | None = None
+    checksum: str | None = None
+    requirements: dict[str, Any]
+    tags: list[str]
+    config: dict[str, Any]
+    enabled: bool
+    status: Availability
+    active: bool = Field(description="It serves its type.")
+    load_state: str | None = Field(
+        None, description="Of its residency: starting, ready, draining, lost; null when not in memory."
+    )
+    installed_revision: str | None = None
+    size: int | None = Field(None, description="Bytes on disk.")
+    integrity: float | None = Field(None, description="Proven bytes / expected bytes at the last verify.")
+    local_path: str | None = None
+    verified_at: datetime | None = None
+    created_at: datetime
+    updated_at: datetime
+
+
+class ModelPage(View):
+    models: list[ModelView]
+    next_cursor: str | None = None
+
+
+def view_model(model: Model, facts: Facts) -> ModelView:
+    installation = facts.installations.get(model.id)
+    residencies: list[Residency] = facts.residencies.get(model.id, [])
+    serving = next((row for row in residencies if row.active), None)
+    loaded = serving or next(iter(residencies), None)
+    return ModelView(
+        model_id=model.id, model_type=model.type, name=model.name, description=model.description,
+        source=SourceKind(model.source), source_url=model.source_url, revision=model.revision,
+        file_size=model.file_size, checksum=model.checksum, requirements=model.requirements, tags=model.tags,
+        config=model.config, enabled=model.enabled, status=facts.availability(model.id), active=serving is not None,
+        load_state=loaded.state if loaded else None,
+        installed_revision=installation.revision if installation else None,
+        size=installation.size if installation else None,
+        integrity=installation.integrity if installation else None,
+        local_path=installation.path if installation else None,
+        verified_at=moment(installation.verified_at) if installation else None,
+        created_at=datetime.fromtimestamp(model.created_at, UTC),
+        updated_at=datetime.fromtimestamp(model.updated_at, UTC),
+    )  # fmt: skip
+
+
+def _checksum(value: str) -> str:
+    algorithm, _, digest = value.partition(":")
+    lengths = {"sha256": 64, "md5": 32}
+    if lengths.get(algorithm) != len(digest) or not set(digest.lower()) <= set("0123456789abcdef"):
+        raise ValueError("a checksum is sha256:<64 hex digits> or md5:<32 hex digits>")
+    return value.lower()
+
+
+Text = Annotated[str, Field(max_length=2000)]
+
+
+class AddModel(Body):
+    """A model of your own."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model_id": "qwen3-0.6b",
+                    "model_type": "llm",
+                    "name": "Qwen3 0.6B",
+                    "source": "huggingface",
+                    "source_url": "Qwen/Qwen3-0.6B",
+                }
+            ]
+        }
+    )
+
+    model_id: ModelId
+    model_type: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    description: Text = ""
+    source: Annotated[SourceKind, Field(strict=False)]
+    source_url: Text
+    revision: Text | None = None
+    file_size: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    checksum: Annotated[str, AfterValidator(_checksum)] | None = None
+    requirements: dict[str, Any] = {}
+    tags: Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=50)] = []
+    config: dict[str, Any] = {}
+
+    @field_validator("source_url")
+    @classmethod
+    def _well_formed(cls, value: str, info: Any) -> str:
+        if "source" in info.data:
+            try:
+                checked(Ref(info.data["source"], value))
+            except ModelyardError as error:
+                raise ValueError(f"{error.message} {error.hint}") from error
+        return value
+
+    def row(self) -> Model:
+        clock = time.time()
+        return Model(
+            id=self.model_id, type=self.model_type, created_at=clock, updated_at=clock,
+            **self.model_dump(exclude={"model_id", "model_type"}),
+        )  # fmt: skip
+
+
+class DownloadBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model_id": "sdxl-base-1.0", "priority": "HIGH"}]})
+
+    model_id: ModelId
+    force_redownload: bool = False
+    priority: PriorityName | None = None
+
+
+class ModelBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model_id": "qwen3-0.6b"}]})
+
+    model_id: ModelId
+
+
+class ActiveView(View):
+    """Who serves a type."""
+
+    model_type: str
+    model_id: str
+    revision: str
+    device: str
+    runtime: str
+    state: str
+    memory_bytes: int | None = None
+    load_seconds: float | None = None
+
+
+class Part(View):
+    """One part of the service."""
+
+    ok: bool
+    detail: str
+
+
+class Readiness(View):
+    status: Literal["ready", "not_ready"]
+    parts: dict[str, Part]

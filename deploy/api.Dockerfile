@@ -1,0 +1,22 @@
+# The API and Flower: no torch, no worker.
+FROM python:3.11-slim
+
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 HOME=/tmp
+WORKDIR /app
+
+RUN groupadd --gid 10001 modelyard \
+ && useradd --uid 10001 --gid modelyard --no-create-home --home-dir /tmp --shell /usr/sbin/nologin modelyard \
+ && install -d -o modelyard -g modelyard -m 0700 /var/lib/modelyard /flower
+
+# The libraries change less often than the code: they are a layer of their own.
+COPY pyproject.toml README.md LICENSE constraints.txt ./
+RUN pip install -c constraints.txt ".[api]" && pip uninstall --yes modelyard
+
+COPY shared ./shared
+COPY api ./api
+RUN pip install --no-deps --editable .
+
+ENV MODELYARD_DATA_DIR=/var/lib/modelyard
+USER 10001:10001
+EXPOSE 8000
+CMD ["python", "-m", "uvicorn", "api.app:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000"]

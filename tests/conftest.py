@@ -1,0 +1,187 @@
+"""Real parts for tests: a Redis, databases of both kinds, and nothing reachable outside loopback."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from shared.broker import Broker, make_app
+from shared.db.session import Database, migrate
+from shared.db.tables import Device, Model
+from shared.jobs import Ledger
+from shared.progress import Events, connect
+from shared.settings import Settings
+
+LOOPBACK = ("127.", "::1", "localhost")
+
+
+@pytest.fixture(autouse=True)
+def _no_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reaches beyond this machine."""
+    real = socket.socket.connect
+
+    def connect(self: socket.socket, address: Any) -> None:
+        host = address[0] if isinstance(address, tuple) else ""
+        if isinstance(host, str) and host and not host.startswith(LOOPBACK):
+            pytest.fail(f"a test tried to reach {host}")
+        real(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(condition: Any, seconds: float = 30.0, what: str = "it") -> Any:
+    """The first true answer of `condition`; fails where there is none in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := condition():
+            return answer
+        time.sleep(0.02)
+    pytest.fail(f"{what} did not happen within {seconds} s")
+
+
+class RealRedis:
+    """A redis-server of our own, which tests may kill and start again on the same data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        binary = shutil.which("redis-server")
+        assert binary is not None, "install redis-server (make test does)"
+        options = ("--bind", "127.0.0.1", "--appendonly", "yes", "--save", "", "--dir", str(self.folder))
+        self.process = subprocess.Popen(
+            [binary, "--port", str(self.port), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until(self._answers, what="Redis")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def _answers(self) -> bool:
+        with redis.Redis(port=self.port) as client:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealRedis]:
+    server = RealRedis(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL of our own, without a password, on loopback."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path("/usr/bin")]
+    initdb, postgres = programs[-1] / "initdb", programs[-1] / "postgres"
+    assert postgres.exists(), "install postgresql (make test does)"
+    folder = tmp_path_factory.mktemp("postgres")
+    identity: dict[str, Any] = {}
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        identity = {"user": "postgres", "group": "postgres"}
+        for part in (folder, *list(folder.parents)[:3]):
+            part.chmod(0o755)
+        shutil.chown(folder, "postgres", "postgres")
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/"}
+    subprocess.run([initdb, "-D", folder / "data", "-U", "modelyard", "-A", "trust"], check=True, **identity, **quiet)
+    port = free_port()
+    server = subprocess.Popen(
+        [postgres, "-D", folder / "data", "-h", "127.0.0.1", "-p", str(port), "-k", folder, "-c", "fsync=off"],
+        **identity, **quiet,
+    )  # fmt: skip
+    url = f"postgresql+psycopg://modelyard@127.0.0.1:{port}/postgres"
+    until(lambda: _reachable(port), what="PostgreSQL")
+    yield url
+    server.terminate()
+    server.wait()
+
+
+def _reachable(port: int) -> bool:
+    import psycopg
+
+    try:
+        psycopg.connect(f"host=127.0.0.1 port={port} user=modelyard dbname=postgres", connect_timeout=2).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(
+    request: pytest.FixtureRequest, tmp_path: Path, redis_server: RealRedis, monkeypatch: pytest.MonkeyPatch
+) -> Settings:
+    """Settings of a fresh installation, once per kind of database."""
+    monkeypatch.setenv("MODELYARD_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("MODELYARD_REDIS__URL", redis_server.url)
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+        _empty(url)
+        monkeypatch.setenv("MODELYARD_DATABASE_URL", url)
+    with redis.Redis(port=redis_server.port) as client:
+        client.flushall()
+    found = Settings()
+    migrate(found)
+    return found
+
+
+def _empty(url: str) -> None:
+    import psycopg
+
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    database = Database(settings.database)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def ledger(settings: Settings, database: Database) -> Iterator[Ledger]:
+    """A ledger with two models and a device."""
+    with database.session() as session:
+        for model_id in ("one", "two"):
+            session.add(
+                Model(
+                    id=model_id,
+                    type="llm",
+                    name=model_id,
+                    source="huggingface",
+                    source_url=f"tiny/{model_id}",
+                    created_at=1.0,
+                    updated_at=1.0,
+                )  # fmt: skip
+            )
+        session.add(Device(id="cpu", kind="cpu", name="test", node="local", memory_total=1, seen_at=1.0))
+    client = connect(settings.redis)
+    app = make_app(settings)
+    yield Ledger(database, settings.jobs, Broker(app), Events(client, settings.redis))
+    app.close()
+    client.close()

@@ -1,0 +1,76 @@
+"""Runtimes that misbehave, as real child processes: each is a small server that goes wrong in one way."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shared.settings import RunnerSettings
+from workers.runtimes.base import Launch, Request
+from workers.runtimes.torch_runner import TorchRunner
+
+SERVER = """
+import http.server, os, signal, sys
+host, port, key = sys.argv[1], int(sys.argv[2]), os.environ["FAKE_KEY"]
+HEALTH, ANSWER = 200, b'{"text": "hi", "tokens": 1, "seconds": 0.1}'
+BEFORE
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def reply(self, status, body):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def do_GET(self):
+        self.reply(HEALTH if self.headers["Authorization"] == "Bearer " + key else 401, b"{}")
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.reply(200, ANSWER)
+    def log_message(self, *_):
+        pass
+http.server.ThreadingHTTPServer((host, port), Handler).serve_forever()
+"""
+
+WELL = ""
+LOADING_FOR_EVER = "HEALTH = 503"
+EXITS_EARLY = "print('nothing to do here'); sys.exit(0)"
+CRASHES = "print('reading tensors'); print('the third tensor is broken, said ' + key, file=sys.stderr); sys.exit(3)"
+OUT_OF_MEMORY = "print('ggml: failed to allocate buffer of size 123'); sys.exit(1)"
+GARBAGE = "ANSWER = bytes([0, 255]) + b' not json'"
+NOT_A_NUMBER = """ANSWER = b'{"text": "", "tokens": 1, "seconds": NaN}'"""
+ENDLESS_ANSWER = "ANSWER = b'x' * 50_000_000"
+IGNORES_SIGTERM = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+FLOODS_STDOUT = """
+for _ in range(200_000):
+    os.write(1, b"y" * 99 + bytes([10]))
+os.write(1, b"z" * 5_000_000)
+"""
+LEAVES_A_CHILD = """
+import subprocess
+print(subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]).pid, flush=True)
+"""
+
+
+@dataclass
+class FakeRuntime:
+    """Starts a child with `fault` in it. Probes as the torch runner does; keeps the requests it was given.
+
+    Args:
+        fault: one of the constants above.
+    """
+
+    fault: str = WELL
+    name: str = "fake"
+    launched: list[Request] = field(default_factory=list)
+
+    def accepts(self, folder: Path) -> bool:
+        return folder.is_dir()
+
+    def launch(self, request: Request) -> Launch:
+        self.launched.append(request)
+        code = SERVER.replace("BEFORE", self.fault)
+        return Launch(
+            (sys.executable, "-c", code, request.host, str(request.port)), {"FAKE_KEY": request.key, "EXTRA": "given"}
+        )
+
+    def probe(self, base_url: str, key: str) -> None:
+        TorchRunner(RunnerSettings()).probe(base_url, key)

@@ -1,0 +1,243 @@
+"""The ledger on both databases, with a real Redis: every transition, its guard, and its fence."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import update
+from pydantic import SecretStr
+from sqlmodel import col
+
+from shared.broker import Broker, make_app
+from shared.contracts import Download, Switch, Verify
+from shared.db import jobs
+from shared.db.tables import Job
+from shared.errors import Conflict, Failed, Invalid, NotFound, Unavailable
+from shared.jobs import Ledger, Progress
+from shared.settings import RedisSettings, Settings
+from shared.states import Desired, JobState, Priorityfrom tests.conftest import free_port
+
+ONE, TWO = Download(model_id="one"), Download(model_id="two")
+
+
+def read(ledger: Ledger, job_id: str) -> Job:
+    with ledger.database.reading() as session:
+        return jobs.get(session, job_id)
+
+
+def running(ledger: Ledger, contract: Download = ONE) -> Job:
+    job = ledger.submit(contract, origin="test").job
+    claimed = ledger.claim(job.id, job.ticket, "worker")
+    assert claimed is not None
+    return claimed
+
+
+def expire(ledger: Ledger, job_id: str) -> None:
+    with ledger.database.session() as session:
+        session.exec(update(Job).where(col(Job.id) == job_id).values(lease_until=1.0))
+
+
+def waiting(ledger: Ledger) -> set[tuple[str, int]]:
+    return ledger.broker.waiting([f"modelyard.p{number}.io" for number in range(4)])
+
+
+def test_submit_records_then_rings(ledger: Ledger) -> None:
+    job, created = ledger.submit(ONE, origin="test", priority=Priority.LOW)
+    assert created
+    assert (job.id, 1) in waiting(ledger)
+    stored = read(ledger, job.id)
+    assert (stored.state, stored.lane, stored.priority) == (JobState.QUEUED, "io", Priority.LOW)
+    assert stored.sent_at is not None
+    assert stored.args == {"model_id": "one", "force_redownload": False}
+
+
+def test_same_work_joins_and_lifts_the_priority(ledger: Ledger) -> None:
+    first = ledger.submit(ONE, origin="test", priority=Priority.LOW).job
+    second, created = ledger.submit(ONE, origin="test", priority=Priority.CRITICAL)
+    assert (second.id, created) == (first.id, False)
+    assert second.priority == Priority.CRITICAL
+    assert ledger.claim(first.id, 1, "worker") is None, "the ticket at the old priority is void"
+    assert ledger.claim(first.id, second.ticket, "worker") is not None
+
+
+def test_fifty_at_once_are_one_job(ledger: Ledger) -> None:
+    with ThreadPoolExecutor(10) as pool:
+        submitted = list(pool.map(lambda _: ledger.submit(ONE, origin="test"), range(50)))
+    assert len({entry.job.id for entry in submitted}) == 1
+    assert sum(entry.created for entry in submitted) == 1
+
+
+def test_one_ticket_is_claimed_once(ledger: Ledger) -> None:
+    job = ledger.submit(ONE, origin="test").job
+    with ThreadPoolExecutor(10) as pool:
+        claims = list(pool.map(lambda n: ledger.claim(job.id, 1, f"worker {n}"), range(20)))
+    assert sum(claim is not None for claim in claims) == 1
+
+
+def test_a_device_job_goes_to_a_device(ledger: Ledger) -> None:
+    assert ledger.submit(Switch(model_id="one"), origin="test").job.lane == "device.cpu"
+
+
+def test_a_run_from_start_to_end(ledger: Ledger) -> None:
+    job = running(ledger)
+    assert (job.attempt, job.state) == (1, JobState.RUNNING)
+    assert ledger.beat(job.id, 1, Progress("downloading", 0.5, 5, 10, 2.0)) is Desired.RUN
+    assert ledger.beat(job.id, 1, Progress("downloading", 0.3, 3, 10, 2.0)) is Desired.RUN
+    assert read(ledger, job.id).progress == pytest.approx(0.5), "progress never goes back"
+    assert ledger.succeed(job.id, 1, {"size": 10})
+    done = read(ledger, job.id)
+    assert (done.state, done.result, done.progress, done.lease_until) == (JobState.SUCCEEDED, {"size": 10}, 1.0, None)
+    assert done.finished_at is not None
+    assert done.started_at is not None
+    assert done.finished_at >= done.started_at >= done.created_at
+
+
+def test_the_fence_holds_a_worker_that_was_away(ledger: Ledger) -> None:
+    job = running(ledger)
+    expire(ledger, job.id)
+    (moved,) = ledger.recover_lost()
+    again = ledger.claim(job.id, moved.ticket, "another")
+    assert again is not None
+    assert again.attempt == 2
+    assert ledger.beat(job.id, 1, None) is None
+    assert not ledger.succeed(job.id, 1, {"stale": True})
+    assert not ledger.fail(job.id, 1, Failed("late", "too late"))
+    assert not ledger.rest(job.id, 1, JobState.CANCELLED)
+    assert ledger.succeed(job.id, 2, None)
+
+
+def test_a_job_that_kills_its_workers_ends(ledger: Ledger) -> None:
+    job = running(ledger)
+    for _ in range(2):
+        expire(ledger, job.id)
+        (moved,) = ledger.recover_lost()
+        assert moved.state == JobState.QUEUED
+        assert ledger.claim(job.id, moved.ticket, "worker") is not None
+    expire(ledger, job.id)
+    (ended,) = ledger.recover_lost()
+    assert ended.state == JobState.FAILED
+    assert ended.error is not None
+    assert ended.error["code"] == "worker_lost"
+
+
+@pytest.mark.parametrize(("wish", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
+def test_a_wish_reaches_waiting_and_running_jobs(ledger: Ledger, wish: str, state: JobState) -> None:
+    waits = ledger.submit(TWO, origin="test").job
+    assert getattr(ledger, wish)(waits.id).state == state
+    assert getattr(ledger, wish)(waits.id).state == state, "twice is once"
+    assert ledger.claim(waits.id, 1, "worker") is None
+    runs = running(ledger)
+    assert getattr(ledger, wish)(runs.id).state == JobState.RUNNING
+    assert ledger.beat(runs.id, 1, None) == Desired(wish)
+    assert ledger.rest(runs.id, 1, state)
+    assert read(ledger, runs.id).state == state
+
+
+def test_a_wish_outlives_its_worker(ledger: Ledger) -> None:
+    job = running(ledger)
+    ledger.cancel(job.id)
+    expire(ledger, job.id)
+    (ended,) = ledger.recover_lost()
+    assert ended.state == JobState.CANCELLED
+
+
+def test_what_has_ended_cannot_be_cancelled(ledger: Ledger) -> None:
+    job = running(ledger)
+    ledger.succeed(job.id, 1, None)
+    with pytest.raises(Conflict, match="succeeded"):
+        ledger.cancel(job.id)
+
+
+def test_resume_and_retry(ledger: Ledger) -> None:
+    job = ledger.submit(ONE, origin="test").job
+    ledger.pause(job.id)
+    resumed = ledger.resume(job.id)
+    assert (resumed.state, resumed.ticket) == (JobState.QUEUED, 2)
+    claimed = ledger.claim(job.id, 2, "worker")
+    assert claimed is not None
+    ledger.fail(job.id, claimed.attempt, Failed("broken", "It broke.", "Mend it."))
+    with pytest.raises(Conflict):
+        ledger.resume(job.id)
+    retried = ledger.retry(job.id)
+    assert (retried.state, retried.error, retried.finished_at) == (JobState.QUEUED, None, None)
+    assert (job.id, retried.ticket) in waiting(ledger)
+
+
+def test_retry_gives_way_to_a_job_that_does_the_same(ledger: Ledger) -> None:
+    job = ledger.submit(ONE, origin="test").job
+    ledger.cancel(job.id)
+    ledger.submit(ONE, origin="test")
+    with pytest.raises(Conflict, match="same work"):
+        ledger.retry(job.id)
+
+
+def test_later_means_later(ledger: Ledger) -> None:
+    job = running(ledger)
+    assert ledger.again(job.id, 1, 60, {"code": "busy"}, counted=True)
+    stored = read(ledger, job.id)
+    assert (stored.state, stored.retries, stored.ticket, stored.sent_at) == (JobState.QUEUED, 1, 2, None)
+    assert ledger.claim(job.id, 2, "worker") is None, "not before its time"
+    with ledger.database.reading() as session:
+        assert jobs.unsent(session) == []
+
+
+def test_a_foreign_message_on_its_lane_runs_there(ledger: Ledger) -> None:
+    job, created = ledger.adopt(ONE, origin="foreign", priority=None, job_id="their-id", here="io")
+    assert created
+    assert (job.id, job.priority) == ("their-id", Priority.MEDIUM)
+    assert waiting(ledger) == set(), "the message itself is the ticket"
+    assert ledger.claim("their-id", 1, "worker") is not None
+
+
+def test_a_foreign_message_elsewhere_is_filed(ledger: Ledger) -> None:
+    ledger.adopt(ONE, origin="foreign", priority=Priority.HIGH, job_id="their-id", here=None)
+    assert waiting(ledger) == {("their-id", 1)}
+
+
+def test_a_bad_message_is_kept_with_its_reason(ledger: Ledger) -> None:
+    for _ in range(2):
+        ledger.reject("bad-id", "model.fly", {"x": 1}, Invalid("unknown_kind", "no such kind", "see the docs"))
+    row = read(ledger, "bad-id")
+    assert row.state == JobState.REJECTED
+    assert row.error is not None
+    assert row.error["hint"] == "see the docs"
+
+
+def test_redis_away_keeps_the_ticket_in_the_outbox(ledger: Ledger, settings: Settings) -> None:
+    nowhere = settings.model_copy(update={"redis": RedisSettings(url=SecretStr(f"redis://127.0.0.1:{free_port()}/0"))})
+    alone = Ledger(ledger.database, settings.jobs, Broker(make_app(nowhere)), ledger.events)
+    job = alone.submit(Verify(model_id="one"), origin="test").job
+    assert read(ledger, job.id).sent_at is None
+    with ledger.database.reading() as session:
+        assert [entry.id for entry in jobs.unsent(session)] == [job.id]
+    assert ledger.ring(job)
+    assert (job.id, 1) in waiting(ledger)
+
+
+def test_pages_and_positions(ledger: Ledger) -> None:
+    names = [
+        ledger.submit(kind(model_id=model), origin="test").job
+        for kind in (Download, Verify)
+        for model in ("one", "two")
+    ]
+    with ledger.database.reading() as session:
+        page = jobs.find(session, limit=3)
+        rest = jobs.find(session, before=(page[-1].created_at, page[-1].id))
+        assert [job.id for job in (*page, *rest)] == [
+            job.id for job in sorted(names, key=lambda job: (job.created_at, job.id), reverse=True)
+        ]
+        assert [jobs.position(session, job) for job in names] == [1, 2, 3, 4]
+        with pytest.raises(NotFound):
+            jobs.get(session, "none")
+
+
+def test_one_process_per_slot(ledger: Ledger) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda _: ledger.first_in_slot("chore", 3600), range(16)))
+    assert sum(won) == 1
+
+
+def test_no_device_worker_yet(ledger: Ledger) -> None:
+    with ledger.database.session() as session:
+        session.connection().exec_driver_sql("DELETE FROM devices")
+    with pytest.raises(Unavailable, match="device worker"):
+        ledger.submit(Switch(model_id="one"), origin="test")

@@ -1,0 +1,108 @@
+"""`python -m workers io | device | beat | devices | migrate`: one process each, for containers and `modelyard up`."""
+
+import argparse
+import json
+import sys
+
+from shared.db.session import migrate
+from shared.errors import Invalid, ModelyardError
+from shared.logs import configure
+from shared.queues import IO, device_lane
+from shared.settings import Settings
+from workers.devices import inventory
+from workers.devices.base import Device
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m workers")
+    roles = parser.add_subparsers(dest="role", required=True)
+    io = roles.add_parser("io", help="downloads, verifications, repairs")
+    io.add_argument("--urgent", action="store_true", help="a reserved slot: CRITICAL and HIGH only")
+    device = roles.add_parser("device", help="owns the runners of one device")
+    device.add_argument("--device", default=None, help="its id, as `python -m workers devices` prints it")
+    roles.add_parser("beat", help="the schedule")
+    roles.add_parser("devices", help="print the ids of this machine's devices as JSON")
+    roles.add_parser("migrate", help="bring the database's schema up to date")
+    options = parser.parse_args()
+    settings = Settings()
+    try:
+        return _run(settings, options)
+    except ModelyardError as error:
+        sys.stderr.write(f"{error.message} {error.hint}\n")
+        return 1
+
+
+def _run(settings: Settings, options: argparse.Namespace) -> int:
+    if options.role == "devices":
+        sys.stdout.write(json.dumps([device.id for device in _served()]) + "\n")
+    elif options.role == "migrate":
+        migrate(settings)
+    elif options.role == "beat":
+        configure(settings, "beat")
+        from workers.app import make_beat_app
+
+        make_beat_app(settings).start(["beat", "--scheduler", "celery.beat:Scheduler", "--pidfile="])
+    elif options.role == "io":
+        _run_io(settings, urgent=options.urgent)
+    else:
+        _run_device(settings, options.device)
+    return 0
+
+
+def _served() -> list[Device]:
+    """The devices that get a worker: every GPU, or the CPU where there is none."""
+    found, _ = inventory.devices()
+    return [device for device in found if device.kind == "gpu"] or found[:1]
+
+
+def _run_io(settings: Settings, *, urgent: bool) -> None:
+    name = "io-urgent" if urgent else "io"
+    configure(settings, name)
+    from workers.app import make_worker_app
+    from workers.lifecycle import Keeper, alive_chore, open_services, rescue_chore
+
+    services = open_services(settings, name)
+    app = make_worker_app(services, IO, urgent=urgent)
+    Keeper(settings.jobs.rescue_seconds, alive_chore(services, IO), rescue_chore(services)).start()
+    app.worker_main(_celery_arguments(services.owner, slots=1 if urgent else settings.jobs.io_slots))
+
+
+def _run_device(settings: Settings, device_id: str | None) -> None:
+    device_id = device_id or _served()[0].id
+    inventory.pin(device_id)  # before anything can import a CUDA library
+    device = next((found for found in inventory.devices()[0] if found.id == device_id), None)
+    if device is None:
+        raise Invalid(
+            "unknown_device", f"There is no device {device_id!r} here.", "`python -m workers devices` lists them."
+        )
+    name = f"device-{device.id}"
+    configure(settings, name)
+    from workers.app import make_worker_app
+    from workers.lifecycle import Keeper, alive_chore, open_services, report_chore, rescue_chore
+    from workers.residency.manager import Manager
+
+    services = open_services(settings, name)
+    services.manager = Manager(services, device)
+    report_chore(services, device)()
+    services.manager.recover()
+    lane = device_lane(device.id)
+    app = make_worker_app(services, lane)
+    chores = (alive_chore(services, lane), rescue_chore(services), report_chore(services, device))
+    Keeper(settings.jobs.rescue_seconds, *chores).start()
+    try:
+        app.worker_main(_celery_arguments(services.owner, slots=2))
+    finally:
+        services.manager.close()
+
+
+def _celery_arguments(owner: str, *, slots: int) -> list[str]:
+    # Threads: what a thread cannot stop is stopped by checkpoints, by timeouts, and by killing the runner.
+    # Gossip and mingle share revokes and clocks between workers; the ledger needs neither.
+    return [
+        "worker", "--pool=threads", f"--concurrency={slots}", f"--hostname={owner}", "--loglevel=INFO",
+        "--without-gossip", "--without-mingle",
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Celery's rim of the workers: one thin task per kind, each handing its message to `job.receive`."""
+
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+
+from shared.broker import TICKET_HEADER, make_app, named_queue
+from shared.contracts import KINDS, RESCUE
+from shared.errors import Invalid
+from shared.queues import queue_name, worker_queues
+from shared.settings import Settings
+from shared.states import Priority
+from workers.job import BODIES, Heart, Message, Services, receive
+from workers.jobs import download, remove, repair, switch, unload, verify
+from workers.rescue import rescue
+
+log = structlog.get_logger()
+
+ALL_BODIES = (download, remove, repair, switch, unload, verify)
+"""Imported for their registration, named here so that nothing registers behind anybody's back."""
+
+
+def make_worker_app(services: Services, lane: str, *, urgent: bool = False) -> Celery:
+    """The Celery app of a worker that consumes one lane; `urgent` takes CRITICAL and HIGH only."""
+    app = make_app(services.settings)
+    names = [queue_name(priority, lane) for priority in (Priority.CRITICAL, Priority.HIGH)] if urgent else []
+    app.conf.task_queues = [named_queue(name) for name in names or worker_queues(lane)]
+    heart = Heart(services)
+    heart.start()
+    for kind in KINDS:
+        _register(app, services, heart, kind)
+    app.task(name=RESCUE)(lambda: rescue(services))
+    signals.task_unknown.connect(lambda **facts: _unknown(services, **facts), weak=False)
+    signals.worker_shutting_down.connect(lambda **_: heart.close(), weak=False)
+    return app
+
+
+def _register(app: Celery, services: Services, heart: Heart, kind: str) -> None:
+    if kind not in BODIES:
+        message = f"no body for {kind}"
+        raise RuntimeError(message)
+
+    def task(self: Any, *args: Any, **kwargs: Any) -> None:
+        ticket = self.request.get(TICKET_HEADER)
+        queue = (self.request.delivery_info or {}).get("routing_key") or ""
+        receive(services, heart, Message(self.request.id, kind, args, kwargs, queue, ticket))
+
+    app.task(name=kind, bind=True, typing=False)(task)
+
+
+def _unknown(services: Services, *, name: str, id: str, message: Any, **_: Any) -> None:  # noqa: A002 - Celery's name
+    error = Invalid("unknown_kind", f"There is no kind of job {name!r}.", f"Known kinds: {', '.join(sorted(KINDS))}.")
+    log.warning("message.rejected", job_id=id, kind=name, code=error.code)
+    services.ledger.reject(id, name, {}, error)
+
+
+def make_beat_app(settings: Settings) -> Celery:
+    """The schedule. What it sends is idempotent per slot, so two beats are one."""
+    app = make_app(settings)
+    app.conf.beat_schedule = {
+        "rescue": {
+            "task": RESCUE,
+            "schedule": settings.jobs.rescue_seconds,
+            "options": {
+                "queue": named_queue(queue_name(Priority.CRITICAL, "io")),
+                "expires": settings.jobs.rescue_seconds,
+            },
+        }
+    }
+    return app

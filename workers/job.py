@@ -1,0 +1,354 @@
+"""The one way every kind of job takes: adopt, claim, run under a lease, decide the outcome.
+
+A body is a plain function of its contract and a `Work`. It calls `work.checkpoint()` in every loop and may be run
+twice; what its errors mean for the job is decided here and nowhere else.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import structlog
+
+from shared.broker import Broker
+from shared.contracts import Contract, parse
+from shared.db.session import Database
+from shared.db.tables import Job
+from shared.errors import (
+    Cancelled,
+    Failed,
+    Interrupted,
+    Invalid,
+    LeaseLost,
+    ModelyardError,
+    Paused,
+    Snooze,
+    Stop,
+    Unavailable,
+)
+from shared.jobs import Ledger, Progress, error_body
+from shared.logs import job_context
+from shared.progress import Events, Leases, Workers
+from shared.queues import parse_queue
+from shared.settings import Settings
+from shared.states import Desired, JobState, Priority
+
+if TYPE_CHECKING:
+    from workers.residency.manager import Manager
+    from workers.store.layout import Layout
+
+log = structlog.get_logger()
+
+EVENT_SECONDS = 0.25
+"""Progress is published at most this often."""
+ADOPT_AGAIN_SECONDS = 2.0
+SPEED_SECONDS = 5.0
+"""Time constant of the moving average of bytes per second."""
+
+
+@dataclass
+class Services:
+    """What bodies work with; made once per worker process."""
+
+    settings: Settings
+    database: Database
+    broker: Broker
+    events: Events
+    leases: Leases
+    workers: Workers
+    ledger: Ledger
+    layout: "Layout"
+    owner: str
+    """Name of this worker process: who holds a lease."""
+    manager: "Manager | None" = None
+    """On device workers only."""
+
+
+class Message(NamedTuple):
+    """A Celery message, ours or another service's."""
+
+    id: str
+    kind: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    queue: str
+    ticket: int | None
+
+
+class Work:
+    """One attempt at one job, as its body sees it."""
+
+    def __init__(self, services: Services, job: Job) -> None:
+        self.services = services
+        self.job_id = job.id
+        self.attempt = job.attempt
+        self._kind = job.kind
+        self._model_id = job.model_id
+        self._stop: Stop | None = None
+        self.progress: Progress | None = None
+        self.last_beat = time.monotonic()
+        self._event_due = 0.0
+        self._speed: float | None = None
+        self._measured = (time.monotonic(), 0)
+
+    def checkpoint(self) -> None:
+        """Call at least twice a second in every loop.
+
+        Raises:
+            Stop: the job was cancelled or paused, its lease is lost, or the worker shuts down.
+        """
+        if self._stop is not None:
+            raise self._stop
+
+    def stop(self, reason: Stop) -> None:
+        """Make the next checkpoint raise."""
+        self._stop = self._stop or reason
+
+    def confirm(self) -> None:
+        """Make sure, by the ledger, that this attempt still owns the job: right before what cannot be undone.
+
+        Raises:
+            Stop: it does not, or people want it stopped.
+        """
+        self.checkpoint()
+        desired = self.services.ledger.beat(self.job_id, self.attempt, self.progress)
+        self.heard(desired)
+        self.checkpoint()
+
+    def heard(self, desired: Desired | None) -> None:
+        """What the last heartbeat answered."""
+        self.last_beat = time.monotonic()
+        if desired is None:
+            self.stop(LeaseLost("another attempt owns the job"))
+        elif desired is Desired.CANCEL:
+            self.stop(Cancelled("cancelled"))
+        elif desired is Desired.PAUSE:
+            self.stop(Paused("paused"))
+
+    def report(
+        self,
+        phase: str,
+        *,
+        done: int | None = None,
+        total: int | None = None,
+        fraction: float | None = None,
+        parts: tuple[dict[str, Any], ...] = (),
+    ) -> None:
+        """Say how far the whole job is: bytes `done` of `total`, or a `fraction` 0 to 1. Cheap; call it often."""
+        if fraction is None and done is not None and total:
+            fraction = min(done / total, 1.0)
+        moment = time.monotonic()
+        due = moment >= self._event_due or self.progress is None or self.progress.phase != phase
+        if not due:
+            return
+        self._event_due = moment + EVENT_SECONDS
+        self._measure(moment, done)
+        self.progress = Progress(phase, fraction, done, total, self._speed, parts)
+        self.services.events.publish(
+            "job.progress", jobId=self.job_id, kind=self._kind, modelId=self._model_id, attempt=self.attempt,
+            phase=phase, progress=fraction, bytesDone=done, bytesTotal=total, bytesPerSecond=self._speed,
+            parts=list(parts),
+        )  # fmt: skip
+
+    def _measure(self, moment: float, done: int | None) -> None:
+        then, before = self._measured
+        if done is None or done < before:
+            self._measured, self._speed = (moment, done or 0), None
+        elif moment > then:
+            speed, weight = (done - before) / (moment - then), min((moment - then) / SPEED_SECONDS, 1.0)
+            self._speed = speed if self._speed is None else self._speed + weight * (speed - self._speed)
+            self._measured = (moment, done)
+
+
+Args = TypeVar("Args", bound=Contract)
+Result = dict[str, Any]
+BODIES: dict[str, Callable[[Any, Work], Result]] = {}
+
+
+def job(contract: type[Args]) -> Callable[[Callable[[Args, Work], Result]], Callable[[Args, Work], Result]]:
+    """Register the body of a kind; the function itself stays as it is, so a test calls it directly."""
+
+    def register(body: Callable[[Args, Work], Result]) -> Callable[[Args, Work], Result]:
+        if contract.kind in BODIES:
+            message = f"two bodies for {contract.kind}"
+            raise RuntimeError(message)
+        BODIES[contract.kind] = body
+        return body
+
+    return register
+
+
+class Heart(threading.Thread):
+    """Renews the leases of everything this process runs, and tells bodies when to stop."""
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(name="heart", daemon=True)
+        self._services = services
+        self._lock = threading.Lock()
+        self._works: dict[str, Work] = {}
+        self.closing = threading.Event()
+
+    def hold(self, work: Work) -> None:
+        with self._lock:
+            self._works[work.job_id] = work
+            if self.closing.is_set():
+                work.stop(Interrupted("the worker shuts down"))
+
+    def release(self, work: Work) -> None:
+        with self._lock:
+            self._works.pop(work.job_id, None)
+
+    def close(self) -> None:
+        """This worker shuts down: every job goes back to its queue at its next checkpoint."""
+        with self._lock:
+            self.closing.set()
+            for work in self._works.values():
+                work.stop(Interrupted("the worker shuts down"))
+
+    def run(self) -> None:
+        while True:
+            time.sleep(self._services.settings.jobs.heartbeat_seconds)
+            with self._lock:
+                works = list(self._works.values())
+            for work in works:
+                self._beat(work)
+
+    def _beat(self, work: Work) -> None:
+        try:
+            work.heard(self._services.ledger.beat(work.job_id, work.attempt, work.progress))
+        except Exception as error:  # noqa: BLE001 - a heart that stops beating loses every job
+            log.warning("heart.missed", job_id=work.job_id, error=repr(error))
+            silence = time.monotonic() - work.last_beat
+            if silence > self._services.settings.jobs.lease_seconds * 0.7:
+                work.stop(LeaseLost("the ledger was out of reach for too long"))
+
+
+def receive(services: Services, heart: Heart, message: Message) -> None:
+    """A message has arrived: make it a job if it is none yet, then run it if it is this one's turn."""
+    with job_context(job_id=message.id, kind=message.kind):
+        ticket = message.ticket if message.ticket is not None else _adopted(services, heart, message)
+        if ticket is None:
+            return
+        claimed = services.ledger.claim(message.id, ticket, services.owner)
+        if claimed is None:
+            log.info("ticket.stale", ticket=ticket)
+            return
+        _run(services, heart, claimed)
+
+
+def _adopted(services: Services, heart: Heart, message: Message) -> int | None:
+    """Adopt a foreign message, waiting for the ledger as long as it takes: the message exists nowhere else."""
+    while True:
+        try:
+            return _adopt(services, message)
+        except Unavailable as error:
+            log.warning("message.waits", code=error.code)
+            if heart.closing.wait(ADOPT_AGAIN_SECONDS):
+                raise
+
+
+def _adopt(services: Services, message: Message) -> int | None:
+    """The ticket under which a foreign message may run here and now, None if it may not."""
+    try:
+        if message.args:
+            raise Invalid(
+                "invalid_arguments", "Arguments must be named.", "Send them as kwargs; see docs/contracts.md."
+            )
+        kwargs = dict(message.kwargs)
+        wanted = _priority(kwargs.pop("priority", None))
+        contract = parse(message.kind, kwargs)
+    except Invalid as error:
+        services.ledger.reject(message.id, message.kind, message.kwargs, error)
+        log.warning("message.rejected", code=error.code, reason=error.message)
+        return None
+    place = parse_queue(message.queue)
+    priority = wanted if wanted is not None else place[0] if place else None
+    submitted = services.ledger.adopt(
+        contract, origin="foreign", priority=priority, job_id=message.id, here=place[1] if place else None
+    )
+    if submitted.job.id != message.id:
+        joined = Invalid(
+            "joined", f"Job {submitted.job.id} does the same work already.", f"Follow /api/v1/jobs/{submitted.job.id}.",
+            {"jobId": submitted.job.id},
+        )  # fmt: skip
+        services.ledger.reject(message.id, message.kind, message.kwargs, joined)
+        return None
+    log.info("message.adopted", created=submitted.created)
+    return submitted.job.ticket if place and submitted.job.lane == place[1] else None
+
+
+def _priority(name: Any) -> Priority | None:
+    if name is None:
+        return None
+    try:
+        return Priority[str(name).upper()]
+    except KeyError:
+        raise Invalid(
+            "invalid_priority", f"{name!r} is not a priority.", "Use CRITICAL, HIGH, MEDIUM or LOW."
+        ) from None
+
+
+def _run(services: Services, heart: Heart, claimed: Job) -> None:
+    work = Work(services, claimed)
+    heart.hold(work)
+    log.info("job.started", attempt=claimed.attempt)
+    began = time.monotonic()
+    try:
+        outcome = _carry_out(services, claimed, work)
+    finally:
+        heart.release(work)
+    log.info("job.ended", outcome=outcome, seconds=round(time.monotonic() - began, 3))
+
+
+def _carry_out(services: Services, claimed: Job, work: Work) -> str:
+    """Run the body and write its outcome; every ending of every kind is decided here."""
+    try:
+        contract = parse(claimed.kind, claimed.args)
+        result = BODIES[claimed.kind](contract, work)
+    except Stop as stop:
+        return _stopped(services.ledger, claimed, stop)
+    except Unavailable as error:
+        return _retry(services, claimed, error)
+    except ModelyardError as error:
+        log.warning("job.failed", code=error.code, reason=error.message)
+        failure = error
+    except Exception:
+        log.exception("job.crashed")
+        failure = Failed("internal_error", "The job met a defect of Modelyard.", "The worker's log has the details.")
+    else:
+        services.ledger.succeed(claimed.id, claimed.attempt, result)
+        return "succeeded"
+    services.ledger.fail(claimed.id, claimed.attempt, failure)
+    return f"failed: {failure.code}"
+
+
+def _stopped(ledger: Ledger, claimed: Job, stop: Stop) -> str:
+    """A body ended early without having failed."""
+    match stop:
+        case Cancelled():
+            ledger.rest(claimed.id, claimed.attempt, JobState.CANCELLED)
+        case Paused():
+            ledger.rest(claimed.id, claimed.attempt, JobState.PAUSED)
+        case Snooze():
+            waits = {"code": "waiting", "message": stop.why, "hint": "It goes on by itself.", "retryable": True}
+            ledger.again(claimed.id, claimed.attempt, stop.seconds, waits)
+        case Interrupted():
+            ledger.again(claimed.id, claimed.attempt, 0)
+        case _:  # the lease is lost: nothing of this attempt may be written any more
+            pass
+    return f"stopped: {stop}"
+
+
+def _retry(services: Services, claimed: Job, error: Unavailable) -> str:
+    settings = services.settings.jobs
+    if claimed.retries >= settings.max_retries:
+        services.ledger.fail(claimed.id, claimed.attempt, error)
+        return f"failed: {error.code} after {claimed.retries} retries"
+    backoff = min(settings.backoff_seconds * 2**claimed.retries, settings.backoff_cap_seconds)
+    delay = max(error.retry_after or 0.0, backoff * random.uniform(0.5, 1.0))
+    body = error_body(error, retry_at=time.time() + delay)
+    services.ledger.again(claimed.id, claimed.attempt, delay, body, counted=True)
+    return f"again in {delay:.1f} s: {error.code}"

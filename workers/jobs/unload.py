@@ -1,0 +1,23 @@
+"""A model leaves memory once the requests that hold it have ended."""
+
+from typing import Any
+
+from shared.contracts import Unload
+from shared.db import catalog, residency
+from workers.job import Work, job
+from workers.residency.manager import manager_of
+
+
+@job(Unload)
+def unload(args: Unload, work: Work) -> dict[str, Any]:
+    """Take the model off its route, drain its requests, stop its runner."""
+    services, manager = work.services, manager_of(work)
+    with manager.exclusive(work):
+        work.confirm()
+        with services.database.session() as session:
+            catalog.get_model(session, args.model_id)
+            rows = residency.clear(session, args.model_id, manager.device.id)
+        work.report("draining", fraction=0.5)
+        for row in rows:
+            manager.retire(row.id)
+    return {"modelId": args.model_id, "unloaded": len(rows)}

@@ -1,0 +1,92 @@
+"""What a worker process does beside its jobs: opens its services, keeps the rescue going, shows signs of life."""
+
+import platform
+import random
+import threading
+from collections.abc import Callable
+
+import redis
+import structlog
+
+from shared.broker import Broker, make_app
+from shared.db import devices
+from shared.db.session import Database
+from shared.db.tables import Device as DeviceRow
+from shared.errors import ModelyardError
+from shared.jobs import Ledger
+from shared.progress import Events, Leases, Workers, connect
+from shared.settings import Settings
+from workers.devices.base import Device
+from workers.job import Services
+from workers.rescue import rescue
+from workers.store.layout import Layout
+
+log = structlog.get_logger()
+
+
+def open_services(settings: Settings, name: str) -> Services:
+    """Connections and folders of one worker process."""
+    database = Database(settings.database)
+    client = connect(settings.redis)
+    events = Events(client, settings.redis)
+    broker = Broker(make_app(settings))
+    layout = Layout(settings.store_root)
+    layout.ensure()
+    ledger = Ledger(database, settings.jobs, broker, events)
+    owner = f"{name}@{settings.node}.{platform.node()}"
+    return Services(
+        settings, database, broker, events, Leases(client), Workers(client), ledger, layout, owner
+    )
+
+
+class Keeper(threading.Thread):
+    """Does chores at an interval, whatever the jobs do: the rescue must run when every slot is taken."""
+
+    def __init__(self, seconds: float, *chores: Callable[[], None]) -> None:
+        super().__init__(name="keeper", daemon=True)
+        self._seconds = seconds
+        self._chores = chores
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        while True:
+            for chore in self._chores:
+                self._do(chore)
+            if self._stopped.wait(self._seconds * random.uniform(0.8, 1.0)):
+                return
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _do(self, chore: Callable[[], None]) -> None:
+        try:
+            chore()
+        except ModelyardError as error:
+            log.warning("chore.failed", code=error.code, reason=error.message)
+        except redis.RedisError as error:
+            log.warning("chore.failed", code="redis_unavailable", reason=type(error).__name__)
+        except Exception:
+            log.exception("chore.crashed")
+
+
+def rescue_chore(services: Services) -> Callable[[], None]:
+    return lambda: rescue(services)
+
+
+def alive_chore(services: Services, lane: str) -> Callable[[], None]:
+    """Tells everybody that the lane has a worker."""
+    return lambda: services.workers.report(lane, services.owner)
+
+
+def report_chore(services: Services, device: Device) -> Callable[[], None]:
+    """Tells the database that this device is served."""
+
+    def report() -> None:
+        row = DeviceRow(
+            id=device.id, kind=device.kind, name=device.name, node=services.settings.node,
+            memory_total=device.memory_total or 0, seen_at=0.0,
+        )  # fmt: skip
+        with services.database.session() as session:
+            devices.report(session, row)
+
+    return report

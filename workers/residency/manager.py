@@ -1,0 +1,227 @@
+"""Owns the runners of one device, and is the only place that changes them."""
+
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+import structlog
+
+from shared.contracts import Switch
+from shared.db import residency
+from shared.db.tables import Installation, Model, Residency
+from shared.errors import Failed, ModelyardError
+from shared.keys import installation_secret, runner_key
+from shared.states import Priority, ResidencyState
+from workers.devices.base import Device
+from workers.job import Services, Work
+from workers.runtimes.base import Request, Runtime
+from workers.runtimes.llamacpp import LlamaCpp
+from workers.runtimes.runner import Runner
+from workers.runtimes.torch_runner import TorchRunner
+
+log = structlog.get_logger()
+
+STOP_SECONDS = 5.0
+"""Between SIGTERM and SIGKILL of a drained runner."""
+WATCH_SECONDS = 0.5
+CRASHES, CRASH_WINDOW_SECONDS = 3, 600.0
+"""A model whose runner died so often in that time is not started again by itself."""
+
+
+class Manager:
+    """Starts, proves, drains and stops runners; notices when one dies and has it replaced."""
+
+    def __init__(self, services: Services, device: Device) -> None:
+        self.device = device
+        self._services = services
+        self._settings = services.settings.runners
+        self._secret = installation_secret(services.settings)
+        self._runtimes: tuple[Runtime, ...] = (TorchRunner(self._settings), LlamaCpp(self._settings))
+        self._runners: dict[str, Runner] = {}
+        self._changing = threading.Lock()
+        self._crashes: dict[str, deque[float]] = {}
+        # Runners die with the thread that started them, so that thread must live as long as this process.
+        self._spawn = ThreadPoolExecutor(1, thread_name_prefix="spawn")
+        self._closing = threading.Event()
+
+    # -- jobs ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def exclusive(self, work: Work) -> Iterator[None]:
+        """One change of this device at a time; the wait can be cancelled."""
+        work.report("waiting for the device")
+        while not self._changing.acquire(timeout=0.2):
+            work.checkpoint()
+        try:
+            yield
+        finally:
+            self._changing.release()
+
+    def ensure_ready(self, model: Model, installation: Installation, work: Work) -> Residency:
+        """The model's residency here, started and proved by a real inference if there is none.
+
+        Raises:
+            Failed: no runtime for its files, or its runner did not become ready; nothing of it is left running.
+        """
+        with self._services.database.reading() as session:
+            row = residency.resident(session, model.id, self.device.id)
+        if row is not None and row.revision == installation.revision and self._lives(row.id):
+            return row
+        folder = self._services.layout.published(installation.model_type, model.id, installation.revision)
+        runtime = self._runtime_for(folder, model.id)
+        row = Residency(
+            id=str(uuid.uuid4()), model_id=model.id, model_type=model.type, revision=installation.revision,
+            device=self.device.id, runtime=runtime.name, state=ResidencyState.STARTING, started_at=0.0,
+        )  # fmt: skip
+        with self._services.database.session() as session:
+            residency.start(session, row)
+        self._tell(row, ResidencyState.STARTING)
+        try:
+            return self._start(row, runtime, folder, work)
+        except BaseException:
+            self._end(row.id, ResidencyState.FAILED)
+            raise
+
+    def retire(self, residency_id: str) -> None:
+        """Let the requests end that hold it, then stop it. Not to be cancelled: its route has moved already."""
+        self._mark(residency_id, state=ResidencyState.DRAINING)
+        self._drain(residency_id)
+        self._end(residency_id, ResidencyState.STOPPED)
+
+    # -- the process ----------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """This worker starts anew: the runners of the one before died with it; what served is loaded again."""
+        with self._services.database.session() as session:
+            lost = residency.lose(session, residency.of_device(self.device.id))
+        for row in lost:
+            self._ask_for(row)
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    def close(self) -> None:
+        """This worker shuts down: every runner is stopped, and what served is marked as lost until the next start."""
+        self._closing.set()
+        with ThreadPoolExecutor(max_workers=8) as stopping:
+            list(stopping.map(lambda runner: runner.stop(STOP_SECONDS), self._runners.values()))
+        self._runners.clear()
+        with self._services.database.session() as session:
+            residency.lose(session, residency.of_device(self.device.id))
+
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    def _start(self, row: Residency, runtime: Runtime, folder: Path, work: Work) -> Residency:
+        began = time.monotonic()
+        work.report("loading", fraction=0.1)
+        request = Request(
+            folder=folder, model_id=row.model_id, host=self._settings.host, port=0,
+            key=runner_key(self._secret, row.id), device=self.device.id, context_length=self._settings.context_length,
+        )  # fmt: skip
+        logs = self._services.settings.data_dir / "logs" / "runners"
+        runner = Runner.start(runtime, request, self._spawn, self._settings, logs)
+        self._runners[row.id] = runner
+        runner.wait_ready(work.checkpoint)
+        work.report("probing", fraction=0.8)
+        runner.probe()
+        values = {
+            "state": ResidencyState.READY, "url": runner.url, "pid": runner.pid,
+            "memory_bytes": runner.rss_bytes(), "load_seconds": round(time.monotonic() - began, 3),
+        }  # fmt: skip
+        self._mark(row.id, **values)
+        for name, value in values.items():
+            setattr(row, name, value)
+        self._tell(row, ResidencyState.READY)
+        return row
+
+    def _runtime_for(self, folder: Path, model_id: str) -> Runtime:
+        for runtime in self._runtimes:
+            if runtime.accepts(folder):
+                return runtime
+        raise Failed(
+            "no_runtime", f"No runtime here can run the files of {model_id!r}.",
+            "Runnable are transformers folders of safetensors, and GGUF files.",
+        )  # fmt: skip
+
+    def _lives(self, residency_id: str) -> bool:
+        runner = self._runners.get(residency_id)
+        return runner is not None and runner.alive()
+
+    def _drain(self, residency_id: str) -> None:
+        """Wait for the last lease, at most the drain time. While Redis is away the leases are unknown: wait on."""
+        deadline = time.monotonic() + self._settings.drain_seconds
+        closed = False
+        while time.monotonic() < deadline:
+            try:
+                if not closed:
+                    self._services.leases.close(residency_id)
+                    closed = True
+                if self._services.leases.count(residency_id) == 0:
+                    return
+            except redis.RedisError as error:
+                log.warning("drain.blind", residency_id=residency_id, error=type(error).__name__)
+            self._closing.wait(0.05)
+        log.warning("drain.timeout", residency_id=residency_id)
+
+    def _end(self, residency_id: str, state: ResidencyState) -> None:
+        runner = self._runners.pop(residency_id, None)
+        if runner is not None:
+            runner.stop(STOP_SECONDS)
+        self._mark(residency_id, state=state, url=None, pid=None)
+        log.info("residency.ended", residency_id=residency_id, state=state)
+
+    def _mark(self, residency_id: str, **values: object) -> None:
+        with self._services.database.session() as session:
+            residency.update_row(session, residency_id, **values)
+
+    def _tell(self, row: Residency, state: ResidencyState) -> None:
+        self._services.events.publish(
+            "residency.state", residencyId=row.id, modelId=row.model_id, device=row.device, state=state
+        )
+
+    def _watch(self) -> None:
+        while not self._closing.wait(WATCH_SECONDS):
+            for residency_id, runner in list(self._runners.items()):
+                if not runner.alive() and self._changing.acquire(blocking=False):
+                    try:
+                        self._bury(residency_id, runner)
+                    except ModelyardError as error:
+                        log.warning("watch.failed", code=error.code)
+                    finally:
+                        self._changing.release()
+
+    def _bury(self, residency_id: str, runner: Runner) -> None:
+        """A runner died by itself. Called with the device held, so that no job is changing it."""
+        if residency_id not in self._runners:
+            return
+        log.warning("runner.died", residency_id=residency_id, exit_code=runner.exit_code, log=runner.log_tail(5))
+        with self._services.database.session() as session:
+            lost = residency.lose(session, residency.of_id(residency_id))
+        del self._runners[residency_id]
+        for row in lost:
+            self._tell(row, ResidencyState.LOST)
+            self._ask_for(row)
+
+    def _ask_for(self, lost: Residency) -> None:
+        """Have a model that served its type loaded again, unless its runner dies again and again."""
+        crashes = self._crashes.setdefault(lost.model_id, deque(maxlen=CRASHES))
+        moment = time.monotonic()
+        if len(crashes) == CRASHES and moment - crashes[0] < CRASH_WINDOW_SECONDS:
+            log.error("runner.crash_loop", model_id=lost.model_id)
+            self._mark(lost.id, state=ResidencyState.FAILED, active=False)
+            return
+        crashes.append(moment)
+        self._services.ledger.submit(Switch(model_id=lost.model_id), origin="recovery", priority=Priority.CRITICAL)
+
+
+def manager_of(work: Work) -> Manager:
+    """The manager of this device worker."""
+    manager = work.services.manager
+    if manager is None:
+        message = "a device job reached a worker without a device"
+        raise RuntimeError(message)
+    return manager

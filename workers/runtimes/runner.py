@@ -1,0 +1,254 @@
+"""A runner: a child process that holds one model and answers HTTP. Started, awaited, probed and stopped here, once for
+every runtime."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from shared.errors import Failed
+from shared.settings import RunnerSettings
+from workers.devices.base import CPU_ID
+from workers.runtimes.base import Request, Runtime
+from workers.runtimes.child import Child, environment
+from workers.runtimes.log_ring import LogRing
+
+READ_RATE = 50_000_000
+"""Bytes per second that the slowest disk worth supporting delivers; sets how long a large model may take to load."""
+MAX_PORTS = 5
+LOG_LINES = 20
+HTTP_TIMEOUT = httpx.Timeout(2.0)
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|OutOfMemory|failed to allocate|unable to allocate|bad_alloc|MemoryError", re.IGNORECASE
+)
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - told apart, not bound
+
+
+class Runner:
+    """One running child of a runtime. `start` it, `wait_ready`, `probe`, and `stop` it.
+
+    `wait_ready`, `probe` and `stop` may be called from different threads; a stop ends a wait.
+    """
+
+    def __init__(
+        self, runtime: Runtime, request: Request, spawn: Executor, settings: RunnerSettings, log_dir: Path | None
+    ) -> None:
+        self._runtime = runtime
+        self._asked = request
+        self._spawn = spawn
+        self._settings = settings
+        self._log_file = (
+            None if log_dir is None else log_dir / f"{re.sub(r'[^A-Za-z0-9._-]', '_', request.model_id)}.log"
+        )
+        self._launching = threading.Lock()
+        self._stopped = False
+        self._ports = 0
+        self._http = httpx.Client(
+            trust_env=False, timeout=HTTP_TIMEOUT, headers={"Authorization": f"Bearer {request.key}"}
+        )
+        self._launch()
+
+    @classmethod
+    def start(
+        cls,
+        runtime: Runtime,
+        request: Request,
+        spawn: Executor,
+        settings: RunnerSettings,
+        log_dir: Path | None = None,
+    ) -> Self:
+        """Start the child and return at once, before the model is loaded.
+
+        Args:
+            runtime: knows the command.
+            request: what to load, where to listen; port 0 takes a free one.
+            spawn: one thread that lives as long as this process, kept by the caller: the child dies with that thread.
+            settings: hosts, times.
+            log_dir: gets `<model id>.log`, the child's last lines, when it ends.
+
+        Raises:
+            Failed, Unsafe, Corrupt: as the runtime's `launch`; code `runner_not_started` where there is no process.
+        """
+        return cls(runtime, request, spawn, settings, log_dir)
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def port(self) -> int:
+        return self._request.port
+
+    @property
+    def url(self) -> str:
+        """Where requests go, under the name that other machines know."""
+        return _address(
+            self._settings.advertise_host or WILDCARDS.get(self._request.host, self._request.host), self.port
+        )
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while the child runs; negative for the signal that ended it."""
+        return self._child.exit_code
+
+    def alive(self) -> bool:
+        return self._child.exit_code is None
+
+    def rss_bytes(self) -> int:
+        """Resident host memory of the child and what it started."""
+        return self._child.rss_bytes()
+
+    def log_tail(self, count: int = LOG_LINES) -> list[str]:
+        """The last lines that the child wrote, without its key."""
+        return self._ring.tail(count)
+
+    def wait_ready(self, checkpoint: Callable[[], None], deadline_seconds: float | None = None) -> None:
+        """Return once the child serves its model. Whatever is raised, the child is stopped first.
+
+        Args:
+            checkpoint: called at every look; what it raises passes through.
+            deadline_seconds: longest wait; `startup_seconds` of the folder where None.
+
+        Raises:
+            Failed: code `runner_exited` (details: exit_code, log, out_of_memory), `runner_start_timeout`
+                (details: seconds, log), or `runner_port_taken`.
+        """
+        limit = startup_seconds(self._asked.folder, self._settings) if deadline_seconds is None else deadline_seconds
+        deadline = time.monotonic() + limit
+        try:
+            while not self._ready():
+                checkpoint()
+                if time.monotonic() >= deadline:
+                    raise self._late(limit)
+                self._child.wait(self._settings.readiness_interval)
+        except BaseException:
+            self.stop(0)
+            raise
+
+    def healthy(self) -> bool:
+        """Does it say that its model is loaded? A quick look; `probe` is the proof."""
+        try:
+            with self._http.stream("GET", f"{self._local}/health") as answer:
+                return answer.status_code == httpx.codes.OK
+        except (httpx.HTTPError, RuntimeError):  # RuntimeError: the client was closed by a stop meanwhile
+            return False
+
+    def probe(self) -> None:
+        """Run one tiny real inference.
+
+        Raises:
+            Failed: code `probe_failed`, with what came back.
+        """
+        self._runtime.probe(self._local, self._asked.key)
+
+    def stop(self, grace_seconds: float) -> None:
+        """End the child: SIGTERM to its group, SIGKILL after the grace. Again, or on a dead one: does nothing.
+
+        Raises:
+            Failed: code `runner_stuck`; it cannot be killed.
+        """
+        with self._launching:  # or a child started meanwhile on another port would be missed
+            self._stopped = True
+        self._http.close()
+        self._child.stop(grace_seconds)
+
+    @property
+    def _local(self) -> str:
+        return _address(WILDCARDS.get(self._request.host, self._request.host), self.port)
+
+    def _launch(self) -> None:
+        self._ports += 1
+        self._request = replace(self._asked, port=self._asked.port or _free_port(self._asked.host))
+        launch = self._runtime.launch(self._request)
+        env = environment(os.environ, launch.env)
+        if self._request.device == CPU_ID:
+            env["CUDA_VISIBLE_DEVICES"] = ""
+        self._ring = LogRing(self._asked.key)
+        self._child = Child(launch.argv, env, self._spawn, self._ring, self._log_file)
+
+    def _ready(self) -> bool:
+        """One look. The key is only ever sent to a socket that our child owns."""
+        if self._child.exit_code is not None:
+            if self._stopped or not self._answered():
+                raise self._exited()
+            self._move()
+            return False
+        if self._child.listens_on(self.port):
+            return self.healthy()
+        if self._answered() and not self._child.listens_on(self.port) and not self._stopped:
+            self._move()
+        return False
+
+    def _answered(self) -> bool:
+        """Does anybody listen on the port?"""
+        host = WILDCARDS.get(self._request.host, self._request.host)
+        with contextlib.suppress(OSError), socket.create_connection((host, self.port), timeout=1):
+            return True
+        return False
+
+    def _move(self) -> None:
+        """A stranger has the port: try another one."""
+        self._child.stop(0)
+        if self._asked.port or self._ports >= MAX_PORTS:
+            message = f"Port {self.port}, meant for the runner of {self._asked.model_id}, belongs to another process."
+            raise Failed("runner_port_taken", message, "Free that port, or let runners take any.", {"port": self.port})
+        with self._launching:
+            if not self._stopped:
+                self._launch()
+
+    def _exited(self) -> Failed:
+        code = self._child.exit_code or 0
+        lines = self.log_tail()
+        how = f"was ended by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
+        memory = any(OUT_OF_MEMORY.search(line) for line in lines)
+        return Failed(
+            "runner_exited",
+            f"The runner of {self._asked.model_id} {how} while it was starting.",
+            "It ran out of memory: unload another model or lower the context length."
+            if memory
+            else "Its last lines say why; verify the model's files, and that this runtime knows its architecture.",
+            {"exit_code": code, "log": lines, "out_of_memory": memory},
+        )
+
+    def _late(self, limit: float) -> Failed:
+        return Failed(
+            "runner_start_timeout",
+            f"The runner of {self._asked.model_id} was not ready within {limit:.0f} seconds.",
+            "Raise MAX_STARTUP_TIME if its disk is slow; its last lines say how far it came.",
+            {"seconds": limit, "log": self.log_tail()},
+        )
+
+
+def startup_seconds(folder: Path, settings: RunnerSettings) -> float:
+    """How long a model of this size may take to load: the setting, and the time a slow disk needs for its bytes."""
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return settings.max_startup_seconds + size / READ_RATE
+
+
+def _free_port(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,124 @@
+"""The shapes of OpenAI's completion routes: what comes in, what goes out."""
+
+import time
+import uuid
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field
+
+from workers.runtimes.torch_runner.generate import Options, Outcome, Prompt
+
+MAX_TOKENS = 1_000_000
+COMPLETION_TOKENS = 16
+"""What OpenAI's `/v1/completions` gives when nothing is asked for; a chat may fill the context."""
+
+
+def _text(content: Any) -> Any:
+    """The text of a message; of a list of parts, their texts joined. Other parts (images) are left for a refusal."""
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        return "".join(str(part.get("text", "")) for part in content)
+    return content
+
+
+def _one(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value or []
+
+
+class Message(BaseModel):
+    """One turn of a chat."""
+
+    role: str
+    content: Annotated[str, BeforeValidator(_text)]
+
+
+class StreamOptions(BaseModel):
+    """What a stream ends with."""
+
+    include_usage: bool = False
+
+
+class Body(BaseModel):
+    """What both routes take. Fields that this runner does not know are passed over, as OpenAI's clients send many."""
+
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    stop: Annotated[list[str], BeforeValidator(_many), Field(max_length=16)] = []
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    n: Literal[1] = 1
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+
+    def options(self, default_tokens: int | None) -> Options:
+        """As the engine takes them."""
+        limit = self.max_completion_tokens or self.max_tokens or default_tokens
+        return Options(limit, self.temperature, self.top_p, tuple(self.stop), self.seed)
+
+
+class Completion(Body):
+    """POST /v1/completions."""
+
+    prompt: Annotated[str, BeforeValidator(_one)]
+
+
+class ChatCompletion(Body):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1)
+
+    def prompt(self) -> Prompt:
+        """As the engine takes it."""
+        return [{"role": one.role, "content": one.content} for one in self.messages]
+
+
+class Run(BaseModel):
+    """POST /run."""
+
+    prompt: str
+    max_tokens: int = Field(COMPLETION_TOKENS, ge=1, le=MAX_TOKENS)
+
+
+class Reply:
+    """Writes the answer to one request, whole or in chunks."""
+
+    def __init__(self, model_id: str, chat: bool) -> None:
+        self._chat = chat
+        prefix, self._object = ("chatcmpl", "chat.completion") if chat else ("cmpl", "text_completion")
+        self._head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model_id}
+
+    def whole(self, text: str, outcome: Outcome) -> dict[str, Any]:
+        """The one object of an answer that is not streamed."""
+        content = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
+        choice = {"index": 0, **content, "logprobs": None, "finish_reason": outcome.finish_reason}
+        return {**self._head, "object": self._object, "choices": [choice], "usage": usage(outcome)}
+
+    def chunk(self, text: str | None, finish_reason: str | None = None, first: bool = False) -> dict[str, Any]:
+        """One piece of a stream; the last one has a finish reason and no text."""
+        delta: dict[str, Any] = {"role": "assistant"} if first else {}
+        if text is not None:
+            delta["content"] = text
+        content = {"delta": delta} if self._chat else {"text": text or ""}
+        choice = {"index": 0, **content, "logprobs": None, "finish_reason": finish_reason}
+        return {**self._head, "object": self._chunk_object, "choices": [choice]}
+
+    def usage_chunk(self, outcome: Outcome) -> dict[str, Any]:
+        """What `stream_options.include_usage` asks for: no choices, the counts."""
+        return {**self._head, "object": self._chunk_object, "choices": [], "usage": usage(outcome)}
+
+    @property
+    def _chunk_object(self) -> str:
+        return "chat.completion.chunk" if self._chat else self._object
+
+
+def usage(outcome: Outcome) -> dict[str, int]:
+    """Token counts."""
+    return {
+        "prompt_tokens": outcome.prompt_tokens,
+        "completion_tokens": outcome.completion_tokens,
+        "total_tokens": outcome.prompt_tokens + outcome.completion_tokens,
+    }

@@ -1,0 +1,87 @@
+"""The torch runner's process: `python -m workers.runtimes.torch_runner.server --folder … --port …`.
+
+`/health` answers while the model loads. Every route wants the key that came by the environment. The process ends
+when loading fails; the last line on stderr is the reason.
+"""
+
+import argparse
+import hmac
+import os
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from workers.runtimes.torch_runner import KEY_VARIABLE
+from workers.runtimes.torch_runner.generate import Engine
+from workers.runtimes.torch_runner.routes import create_app, problem
+
+SHUTDOWN_SECONDS = 2
+
+
+class KeyGuard:
+    """Refuses every request without the key, before anything looks at it."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] != "lifespan":
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(given, self._expected):
+                app = problem(401, "invalid_api_key", "This runner wants its key.")
+        await app(scope, receive, send)
+
+
+class Server(uvicorn.Server):
+    """Tells the engine first when it is to stop, so that open streams end at their next token."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
+        self._engine = engine
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._engine.close()
+        super().handle_exit(sig, frame)
+
+
+def main() -> None:
+    """Bind, then load in the background, and serve until SIGTERM."""
+    arguments = _arguments()
+    key = os.environ.pop(KEY_VARIABLE, "")
+    if not key:
+        sys.exit(f"{KEY_VARIABLE} is not set: a runner without a key would serve anybody on this machine")
+    engine = Engine(arguments.folder, arguments.device, arguments.context_length)
+    config = uvicorn.Config(
+        KeyGuard(create_app(engine, arguments.model_id), key),
+        host=arguments.host,
+        port=arguments.port,
+        access_log=False,
+        log_level="warning",
+        ws="none",
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    socket = config.bind_socket()
+    threading.Thread(target=engine.run, name="engine", daemon=True).start()
+    Server(config, engine).run(sockets=[socket])
+    os._exit(0)  # the engine's thread may be deep in torch, which does not survive an orderly teardown
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Serve one transformers model over HTTP.")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--model-id", required=True)
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--context-length", type=int, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

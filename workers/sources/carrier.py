@@ -1,0 +1,270 @@
+"""One connection's work: take a piece, ask for it, check that the answer is what was asked for, write and hash it."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from http import HTTPStatus
+
+from shared.errors import Corrupt, ModelyardError, Unavailable
+from workers.sources import answers
+from workers.sources.base import RemoteFile
+from workers.sources.board import Board, Piece
+from workers.sources.connection import Body, Link, Trouble, truncated
+from workers.sources.dial import Stopped
+from workers.sources.journal import Origin, Partial
+from workers.sources.proof import READ_BYTES, Scribe
+
+PEEK_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Patience:
+    """When a transfer is given up.
+
+    Args:
+        window: seconds over which `minimum_rate` is judged.
+        tries: connections in a row that bring nothing before one gives up.
+        backoff: seconds before the second of them, doubled each time.
+    """
+
+    window: float = 60.0
+    tries: int = 5
+    backoff: float = 0.2
+
+
+class Why(Enum):
+    """Why a file has to be started again from its first byte."""
+
+    CHANGED = auto()
+    RANGES = auto()
+    BROKEN = auto()
+
+
+class Restart(Exception):
+    """What was brought so far cannot be continued. `error` is raised where a restart would not help any more."""
+
+    def __init__(self, why: Why, error: ModelyardError) -> None:
+        super().__init__(error.message)
+        self.why = why
+        self.error = error
+
+
+class Terms:
+    """What the server serves: settled by its first answer, and every later answer has to agree.
+
+    Args:
+        identity: stands for what was asked for; goes into the journal.
+        origin: what an earlier attempt settled, or None.
+        ranged: ask for ranges; otherwise the whole file is read from its start.
+    """
+
+    def __init__(self, file: RemoteFile, identity: str, origin: Origin | None, ranged: bool) -> None:
+        self._file = file
+        self._identity = identity
+        self._lock = threading.Lock()
+        self.origin = origin
+        self.ranged = ranged
+        self.streaming = False
+        """One answer carries the whole file."""
+
+    @property
+    def condition(self) -> str | None:
+        """The `If-Range` of the next request."""
+        origin = self.origin
+        return answers.condition(origin.etag, origin.modified) if origin is not None else None
+
+    def admit(self, body: Body, asked: tuple[int, int], board: Board, piece: Piece, partial: Partial) -> None:
+        """Accept an answer for the bytes `asked` (first, last), or say why not.
+
+        Raises:
+            Restart: it belongs to other content, or the server's ranges cannot be trusted.
+            Corrupt: code `size_mismatch`, the file is not as long as its source says.
+        """
+        with self._lock:
+            size = self._offered(body, asked)
+            if self.origin is not None:
+                self._compare(body, size)
+                return
+            if size is not None and self._file.size not in (None, size):
+                raise size_mismatch(self._file, size)
+            if differ(body.etag, self._file.etag):
+                raise Restart(Why.CHANGED, changed())
+            self.streaming = body.status == HTTPStatus.OK
+            known = self._file.size if size is None else size
+            self.origin = Origin(self._identity, known, body.etag, body.modified)
+            partial.begin(self.origin)
+            if board.size is None and known is not None:
+                board.learn(piece, known)
+
+    def _offered(self, body: Body, asked: tuple[int, int]) -> int | None:
+        """The size of the whole file that the answer tells, None where it does not."""
+        if body.status == HTTPStatus.PARTIAL_CONTENT:
+            span = body.span
+            if not self.ranged or span is None or span.first != asked[0] or span.last > asked[1]:
+                raise _distrust("it sends other bytes than were asked for")
+            if span.total is None and self._file.size is None:
+                raise _distrust("it does not tell the size of the file")
+            return span.total
+        if body.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            size = answers.unsatisfied_size(body.response.headers)
+            if size != 0 or (self.origin is not None and self.origin.size != 0):
+                raise Restart(Why.CHANGED, changed()) if self.origin is not None else _distrust("it has no such bytes")
+            return size
+        if self.ranged and self.origin is None and asked[0] > 0:
+            raise _distrust("it ignores what is asked for")
+        return body.remaining
+
+    def _compare(self, body: Body, size: int | None) -> None:
+        origin = self.origin
+        if origin is None:
+            return
+        other_date = body.etag is None and differ(body.modified, origin.modified)
+        if size not in (None, origin.size) or differ(body.etag, origin.etag) or other_date:
+            raise Restart(Why.CHANGED, changed())
+        if body.status != HTTPStatus.PARTIAL_CONTENT:
+            raise _distrust("it stopped serving ranges")
+
+
+@dataclass
+class Carrier:
+    """Works on the board until there is nothing left to do.
+
+    Raises from `run`:
+        Restart, Stopped: see there.
+        Unavailable: this connection is of no more use; others may be.
+        Forbidden, NotFound, Failed, Corrupt, Exhausted: final.
+    """
+
+    file: RemoteFile
+    partial: Partial
+    board: Board
+    scribe: Scribe
+    terms: Terms
+    link: Link
+    stop: threading.Event
+    patience: Patience
+    settled: Callable[[], None]
+    """Told after an answer was accepted."""
+    unverified: bool = False
+
+    def run(self) -> None:
+        view = memoryview(bytearray(READ_BYTES))
+        try:
+            while (piece := self.board.take()) is not None:
+                try:
+                    self._bring(piece, view)
+                except BaseException:
+                    self.scribe.mark(piece, at_once=True)
+                    self.board.give_back(piece)
+                    raise
+        finally:
+            self.link.close()
+
+    def _bring(self, piece: Piece, view: memoryview) -> None:
+        """One piece, over as many connections as it takes while each brings something."""
+        failures = 0
+        while True:
+            before = piece.done
+            try:
+                self._ask(piece, view)
+            except Trouble as trouble:
+                self.link.close()
+                failures = 0 if piece.done > before else failures + 1
+                if failures >= self.patience.tries:
+                    raise trouble.error from trouble
+                if self.stop.wait(self.patience.backoff * 2 ** (failures - 1) if failures else 0):
+                    raise Stopped from None
+            else:
+                return
+
+    def _ask(self, piece: Piece, view: memoryview) -> None:
+        asked = (piece.done, piece.end - 1)
+        body = self.link.get(asked if self.terms.ranged else None, self.terms.condition)
+        self.terms.admit(body, asked, self.board, piece, self.partial)
+        self.settled()
+        if body.status == HTTPStatus.PARTIAL_CONTENT:
+            if not self._pump(body, piece, view):
+                raise Trouble(truncated())
+        elif body.status == HTTPStatus.OK:
+            try:
+                self._stream(body, piece, view)
+            except Trouble as trouble:
+                raise Restart(Why.BROKEN, trouble.error) from trouble
+            self.link.release(body)
+            return
+        self._finish(piece)
+        self.link.release(body)
+
+    def _pump(self, body: Body, piece: Piece, view: memoryview) -> bool:
+        """Read until the piece is complete; False when the body ends before it."""
+        while piece.done < piece.end:
+            count = body.fill(view[: piece.end - piece.done])
+            if self.stop.is_set():
+                raise Stopped
+            if not count:
+                return False
+            self.partial.write(view[:count], piece.done)
+            piece.hasher.update(view[:count])
+            self.board.advance(piece, count)
+            self.scribe.mark(piece)
+        return True
+
+    def _stream(self, body: Body, piece: Piece, view: memoryview) -> None:
+        """Read a whole file from its first byte, piece after piece out of one answer."""
+        while self._pump(body, piece, view):
+            self._finish(piece)
+            following = self.board.grow(piece.end) if self.board.size is None else self.board.take()
+            if following is None:
+                self._refuse_more(body, view)
+                return
+            piece = following
+        if self.board.size is not None or body.remaining:
+            raise Trouble(truncated())
+        self.unverified = not body.self_delimiting
+        self.scribe.mark(piece, at_once=True)
+        self.board.end_at(piece)
+
+    def _refuse_more(self, body: Body, view: memoryview) -> None:
+        """A body of unknown length may not go on after the file's size; a server that just hangs is forgiven."""
+        if body.remaining is not None or self.stop.is_set():
+            return
+        self.link.patience(PEEK_SECONDS)
+        try:
+            extra = body.fill(view[:1])
+        except Trouble:
+            return
+        if extra:
+            raise size_mismatch(self.file, "more")
+
+    def _finish(self, piece: Piece) -> None:
+        self.scribe.mark(piece)
+        self.board.finish(piece)
+
+
+def size_mismatch(file: RemoteFile, got: int | str) -> Corrupt:
+    """The server's file is not as long as its source says."""
+    return Corrupt(
+        "size_mismatch",
+        f"{file.name} should have {file.size} bytes; the server offers {got}.",
+        "The address may lead to a page instead of the file, or the source is wrong. Check it in a browser.",
+        {"want": file.size, "got": got},
+    )
+
+
+def differ(one: str | None, other: str | None) -> bool:
+    """Whether two validators contradict each other; a missing one contradicts nothing."""
+    return one is not None and other is not None and one != other
+
+
+def changed() -> Unavailable:
+    """The content behind an address was replaced while it was fetched."""
+    return Unavailable(
+        "source_changed",
+        "The file changed at its source while it was fetched.",
+        "It will be tried again from its start.",
+    )
+
+
+def _distrust(reason: str) -> Restart:
+    return Restart(Why.RANGES, answers.protocol_error(reason))

@@ -1,0 +1,216 @@
+"""One keep-alive HTTP connection of a file: redirects, range requests, bodies read straight into a buffer."""
+
+import contextlib
+import http.client
+import socket
+import threading
+import time
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from shared.errors import Failed, ModelyardError, Unavailable
+from workers.sources import answers
+from workers.sources.dial import Stopped, dial
+from workers.sources.route import Place, Route, place
+
+MAX_REDIRECTS = 5
+FILL_SECONDS = 0.2
+
+
+class Trouble(Exception):
+    """The connection or an answer broke; a new connection may do better. `error` is raised when patience ends."""
+
+    def __init__(self, error: ModelyardError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class _Connection(http.client.HTTPConnection):
+    """`http.client` over a socket that is already connected."""
+
+    def __init__(self, where: Place, sock: socket.socket) -> None:
+        scheme, host, port = where
+        self.default_port = 443 if scheme == "https" else 80
+        super().__init__(host, port)
+        self.sock = sock
+        self.auto_open = 0
+
+
+class Body:
+    """The body of one answer, read straight into the caller's buffer."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.response = response
+        self.status = response.status
+        self.etag = response.headers.get("ETag")
+        self.modified = response.headers.get("Last-Modified")
+        self.span = answers.content_range(response.headers) if response.status == HTTPStatus.PARTIAL_CONTENT else None
+        self.remaining = response.length
+        """Bytes still to come, None where the server does not tell."""
+
+    @property
+    def whole(self) -> int | None:
+        """Bytes of the whole file, None where the server does not tell."""
+        if self.status == HTTPStatus.PARTIAL_CONTENT:
+            return self.span.total if self.span is not None else None
+        if self.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return answers.unsatisfied_size(self.response.headers)
+        return self.response.length
+
+    @property
+    def self_delimiting(self) -> bool:
+        """Whether its end can be told from a connection that broke."""
+        return self.response.length is not None or bool(self.response.chunked)
+
+    def fill(self, view: memoryview) -> int:
+        """Read until the view is full, the body ends or `FILL_SECONDS` are over. 0 is the end.
+
+        Raises:
+            Trouble: the connection broke or was silent too long.
+        """
+        if self.remaining is not None:
+            view = view[: self.remaining]
+        filled, until = 0, time.monotonic() + FILL_SECONDS
+        try:
+            while filled < len(view):
+                count = self._read(view[filled:])
+                filled += count
+                if not count or time.monotonic() > until:
+                    break
+        except (OSError, http.client.HTTPException, ValueError) as broken:
+            if not filled:  # what came before the break is kept; the next call meets the break again
+                raise trouble(broken) from broken
+        if self.remaining is not None:
+            self.remaining -= filled
+        return filled
+
+    def _read(self, view: memoryview) -> int:
+        if self.response.chunked:
+            data = self.response.read1(len(view))
+            view[: len(data)] = data
+            return len(data)
+        # HTTPResponse.readinto would wait for a full buffer, which hides a slow server's progress
+        return self.response.fp.readinto1(view) if self.response.fp is not None else 0
+
+
+class Link:
+    """A connection that a single thread uses, and that any thread may `abort`.
+
+    Raises from `get`:
+        Trouble: worth another try on a new connection.
+        Stopped: `stop` was set.
+        Forbidden, NotFound, Failed: final.
+        Unavailable: the server asks us to come back later.
+    """
+
+    def __init__(self, route: Route, stop: threading.Event) -> None:
+        self._route = route
+        self._stop = stop
+        self._where: Place | None = None
+        self._socket: socket.socket | None = None
+        self._connection: _Connection | None = None
+        self._response: http.client.HTTPResponse | None = None
+
+    def get(self, span: tuple[int, int] | None = None, if_range: str | None = None) -> Body:
+        """Ask for the file, or for its bytes from the first to the last of `span`; follows redirects."""
+        extra = {} if span is None else {"Range": f"bytes={span[0]}-{span[1]}"}
+        if span is not None and if_range is not None:
+            extra["If-Range"] = if_range
+        url, hops = self._route.here, 0
+        while True:
+            response = self._exchange(url, extra)
+            if response.status in answers.USABLE:
+                break
+            self.close()
+            if response.status in answers.REDIRECTS:
+                hops += 1
+                if hops > MAX_REDIRECTS:
+                    raise Failed("too_many_redirects", f"More than {MAX_REDIRECTS} redirects.", "Use another address.")
+                url = self._route.next_hop(url, response.headers.get("Location"))
+            elif not hops and response.status in answers.DENIED | answers.MISSING and self._route.forget(url):
+                url = self._route.url
+            else:
+                raise _status_error(response, url)
+        unreadable = answers.malformed(response)
+        if unreadable is not None:
+            self.close()
+            raise unreadable
+        self._route.settle(url)
+        return Body(response)
+
+    def release(self, body: Body) -> None:
+        """Keep the connection for the next request, if nothing of this body is left on it."""
+        if body.remaining == 0 and not body.response.will_close:
+            body.response.close()
+        else:
+            self.close()
+
+    def abort(self) -> None:
+        """Wake the thread that is reading or writing. Any thread may call this."""
+        sock = self._socket
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                # the plain socket's method: an SSLSocket's own would take the TLS state from under its reader
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def patience(self, seconds: float) -> None:
+        """Wait at most this long for the next bytes."""
+        if self._socket is not None:
+            self._socket.settimeout(seconds)
+
+    def close(self) -> None:
+        for part in (self._response, self._connection, self._socket):
+            if part is not None:
+                part.close()
+        self._response = self._connection = self._socket = self._where = None
+
+    def _hold(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def _exchange(self, url: str, extra: dict[str, str]) -> http.client.HTTPResponse:
+        where, parts = place(url), urlsplit(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        try:
+            if self._connection is None or self._where != where:
+                self.close()
+                self._connection = _Connection(where, dial(self._route, where, self._stop, self._hold))
+                self._where = where
+            self._connection.request("GET", target, headers=self._route.headers(url) | extra)
+            self._response = self._connection.getresponse()
+        except Unavailable as unresolved:
+            raise Trouble(unresolved) from unresolved
+        except (OSError, http.client.HTTPException, ValueError) as broken:
+            self.close()
+            if self._stop.is_set():
+                raise Stopped from None
+            raise trouble(broken) from broken
+        except BaseException:
+            self.close()
+            raise
+        return self._response
+
+
+def trouble(broken: Exception) -> Trouble:
+    """What a broken connection is, once patience with it ends."""
+    if isinstance(broken, TimeoutError):
+        return Trouble(Unavailable("source_timeout", "The server was silent for too long.", "It will be tried again."))
+    if isinstance(broken, http.client.IncompleteRead):
+        return Trouble(truncated())
+    if isinstance(broken, OSError):
+        return Trouble(
+            Unavailable("source_unreachable", "The connection to the server failed.", "It will be tried again.")
+        )
+    return Trouble(answers.protocol_error("it is not the HTTP it should be"))
+
+
+def truncated() -> Unavailable:
+    """The body ended before the bytes did."""
+    return Unavailable(
+        "truncated", "The server ends its answers before the file does.", "It will be tried again from where it ended."
+    )
+
+
+def _status_error(response: http.client.HTTPResponse, url: str) -> Exception:
+    error = answers.refusal(response, place(url)[1])
+    passing = isinstance(error, Unavailable) and error.code != "source_busy"
+    return Trouble(error) if passing else error

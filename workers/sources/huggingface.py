@@ -1,0 +1,257 @@
+"""HuggingFace and mirrors that speak its protocol: a repository, pinned to the commit it had when it was asked."""
+
+import functools
+import importlib
+import ssl
+import time
+from collections.abc import Iterable
+from http import HTTPStatus
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from shared.errors import Failed, Forbidden, Invalid, ModelyardError, NotFound, Unavailable, Unsafe
+from shared.refs import Ref
+from shared.settings import SourceSettings
+from workers.sources import answers
+from workers.sources.base import RemoteFile, Snapshot
+from workers.sources.names import check_names
+
+MAX_FILES = 5_000
+MAX_LISTING_BYTES = 10 * 1024**2
+LISTING_SECONDS = 60.0
+
+CODE = frozenset(
+    {".py", ".pyc", ".pyd", ".ipynb", ".sh", ".bat", ".ps1", ".exe", ".dll", ".so", ".dylib", ".jar", ".wasm", ".js"}
+)
+PICKLES = frozenset(
+    {
+        ".bin",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".pkl",
+        ".pickle",
+        ".joblib",
+        ".npy",
+        ".npz",
+        ".mar",
+        ".nemo",
+        ".pdparams",
+        ".keras",
+        ".dill",
+    }
+)
+ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
+GIT_FILES = frozenset({".gitattributes", ".gitignore", ".gitmodules"})
+LOADABLE = frozenset({".safetensors", ".gguf"})
+OTHER_FRAMEWORKS = frozenset(
+    {".msgpack", ".h5", ".onnx", ".onnx_data", ".tflite", ".ot", ".mlmodel", ".mlpackage", ".pb", ".xml"}
+)
+OTHER_FOLDERS = frozenset({"onnx", "openvino", "coreml"})
+
+
+class HuggingFace:
+    """The Hub at the operator's endpoint, with the operator's token."""
+
+    def __init__(self, settings: SourceSettings) -> None:
+        from huggingface_hub import HfApi
+
+        self._endpoint = settings.hf_endpoint.rstrip("/")
+        self._token = settings.hf_token.get_secret_value() if settings.hf_token is not None else ""
+        self._timeout = settings.read_timeout
+        _bounded_client(settings.ca_bundle, settings.read_timeout)
+        # token False: never one that happens to lie on this machine
+        self._api = HfApi(endpoint=self._endpoint, token=self._token or False)
+
+    def resolve(self, ref: Ref, checksum: str | None = None) -> Snapshot:
+        """The files of a repository that can be loaded without running its code, at one commit.
+
+        `Snapshot.revision` is the commit; `checksum` is not used, since the Hub names a digest for every file.
+
+        Raises:
+            NotFound: `source_not_found`.
+            Forbidden: `auth_required`, `license_required`, with the page to visit.
+            Invalid: `source_invalid_filename`, `source_too_large`, `unsupported_format`.
+            Unsafe: `unsafe_format`, its weights are pickles only.
+            Unavailable: the Hub is down, busy or limiting.
+        """
+        try:
+            # one bounded request; list_repo_tree sleeps and retries on its own for as long as a server tells it to
+            info = self._api.model_info(ref.location, revision=ref.revision, files_metadata=True, timeout=self._timeout)
+            if info.gated:
+                self._api.auth_check(ref.location)
+        except ModelyardError:
+            raise
+        except Exception as error:
+            raise self._meaning(error, ref) from error
+        siblings = info.siblings or []
+        if len(siblings) > MAX_FILES:
+            raise too_large(f"it has {len(siblings)} files, more than {MAX_FILES}")
+        if info.sha is None:
+            raise Failed("protocol_error", "The Hub names no commit for this repository.", "Check HF_ENDPOINT.")
+        check_names(sibling.rfilename for sibling in siblings)
+        wanted, skipped = choose(sibling.rfilename for sibling in siblings)
+        files = [self._file(ref.location, info.sha, sibling) for sibling in siblings if sibling.rfilename in wanted]
+        return Snapshot(info.sha, tuple(sorted(files, key=lambda file: file.name)), tuple(sorted(skipped)))
+
+    def _file(self, repo: str, commit: str, sibling: Any) -> RemoteFile:
+        from huggingface_hub import hf_hub_url
+
+        lfs = sibling.lfs
+        size = lfs.size if lfs is not None else sibling.size
+        if size is None or size < 0:
+            raise Failed("protocol_error", f"The Hub names no size for {sibling.rfilename}.", "Check HF_ENDPOINT.")
+        return RemoteFile(
+            name=sibling.rfilename,
+            url=hf_hub_url(repo, sibling.rfilename, revision=commit, endpoint=self._endpoint),
+            size=size,
+            sha256=lfs.sha256.lower() if lfs is not None else None,
+            git_sha1=sibling.blob_id if lfs is None else None,
+            headers={"Authorization": f"Bearer {self._token}"} if self._token else {},
+        )
+
+    def _meaning(self, error: Exception, ref: Ref) -> ModelyardError:
+        from huggingface_hub import errors
+
+        page = f"{self._endpoint}/{ref.location}"
+        response = getattr(error, "response", None)
+        if isinstance(error, errors.GatedRepoError):
+            return Forbidden(
+                "license_required",
+                f"{ref.location} wants its licence to be accepted first.",
+                f"Accept it at {page} with the account of HF_TOKEN, then retry.",
+            )
+        if isinstance(error, errors.RevisionNotFoundError):
+            return NotFound(
+                "source_not_found", f"{ref.location} has no revision {ref.revision!r}.", f"See {page} for its branches."
+            )
+        if isinstance(error, errors.HFValidationError):
+            return Invalid("invalid_repository", f"{ref.location!r} is not a repository.", "Use owner/name.")
+        if response is not None:
+            return self._refusal(response, ref, page)
+        return self._silence(error)
+
+    def _silence(self, error: Exception) -> ModelyardError:
+        """What it means that there was no answer, or none that a Hub would give."""
+        if _has_cause(error, ssl.SSLCertVerificationError):
+            return Forbidden(
+                "tls_error",
+                f"The certificate of {self._endpoint} cannot be trusted.",
+                "If it is your own authority's, set MODELYARD_SOURCES__CA_BUNDLE to its file.",
+            )
+        if isinstance(error, ValueError | TypeError | KeyError):
+            return Failed("protocol_error", f"{self._endpoint} does not answer like a Hub.", "Check HF_ENDPOINT.")
+        return Unavailable(
+            "source_unreachable",
+            f"The Hub at {self._endpoint} cannot be reached.",
+            "Check HF_ENDPOINT and the network.",
+        )
+
+    def _refusal(self, response: Any, ref: Ref, page: str) -> ModelyardError:
+        status = response.status_code
+        if status in answers.DENIED:
+            return Forbidden(
+                "auth_required",
+                f"The Hub does not show {ref.location} to this account; it is private, gated or does not exist.",
+                f"Check {page}, set HF_TOKEN to a token that may read it, then retry.",
+            )
+        if status in answers.MISSING:
+            return NotFound("source_not_found", f"There is no repository {ref.location}.", f"Check {page}.")
+        if status in answers.PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return Unavailable(
+                "source_busy",
+                f"The Hub answered {status}: it asks to come back later.",
+                "",
+                None,
+                answers.seconds_after(response.headers.get("Retry-After", "")),
+            )
+        return Failed("source_refused", f"The Hub answered {status}.", f"Check {page} in a browser.")
+
+
+def choose(names: Iterable[str]) -> tuple[set[str], set[str]]:
+    """Which files of a repository to bring, and which to leave: code, pickles, archives, other frameworks' weights.
+
+    Raises:
+        Unsafe: code `unsafe_format`, nothing is left to load but pickles.
+        Invalid: code `unsupported_format`, there are no weights that a runner of ours loads.
+    """
+    unsafe = CODE | PICKLES | ARCHIVES
+    listed = list(names)
+    skipped = {name for name in listed if PurePosixPath(name).name in GIT_FILES or _suffix(name) in unsafe}
+    rest = set(listed) - skipped
+    if not any(_suffix(name) in LOADABLE for name in rest):
+        if any(_suffix(name) in PICKLES for name in skipped):
+            raise Unsafe(
+                "unsafe_format",
+                "This repository has its weights only as pickles, which run code of the publisher when loaded.",
+                "Choose a repository with .safetensors or .gguf files, or ask the publisher for a conversion.",
+            )
+        raise Invalid(
+            "unsupported_format",
+            "This repository has no weights that can be loaded here.",
+            "Choose a repository with .safetensors or .gguf files.",
+        )
+    foreign = {
+        name for name in rest if _suffix(name) in OTHER_FRAMEWORKS or not _folders(name).isdisjoint(OTHER_FOLDERS)
+    }
+    return rest - foreign, skipped | foreign
+
+
+def too_large(reason: str) -> Invalid:
+    """A listing over our limits."""
+    return Invalid("source_too_large", f"This repository is refused: {reason}.", "Choose a smaller repository.")
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _folders(name: str) -> set[str]:
+    parts = PurePosixPath(name.lower()).parts[:-1]
+    return {*parts, *(PurePosixPath(part).suffix.lstrip(".") for part in parts if part.endswith(".mlpackage"))}
+
+
+def _has_cause(error: BaseException | None, kind: type[BaseException]) -> bool:
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+@functools.cache
+def _bounded_client(ca_bundle: Path | None, timeout: float) -> None:
+    """Give huggingface_hub a client that ends: timeouts on every request, a limit on what an answer may weigh.
+
+    Its client is one per process, so this is done once per setting.
+    """
+    from huggingface_hub import get_session, set_client_factory
+
+    # huggingface_hub 1 uses httpx, 2 uses httpx2; both have the same public classes
+    library = importlib.import_module(type(get_session()).__module__.partition(".")[0])
+    context = ssl.create_default_context(cafile=str(ca_bundle) if ca_bundle else None)
+
+    class Bounded(library.HTTPTransport):  # type: ignore[name-defined,misc] # its module is known only while running
+        def handle_request(self, request: Any) -> Any:
+            request.headers["Accept-Encoding"] = "identity"
+            request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
+            response = super().handle_request(request)
+            try:
+                body = _read_within(response.stream)
+            finally:
+                response.close()
+            headers = [(name, value) for name, value in response.headers.raw if name.lower() != b"transfer-encoding"]
+            return library.Response(response.status_code, headers=headers, content=body, request=request)
+
+    set_client_factory(lambda: library.Client(transport=Bounded(verify=context), follow_redirects=True))
+
+
+def _read_within(stream: Iterable[bytes]) -> bytes:
+    body, until = bytearray(), time.monotonic() + LISTING_SECONDS
+    for part in stream:
+        body += part
+        if len(body) > MAX_LISTING_BYTES:
+            raise too_large(f"its listing is over {MAX_LISTING_BYTES // 1024**2} MiB")
+        if time.monotonic() > until:
+            raise Unavailable(
+                "source_too_slow", "The Hub takes too long to list the repository.", "It will be tried again."
+            )
+    return bytes(body)

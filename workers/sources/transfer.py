@@ -1,0 +1,250 @@
+"""The range engine: brings one file's bytes, proven, and never brings again what is proven on disk.
+
+`fetch` is the whole interface. Behind it: `crew` (threads of one attempt), `carrier` (one connection's work),
+`board` (who brings what), `proof` and `journal` (what is proven), `connection`, `dial`, `route` and `policy`
+(how a server is reached), `answers` (what it says).
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import Corrupt
+from shared.settings import SourceSettings
+from workers.sources.base import Checkpoint, OnBytes, RemoteFile
+from workers.sources.board import CHUNK_BYTES
+from workers.sources.carrier import Patience, Restart, Terms, Why, size_mismatch
+from workers.sources.crew import TICK_SECONDS, Crew
+from workers.sources.journal import Origin, Partial, Proof, journal_path
+from workers.sources.policy import HostPolicy
+from workers.sources.proof import standing_digests
+from workers.sources.route import Route
+
+__all__ = ["CHUNK_BYTES", "Fetched", "Patience", "adopt", "fetch", "journal_path"]
+
+ALGORITHMS = ("sha256", "md5", "git_sha1")
+PATIENCE = Patience()
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file that is complete on disk and matches every digest its source names.
+
+    `size` and `refetched` are bytes; digests are lower-case hex; `chunks` are BLAKE3 of every 16 MiB, in order.
+    `md5` is None unless the source named one. `refetched` counts bytes that had to be brought a second time.
+    `unverified`: no length and no digest was known, so a cut-off file would look the same.
+    """
+
+    size: int
+    sha256: str
+    md5: str | None
+    chunks: tuple[str, ...]
+    etag: str | None
+    refetched: int
+    unverified: bool = False
+
+
+def fetch(
+    file: RemoteFile,
+    partial: Path,
+    policy: HostPolicy,
+    settings: SourceSettings,
+    checkpoint: Checkpoint,
+    on_bytes: OnBytes,
+    *,
+    patience: Patience = PATIENCE,
+) -> Fetched:
+    """Bring a file to `partial`, going on from whatever an earlier attempt proved there.
+
+    A `file` with `git_sha1` needs its `size`. The journal beside it (`journal_path`) stays until the caller publishes
+    or drops the file. `checkpoint` and
+    `on_bytes` are called on this thread only; no thread or connection outlives the call.
+
+    Raises:
+        Stop: from `checkpoint`; what was brought is kept.
+        Corrupt: `size_mismatch`, `checksum_mismatch` (both files are deleted), `staging_invalid`.
+        Forbidden: `source_not_allowed`, `auth_required`, `license_required`, `tls_error`.
+        NotFound: `source_not_found`.
+        Exhausted: `insufficient_space`.
+        Failed: `protocol_error`, `too_many_redirects`, `source_refused`, `storage_error`.
+        Unavailable: anything that may pass; what was brought is kept.
+    """
+    standing = _standing(file, partial, checkpoint)
+    if standing is not None:
+        on_bytes(standing.size)
+        return standing
+    run = _Run(file, policy, settings, checkpoint, on_bytes, patience)
+    with Partial(partial) as store:
+        crew, dropped = run.bring(store)
+        try:
+            return _compared(file, crew, dropped)
+        except Corrupt:
+            store.drop()
+            raise
+
+
+def adopt(file: RemoteFile, partial: Path, chunks: Sequence[str], etag: str | None = None) -> None:
+    """Tell the next `fetch` what a private copy at `partial` should hold, so that it brings only what differs.
+
+    Args:
+        chunks: BLAKE3 (hex) of every 16 MiB, as an earlier `Fetched` or a manifest has them.
+        etag: what the server called the file then, None where unknown.
+
+    Raises:
+        Corrupt, Exhausted, Failed, Unavailable: as `fetch`, from the disk.
+    """
+    size = partial.stat().st_size
+    proofs = [
+        Proof(start, min(CHUNK_BYTES, size - start), digest)
+        for start, digest in zip(range(0, size, CHUNK_BYTES), chunks, strict=False)
+    ]
+    with Partial(partial) as store:
+        store.forget()
+        store.begin(Origin(_identity(file), size, etag))
+        store.record(proofs)
+
+
+def _standing(file: RemoteFile, partial: Path, checkpoint: Checkpoint) -> Fetched | None:
+    """A whole file that somebody linked or copied here, if it is what the source names.
+
+    It may be another name of a published file, so it is only read; where it is not right, the name is removed.
+    """
+    if journal_path(partial).exists() or partial.is_symlink() or not partial.is_file():
+        return None
+    wanted = {name: value for name in ALGORITHMS if (value := getattr(file, name)) is not None}
+    if wanted and file.size is not None and partial.stat().st_size == file.size:
+        found = standing_digests(file, partial, checkpoint)
+        if all(getattr(found, name) == value for name, value in wanted.items()):
+            return Fetched(file.size, found.sha256, found.md5, tuple(found.chunks), None, 0)
+    partial.unlink()
+    return None
+
+
+class _Run:
+    """Attempts at one file, the first of them a resume where that is possible."""
+
+    def __init__(
+        self,
+        file: RemoteFile,
+        policy: HostPolicy,
+        settings: SourceSettings,
+        checkpoint: Checkpoint,
+        on_bytes: OnBytes,
+        patience: Patience,
+    ) -> None:
+        self._file = file
+        self._settings = settings
+        self._checkpoint = checkpoint
+        self._on_bytes = on_bytes
+        self._patience = patience
+        self._route = Route(file.url, file.headers, policy, settings)
+        self._identity = _identity(file)
+        self._ranged = True
+        self._changes = 0
+        self._breaks = 0
+        self._farthest = 0
+        self._reported = 0
+
+    def bring(self, store: Partial) -> tuple[Crew, int]:
+        """The crew that finished, and how many proven bytes were dropped on the way."""
+        origin, claims = self._resume_point(store)
+        dropped = 0
+        while True:
+            terms = Terms(self._file, self._identity, origin, self._ranged)
+            crew = Crew(self._file, store, self._route, terms, self._settings, self._patience)
+            try:
+                crew.run(claims, self._checkpoint, self._report)
+            except Restart as restart:
+                self._judge(restart, crew.board.received)
+                dropped += crew.scribe.proven
+            except Corrupt:
+                store.drop()
+                raise
+            else:
+                return crew, dropped + crew.wrong
+            store.reset()
+            origin, claims = None, []
+
+    def _resume_point(self, store: Partial) -> tuple[Origin | None, list[Proof]]:
+        origin, claims = store.load()
+        file = self._file
+        digested = file.sha256 is not None or file.md5 is not None or file.git_sha1 is not None
+        if (
+            origin is not None
+            and origin.identity == self._identity
+            and origin.size is not None
+            and file.size in (None, origin.size)
+            and (digested or origin.etag is not None or origin.modified is not None)
+        ):
+            return origin, claims
+        store.reset()
+        return None, []
+
+    def _judge(self, restart: Restart, received: int) -> None:
+        """Whether to start again; raises the restart's error where that would not help."""
+        if restart.why is Why.CHANGED:
+            self._changes += 1
+            if self._changes > 1:
+                raise restart.error from restart
+            return
+        if restart.why is Why.RANGES and not self._ranged:
+            raise restart.error from restart
+        self._ranged = False
+        if restart.why is Why.BROKEN:
+            self._breaks = 0 if received > self._farthest else self._breaks + 1
+            self._farthest = max(self._farthest, received)
+            if self._breaks >= self._patience.tries:
+                raise restart.error from restart
+            self._wait(self._patience.backoff * 2**self._breaks)
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._checkpoint()
+            time.sleep(min(left, TICK_SECONDS))
+
+    def _report(self, proven: int) -> None:
+        if proven > self._reported:
+            self._on_bytes(proven - self._reported)
+            self._reported = proven
+
+
+def _compared(file: RemoteFile, crew: Crew, refetched: int) -> Fetched:
+    """What was brought, if it is what the source says.
+
+    Raises:
+        Corrupt: code `size_mismatch` or `checksum_mismatch`, details `{algorithm, want, got}`.
+    """
+    size = crew.board.size or 0
+    if file.size not in (None, size):
+        raise size_mismatch(file, size)
+    digested = False
+    for algorithm in ALGORITHMS:
+        want, got = getattr(file, algorithm), getattr(crew.digests, algorithm)
+        if want is not None and want != got:
+            raise Corrupt(
+                "checksum_mismatch",
+                f"{file.name} does not have the {algorithm} that its source names.",
+                "The bytes were deleted. Retry; if it happens again, the source or a proxy on the way is broken.",
+                {"algorithm": algorithm, "want": want, "got": got},
+            )
+        digested = digested or want is not None
+    origin = crew.terms.origin
+    return Fetched(
+        size=size,
+        sha256=crew.digests.sha256,
+        md5=crew.digests.md5,
+        chunks=tuple(crew.digests.chunks),
+        etag=origin.etag if origin is not None else None,
+        refetched=refetched,
+        unverified=crew.unverified and not digested,
+    )
+
+
+def _identity(file: RemoteFile) -> str:
+    """Stands for what was asked for: bytes of another address or digest are never continued."""
+    parts = [file.url, file.sha256, file.md5, file.git_sha1]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
