@@ -278,7 +278,8 @@ class Ledger:
         with self.database.session() as session:
             slot = int(session.exec(select(now())).one() // seconds)
             row = {"name": name, "slot": slot, "ran_at": now()}
-            won = session.exec(self._insert(ScheduleRun).values(**row).on_conflict_do_nothing()).rowcount == 1
+            insert = self._insert(ScheduleRun).values(**row).on_conflict_do_nothing().returning(ScheduleRun)
+            won = session.exec(insert).one_or_none() is not None
             if won:
                 old = (col(ScheduleRun.name) == name) & (col(ScheduleRun.slot) < slot - 100)
                 session.exec(delete(ScheduleRun).where(old))

@@ -177,7 +177,7 @@ def ledger(settings: Settings, database: Database) -> Iterator[Ledger]:
                     source_url=f"tiny/{model_id}",
                     created_at=1.0,
                     updated_at=1.0,
-                )  # fmt: skip
+                )
             )
         session.add(Device(id="cpu", kind="cpu", name="test", node="local", memory_total=1, seen_at=1.0))
     client = connect(settings.redis)

@@ -44,7 +44,8 @@ def flip(session: Session, new: Residency) -> list[Residency]:
     ids = [row.id for row in served]
     session.exec(update(Residency).where(col(Residency.id).in_(ids)).values(active=False))
     ready = (col(Residency.id) == new.id) & (col(Residency.state) == ResidencyState.READY)
-    if session.exec(update(Residency).where(ready).values(active=True)).rowcount != 1:
+    turned = session.exec(update(Residency).where(ready).values(active=True).returning(col(Residency.id)))
+    if turned.one_or_none() is None:
         raise Conflict(
             "residency_gone", f"The runner of {new.model_id!r} ended before it could serve.", "Switch again."
         )

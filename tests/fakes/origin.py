@@ -19,7 +19,7 @@ class Manners:
 
     `refusals` are answered first, one per request: `(status, headers)`. `moved` maps a path to the `Location` it
     redirects to. `gone` are paths that answer 403. `cut` closes a connection after so many bytes of one body, `extra`
-    follows a body. `drip` sends one byte and then waits until the origin stops. `silent` never answers.
+    follows a body. A body that runs over the offset `hold` of the file stops there until the origin does. `drip` sends one byte and then waits until the origin stops. `silent` never answers.
     """
 
     ranges: bool = True
@@ -30,6 +30,7 @@ class Manners:
     content_range: str | None = None
     encoding: str | None = None
     cut: int | None = None
+    hold: int | None = None
     extra: bytes = b""
     drip: bool = False
     silent: bool = False
@@ -160,9 +161,10 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Connection"] = "close"
             self.close_connection = True
         self._head(status, {name: value for name, value in headers.items() if value is not None})
-        self._body(body, manners)
+        held = manners.hold is not None and start < manners.hold < end
+        self._body(body[: manners.hold - start] if held and manners.hold else body, manners, held)
 
-    def _body(self, body: bytes, manners: Manners) -> None:
+    def _body(self, body: bytes, manners: Manners, held: bool) -> None:
         origin = self.server.origin
         if manners.drip:
             self._write(body[:1])
@@ -173,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._write(body[position : min(position + STEP, limit)])
         if limit < len(body):
             self.close_connection = True
-        elif manners.linger:
+        elif manners.linger or held:
             origin.over.wait()
 
     def _write(self, part: bytes) -> None:

@@ -3,8 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import update
 from pydantic import SecretStr
+from sqlalchemy import update
 from sqlmodel import col
 
 from shared.broker import Broker, make_app
@@ -14,7 +14,8 @@ from shared.db.tables import Job
 from shared.errors import Conflict, Failed, Invalid, NotFound, Unavailable
 from shared.jobs import Ledger, Progress
 from shared.settings import RedisSettings, Settings
-from shared.states import Desired, JobState, Priorityfrom tests.conftest import free_port
+from shared.states import Desired, JobState, Priority
+from tests.conftest import free_port
 
 ONE, TWO = Download(model_id="one"), Download(model_id="two")
 

@@ -1,11 +1,11 @@
 """Where everything of the store lies; the only place that builds its paths.
 
-    <root>/.modelyard-store                                   says that this folder is a store, and which one
-    <root>/models/<type>/<model_id>/<revision>/…              published, read-only (files 0440, folders 0750)
-    <root>/manifests/<model_id>/<revision>.json
-    <root>/staging/<model_id>/<revision>/…                    `<name>.partial` and `<name>.partial.journal`
-    <root>/trash/<epoch>-<model_id>-<revision>-<random>/…
-    <root>/locks/<model_id>.lock
+<root>/.modelyard-store                                   says that this folder is a store, and which one
+<root>/models/<type>/<model_id>/<revision>/…              published, read-only (files 0440, folders 0750)
+<root>/manifests/<model_id>/<revision>.json
+<root>/staging/<model_id>/<revision>/…                    `<name>.partial` and `<name>.partial.journal`
+<root>/trash/<epoch>-<model_id>-<revision>-<random>/…
+<root>/locks/<model_id>.lock
 """
 
 import contextlib
@@ -153,7 +153,9 @@ class Layout:
         """
         self.check_marker()
         with storage():
-            handle = os.open(self.root / "locks" / f"{_id(model_id)}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            handle = os.open(
+                self.root / "locks" / f"{_id(model_id)}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
+            )
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -191,7 +193,9 @@ class Layout:
 
         Two processes may start at once: a hard link fails for the second, and it takes the first one's id.
         """
-        if any(entry.name not in _FOREIGN_BUT_FINE and not entry.name.startswith(_OWN) for entry in self.root.iterdir()):
+        if any(
+            entry.name not in _FOREIGN_BUT_FINE and not entry.name.startswith(_OWN) for entry in self.root.iterdir()
+        ):
             raise Invalid(
                 "store_not_empty",
                 "The folder that should become the store holds other files, and no store's marker.",

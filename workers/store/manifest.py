@@ -3,14 +3,13 @@
 import json
 import os
 import re
-import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from shared.errors import Corrupt
+from shared.errors import Corrupt, Invalid
 from workers.store.layout import Layout, storage, sync_folder
 
 CHUNK_BYTES = 16 * 1024**2
@@ -81,11 +80,11 @@ def write(path: Path, manifest: Manifest) -> None:
         Exhausted, Failed: the disk refuses.
     """
     body = json.dumps({"v": VERSION, **asdict(manifest)}, ensure_ascii=False, separators=(",", ":"))
-    draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    draft = path.with_name(f".{path.name}.tmp")
     with storage():
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         try:
-            with draft.open("x", encoding="utf-8") as file:
+            with draft.open("w", encoding="utf-8") as file:
                 os.fchmod(file.fileno(), 0o640)
                 file.write(body)
                 file.flush()
@@ -141,7 +140,7 @@ def _file(fields: dict[str, Any]) -> ManifestFile:
         _text(file.etag)
     try:
         Layout.inside(Path("/"), file.name)
-    except Exception as error:
+    except Invalid as error:
         raise ValueError("not a name") from error
     return file
 

@@ -1,0 +1,168 @@
+"""The Hub, through the real client, against a hub of ours and an origin that misbehaves."""
+
+import json
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import close_session, snapshot_download
+
+from deploy.demo.hub import Hub
+from shared.errors import Failed, Forbidden, Invalid, ModelyardError, NotFound, Unavailable, Unsafe
+from shared.refs import Ref, SourceKind
+from shared.settings import SourceSettings
+from tests.fakes.origin import Origin
+from workers.sources.base import Snapshot
+from workers.sources.huggingface import HuggingFace, choose
+from workers.sources.policy import HostPolicy
+from workers.sources.transfer import fetch
+
+FILES = {
+    "config.json": b"{}",
+    "model.safetensors": b"s" * 100_000,
+    "pytorch_model.bin": b"p" * 10,
+    "modeling_x.py": b"print()",
+    "onnx/model.onnx": b"o" * 10,
+    "tokenizer/vocab.txt": b"a\nb\n",
+    ".gitattributes": b"*",
+}
+COMMIT = "c" * 40
+
+
+@pytest.fixture(autouse=True)
+def _no_open_session() -> Iterator[None]:
+    """The Hub's client keeps one session per process; a test must not inherit connections to a hub that is gone."""
+    yield
+    close_session()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    for name, content in FILES.items():
+        place = tmp_path / "hub/acme/small" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+    with Hub(tmp_path / "hub") as running:
+        yield running
+
+
+def resolve(url: str, revision: str | None = None, **changes: Any) -> Snapshot:
+    settings = SourceSettings.model_validate({"hf_endpoint": url, "read_timeout": 5, **changes})
+    return HuggingFace(settings).resolve(Ref(SourceKind.HUGGINGFACE, "acme/small", revision))
+
+
+def listing(names: list[str], **changes: Any) -> bytes:
+    siblings = [{"rfilename": name, "size": 1, "blobId": "0" * 40} for name in names]
+    return json.dumps({"id": "acme/small", "sha": COMMIT, "siblings": siblings, "gated": False} | changes).encode()
+
+
+class TestAgainstTheHub:
+    def test_a_repository_is_pinned_to_its_commit(self, hub: Hub) -> None:
+        snapshot = resolve(hub.url)
+        assert [file.name for file in snapshot.files] == ["config.json", "model.safetensors", "tokenizer/vocab.txt"]
+        assert set(snapshot.skipped) == set(FILES) - {file.name for file in snapshot.files}
+        weights = snapshot.files[1]
+        assert weights.sha256 is not None
+        assert weights.git_sha1 is None
+        assert snapshot.files[0].git_sha1 is not None
+        assert all(snapshot.revision in file.url for file in snapshot.files)
+        assert resolve(hub.url, snapshot.revision) == snapshot
+        assert not any(request.authorized for request in hub.requests)
+
+    def test_its_files_arrive_and_match(self, hub: Hub, tmp_path: Path) -> None:
+        settings = SourceSettings.model_validate({"hf_endpoint": hub.url, "hf_token": "hf_secret"})
+        snapshot = resolve(hub.url, hf_token="hf_secret")
+        for file in snapshot.files:
+            partial = tmp_path / file.name.replace("/", "-")
+            fetch(file, partial, HostPolicy(settings), settings, lambda: None, lambda _: None)
+            assert partial.read_bytes() == FILES[file.name]
+        assert hub.requests[0].authorized
+        assert "hf_secret" not in repr(snapshot)
+
+    def test_the_real_client_can_download_from_our_hub(self, hub: Hub, tmp_path: Path) -> None:
+        folder = snapshot_download("acme/small", endpoint=hub.url, cache_dir=tmp_path / "cache", token=False)
+        assert {name: (Path(folder) / name).read_bytes() for name in FILES} == FILES
+
+    @pytest.mark.parametrize("revision", ["nope", "0" * 40])
+    def test_a_missing_revision(self, hub: Hub, revision: str) -> None:
+        with pytest.raises(NotFound) as raised:
+            resolve(hub.url, revision)
+        assert raised.value.code == "source_not_found"
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("status", "headers", "kind", "code"),
+        [
+            (401, {}, Forbidden, "auth_required"),
+            (403, {}, Forbidden, "auth_required"),
+            (403, {"X-Error-Code": "GatedRepo"}, Forbidden, "license_required"),
+            (404, {"X-Error-Code": "RepoNotFound"}, NotFound, "source_not_found"),
+            (404, {"X-Error-Code": "RevisionNotFound"}, NotFound, "source_not_found"),
+            (429, {"Retry-After": "9"}, Unavailable, "source_busy"),
+            (500, {}, Unavailable, "source_busy"),
+            (400, {}, Failed, "source_refused"),
+        ],
+    )
+    def test_statuses(self, status: int, headers: dict[str, str], kind: type[ModelyardError], code: str) -> None:
+        with Origin(refusals=deque([(status, headers)])) as origin, pytest.raises(kind) as raised:
+            resolve(origin.url)
+        assert raised.value.code == code
+        assert origin.count() == 1
+        if isinstance(raised.value, Unavailable) and headers:
+            assert raised.value.retry_after == 9
+
+    def test_a_gated_repository_is_refused_before_its_files_are_asked_for(self) -> None:
+        with Origin(listing(["a.safetensors"], gated="auto")) as origin:
+            origin.manners.moved["/api/models/acme/small/auth-check"] = "/refused"
+            origin.manners.gone.add("/refused")
+            with pytest.raises(Forbidden):
+                resolve(origin.url)
+
+    def test_nobody_listens(self) -> None:
+        with Origin() as origin:
+            url = origin.url
+        with pytest.raises(Unavailable):
+            resolve(url)
+
+    @pytest.mark.parametrize("content", [b"<html>Sign in</html>", b"[]", b'{"id": 1}'])
+    def test_something_else_than_a_hub(self, content: bytes) -> None:
+        with Origin(content) as origin, pytest.raises(Failed) as raised:
+            resolve(origin.url)
+        assert raised.value.code == "protocol_error"
+
+    def test_a_listing_without_end(self) -> None:
+        with Origin(b" " * (11 * 1024**2)) as origin, pytest.raises(Invalid) as raised:
+            resolve(origin.url)
+        assert raised.value.code == "source_too_large"
+
+    def test_too_many_files(self) -> None:
+        with Origin(listing([f"{index}.safetensors" for index in range(5_001)])) as origin:
+            with pytest.raises(Invalid) as raised:
+                resolve(origin.url)
+        assert raised.value.code == "source_too_large"
+
+    @pytest.mark.parametrize("names", [["../x.safetensors"], ["A.gguf", "a.gguf"], ["a.gguf", "a.gguf/b"], ["/etc/x"]])
+    def test_names_that_leave_the_folder(self, names: list[str]) -> None:
+        with Origin(listing(names)) as origin, pytest.raises(Invalid) as raised:
+            resolve(origin.url)
+        assert raised.value.code == "source_invalid_filename"
+
+
+class TestChoice:
+    def test_code_pickles_and_other_frameworks_are_left(self) -> None:
+        keep = {"model.safetensors", "config.json", "tokenizer.model", "q4.gguf", "README.md"}
+        leave = {"a.py", "x.pt", "pytorch_model-00001-of-2.bin", "tf_model.h5", "flax_model.msgpack", "onnx/m.json",
+                 "openvino/openvino_model.xml", "evil.PKL", ".gitattributes"}  # fmt: skip
+        assert choose([*keep, *leave]) == (keep, leave)
+
+    def test_pickles_alone_are_unsafe(self) -> None:
+        with pytest.raises(Unsafe) as raised:
+            choose(["config.json", "pytorch_model.bin"])
+        assert raised.value.code == "unsafe_format"
+
+    def test_no_weights_at_all(self) -> None:
+        with pytest.raises(Invalid):
+            choose(["README.md"])
