@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from api.client import Client, Refused
 from api.terminal import announce, end, err, facts, out, pages, print_json, report, size_text
@@ -20,6 +20,7 @@ app = typer.Typer(
     help="Gets AI models onto your machines, proves them whole, and swaps them without cutting anyone off.",
 )  # fmt: skip
 
+ID = Column("ID", no_wrap=True)  # people copy it
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 WaitFor = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end.")]
 ModelName = Annotated[str, typer.Argument(help="Model id, as `modelyard ls` shows it.")]
@@ -44,8 +45,8 @@ def main() -> None:
 @app.command()
 def pull(
     ref: Annotated[str, typer.Argument(help="A model id of the registry, or hf:owner/name[@rev], https://…")],
-    id: Annotated[str | None, typer.Option("--id", help="Id to give it.")] = None,  # noqa: A002
-    type: Annotated[str, typer.Option("--type", help="What it is for, such as llm.")] = "llm",  # noqa: A002
+    id: Annotated[str | None, typer.Option("--id", help="Id to give it.")] = None,  # noqa: A002 - its public name
+    type: Annotated[str, typer.Option("--type", help="What it is for, such as llm.")] = "llm",  # noqa: A002 - its public name
     checksum: Annotated[str | None, typer.Option(help="sha256:… or md5:… that a URL's file must have.")] = None,
     priority: PriorityOption = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch again what is there.")] = False,
@@ -61,7 +62,7 @@ def pull(
 
 @app.command("ls")
 def list_models(
-    type: Annotated[str | None, typer.Option("--type")] = None,  # noqa: A002
+    type: Annotated[str | None, typer.Option("--type")] = None,  # noqa: A002 - its public name
     status: Annotated[str | None, typer.Option("--status")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -70,7 +71,7 @@ def list_models(
     if as_json:
         print_json(models)
         return
-    table = Table("ID", "TYPE", "STATUS", "SIZE", "ACTIVE", "SOURCE", box=None)
+    table = Table(ID, "TYPE", "STATUS", "SIZE", "ACTIVE", "SOURCE", box=None)
     for model in models:
         size = model["size"] or model["fileSize"]
         active = "●" if model["active"] else ""
@@ -149,7 +150,7 @@ def jobs(
     if as_json:
         print_json(found)
         return
-    table = Table("ID", "KIND", "MODEL", "STATUS", "PRIORITY", "PROGRESS", "SUBMITTED", box=None)
+    table = Table(ID, "KIND", "MODEL", "STATUS", "PRIORITY", "PROGRESS", "SUBMITTED", box=None)
     for job in found:
         progress = "" if job["progress"] is None else f"{job['progress']:.0%}"
         when = job["createdAt"][:19].replace("T", " ")

@@ -26,11 +26,12 @@ out, err = Console(), Console(stderr=True)
 
 
 def end(client: Client, accepted: dict[str, Any], *, wait: bool, as_json: bool) -> dict[str, Any]:
-    """Show a job to its end. Exits 1 if it fails, 130 if the person stops watching."""
-    job: dict[str, Any] = accepted["job"]
-    if wait:
-        signal.signal(signal.SIGINT, lambda *_: _stop_watching(job["id"]))
-        job = _watch(client, job, quiet=as_json)
+    """Show a job to its end, and what came of it.
+
+    Raises:
+        Refused: the job failed or was cancelled.
+    """
+    job = follow(client, accepted, quiet=as_json) if wait else accepted["job"]
     if as_json:
         print_json(job)
     elif job["status"] == JobState.SUCCEEDED:
@@ -39,6 +40,21 @@ def end(client: Client, accepted: dict[str, Any], *, wait: bool, as_json: bool) 
         out.print(
             f"{job['kind']} {job['modelId']}: {job['status']}. Follow it: modelyard jobs {job['id']}", highlight=False
         )
+    return checked(job)
+
+
+def follow(client: Client, accepted: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+    """Watch a job to its end. Ctrl-C ends the watching (exit code 130), not the job."""
+    job: dict[str, Any] = accepted["job"]
+    before = signal.signal(signal.SIGINT, lambda *_: _stop_watching(job["id"]))
+    try:
+        return _watch(client, job, quiet=quiet)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def checked(job: dict[str, Any]) -> dict[str, Any]:
+    """Raises: Refused, when the job failed or was cancelled."""
     if job["status"] in (JobState.FAILED, JobState.REJECTED):
         raise Refused(job["error"]["code"], job["error"]["message"], job["error"]["hint"])
     if job["status"] == JobState.CANCELLED:

@@ -34,9 +34,7 @@ def open_services(settings: Settings, name: str) -> Services:
     layout.ensure()
     ledger = Ledger(database, settings.jobs, broker, events)
     owner = f"{name}@{settings.node}.{platform.node()}"
-    return Services(
-        settings, database, broker, events, Leases(client), Workers(client), ledger, layout, owner
-    )
+    return Services(settings, database, broker, events, Leases(client), Workers(client), ledger, layout, owner)
 
 
 class Keeper(threading.Thread):

@@ -29,7 +29,7 @@ PAGE = Annotated[int, Query(ge=1, le=500, description="Models a page.")]
 @router.get("/", include_in_schema=False)
 def list_models(
     front: FrontDep,
-    type: Annotated[str | None, Query(max_length=32, description="Of this type.")] = None,  # noqa: A002
+    type: Annotated[str | None, Query(max_length=32, description="Of this type.")] = None,  # noqa: A002 - its public name
     status: Annotated[Availability | None, Query(description="In this state.")] = None,
     text: Annotated[str | None, Query(max_length=100, description="In id or name.")] = None,
     cursor: Annotated[str | None, Query(max_length=500)] = None,

@@ -114,7 +114,9 @@ def _engine(url: str) -> Engine:
 
 
 def _is_passing(error: DBAPIError) -> bool:
-    return error.connection_invalidated or "locked" in str(error.orig) or "OperationalError" in type(error.orig).__name__
+    return (
+        error.connection_invalidated or "locked" in str(error.orig) or "OperationalError" in type(error.orig).__name__
+    )
 
 
 def migrate(settings: Settings) -> None:

@@ -2,11 +2,13 @@
 
 import re
 import socket
+import ssl
 import threading
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
 _RANGE = re.compile(r"^bytes=(\d+)-(\d*)$")
@@ -18,8 +20,9 @@ class Manners:
     """How the origin behaves; may be changed while it runs.
 
     `refusals` are answered first, one per request: `(status, headers)`. `moved` maps a path to the `Location` it
-    redirects to. `gone` are paths that answer 403. `cut` closes a connection after so many bytes of one body, `extra`
-    follows a body. A body that runs over the offset `hold` of the file stops there until the origin does. `drip` sends one byte and then waits until the origin stops. `silent` never answers.
+    redirects to, `gone` are paths that answer 403. `cut` closes a connection after so many bytes of one body,
+    `extra` follows a body. A body that runs over the offset `hold` of the file stops there until the origin does.
+    `drip` sends one byte and then waits until the origin stops; `linger` only does not close; `silent` never answers.
     """
 
     ranges: bool = True
@@ -53,18 +56,21 @@ class Seen:
 class Origin:
     """Serves `content` under every path. `seen` and `sent` tell what was asked for and how many bytes went out."""
 
-    def __init__(self, content: bytes = b"", **manners: Any) -> None:
+    def __init__(self, content: bytes = b"", certificate: Path | None = None, **manners: Any) -> None:
         self.content = content
         self.manners = Manners(**manners)
         self.seen: list[Seen] = []
         self.sent = 0
+        self.lock = threading.Lock()
         self.busy = threading.Event()
         """Set once a body was begun."""
+        self.held = threading.Event()
+        """Set once a body stopped at `hold`."""
         self.over = threading.Event()
-        self._server = _Server(self)
+        self._server = _Server(self, certificate)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="origin")
         self.port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -84,10 +90,19 @@ class Origin:
 class _Server(ThreadingHTTPServer):
     daemon_threads = False
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, certificate: Path | None) -> None:
         self.origin = origin
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if certificate else None
+        if self._tls is not None and certificate is not None:
+            self._tls.load_cert_chain(certificate)
         self._open: set[socket.socket] = set()
         super().__init__(("127.0.0.1", 0), _Handler)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        sock, address = super().get_request()
+        if self._tls is not None:  # the handshake happens on the request's own thread, with its first read
+            sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        return sock, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)
@@ -100,7 +115,7 @@ class _Server(ThreadingHTTPServer):
     def hang_up(self) -> None:
         for sock in list(self._open):
             with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that hang up are what these tests are about."""
@@ -176,11 +191,14 @@ class _Handler(BaseHTTPRequestHandler):
         if limit < len(body):
             self.close_connection = True
         elif manners.linger or held:
+            if held:
+                origin.held.set()
             origin.over.wait()
 
     def _write(self, part: bytes) -> None:
+        with self.server.origin.lock:
+            self.server.origin.sent += len(part)
         self.wfile.write(part)
-        self.server.origin.sent += len(part)
         self.server.origin.busy.set()
 
     def _head(self, status: int, headers: dict[str, str]) -> None:

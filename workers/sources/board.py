@@ -172,6 +172,12 @@ class Board:
         with self._changed:
             return bool(self._active)
 
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left for any connection to do."""
+        with self._changed:
+            return not (self._free or self._active or self._claimed)
+
     def stop(self) -> None:
         """Wake everybody; nothing is handed out any more."""
         with self._changed:

@@ -43,6 +43,7 @@ class Crew:
         self._threads: list[threading.Thread] = []
         self._failure: BaseException | None = None
         self._working = 0
+        self._retired: Unavailable | None = None
         self.terms = terms
         self.board = Board()
         self.scribe = Scribe(partial)
@@ -91,6 +92,8 @@ class Crew:
             checkpoint()
             report(self.scribe.proven)
             self._widen()
+            if self._retired is not None and not self._working and not self.board.finished:
+                raise self._retired
             if self._hashed:
                 self.scribe.close()
             now, received = time.monotonic(), self.board.received
@@ -133,17 +136,13 @@ class Crew:
 
     def _carry(self, carrier: Carrier) -> None:
         """A connection that fails in passing leaves its work to the others; the last one's failure is the file's."""
-        failure: Unavailable | None = None
         try:
             carrier.run()
         except Unavailable as passing:
-            failure = passing
+            self._retired = passing
         finally:
             with self._lock:
                 self._working -= 1
-                last = not self._working
-        if failure is not None and last:
-            raise failure
 
     def _recheck(self, claims: Sequence[Proof]) -> None:
         self.wrong = recheck(self._partial, self.board, claims, self._stop, self.scribe.credit)

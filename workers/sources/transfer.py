@@ -159,7 +159,8 @@ class _Run:
                 crew.run(claims, self._checkpoint, self._report)
             except Restart as restart:
                 self._judge(restart, crew.board.received)
-                dropped += crew.scribe.proven
+                # claims count also where the restart came before they were read again
+                dropped += max(crew.scribe.proven, sum(claim.length for claim in claims))
             except Corrupt:
                 store.drop()
                 raise

@@ -68,6 +68,10 @@ class Manifest:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
+    def digests(self) -> frozenset[tuple[str, int, str]]:
+        """Name, size and sha256 of every file: equal for equal bytes, whatever the source's tags say."""
+        return frozenset((file.name, file.size, file.sha256) for file in self.files)
+
     def is_of(self, model_type: str, model_id: str, revision: str) -> bool:
         """Does it describe this revision of this model?"""
         return (self.model_type, self.model_id, self.revision) == (model_type, model_id, revision)

@@ -3,13 +3,14 @@
 The manifest travels inside the folder (under the name `SEAL`) while the folder moves, so that at every moment the
 files and their manifest are in one place:
 
-    staged, partial names   → renamed to their real names, synced, read-only
-    staged, with seal       → moved to the published place: one rename, or one exchange with the folder already there
-    published, with seal    → the seal is moved to `manifests/…`; done
+    staged                  every byte is there, most under partial names
+    staged, with seal       → real names, synced, read-only → moved to the published place: one rename, or one
+                              exchange with the folder that is there already
+    published, with seal    → the old folder, if any, to the trash → the seal to `manifests/…`; done
 
 Whoever comes next (`publish` again, `adopt`, `remove`) finishes what it finds. Where the system cannot exchange two
 folders, a replacement takes two renames: a crash between them leaves the old folder in the trash and the new one
-sealed in staging, nothing published; `publish` again completes it. Callers hold the model's lock.
+sealed in staging, nothing published, until `publish` or `adopt` is called again. Callers hold the model's lock.
 """
 
 import contextlib
@@ -21,34 +22,37 @@ from pathlib import Path
 
 from shared.errors import Corrupt, Forbidden
 from workers.store import swap
-from workers.store.layout import SEAL, Layout, storage, sync_folder
-from workers.store.manifest import Manifest, read, write
+from workers.store.layout import PARTIAL, SEAL, Layout, storage, sync_folder
+from workers.store.manifest import Manifest, ManifestFile, read, write
 
 
 def publish(layout: Layout, manifest: Manifest, partials: Mapping[str, Path]) -> None:
     """Put a complete revision in its published place, instead of what may be there.
 
     Args:
-        partials: where the bytes of each file of the manifest are, inside the revision's staging folder.
+        partials: where the bytes of each file of the manifest are, as `Layout.partial` says.
 
     Raises:
         Corrupt: code `staging_incomplete`; a file is missing, or not as long as the manifest says.
+        Unavailable: code `store_missing`.
         Exhausted, Failed: the disk refuses; call again.
     """
-    published = layout.published(manifest.model_type, manifest.model_id, manifest.revision)
-    staging = layout.staging(manifest.model_id, manifest.revision)
+    layout.check_marker()
+    model_type, model_id, revision = manifest.model_type, manifest.model_id, manifest.revision
+    staging = layout.staging(model_id, revision)
     with storage():
         fresh = any(path.exists() for path in partials.values()) or (staging / SEAL).exists()
-        finished = _finish(layout, manifest.model_type, manifest.model_id, manifest.revision)
+        finished = _finish(layout, model_type, model_id, revision)
         if not fresh and (finished or not staging.exists()):
             # a run before this one got through: what may lie in staging is the folder that was replaced
-            current = adopt(layout, manifest.model_type, manifest.model_id, manifest.revision)
-            if current is not None and current.files == manifest.files:
-                _discard(layout, manifest, staging)
-                return
-        _seal(layout, manifest, staging, partials)
-        _move_in(layout, manifest, staging, published)
-        _finish(layout, manifest.model_type, manifest.model_id, manifest.revision)
+            _discard(layout, model_id, revision)
+            if not _is_current(layout, manifest):
+                raise _incomplete(*[file.name for file in manifest.files[:1]])
+            return
+        for file in manifest.files:
+            _check_staged(layout.inside(staging, file.name), partials.get(file.name), file)
+        write(staging / SEAL, manifest)
+        _complete(layout, manifest, staging)
 
 
 def adopt(layout: Layout, model_type: str, model_id: str, revision: str) -> Manifest | None:
@@ -57,23 +61,25 @@ def adopt(layout: Layout, model_type: str, model_id: str, revision: str) -> Mani
     Every file of the manifest is there with its size; nothing is hashed.
 
     Raises:
-        Failed: the disk refuses.
+        Unavailable: code `store_missing`.
+        Exhausted, Failed: the disk refuses.
     """
-    published = layout.published(model_type, model_id, revision)
+    layout.check_marker()
+    published, staging = layout.published(model_type, model_id, revision), layout.staging(model_id, revision)
     with storage():
-        _finish(layout, model_type, model_id, revision)
-        try:
-            manifest = read(layout.manifest(model_id, revision))
-        except Corrupt:
+        sealed = _read_of(staging / SEAL, model_type, model_id, revision)
+        if sealed is not None:
+            try:
+                _complete(layout, sealed, staging)
+            except Corrupt:  # somebody took files out of staging
+                (staging / SEAL).unlink()
+        if _finish(layout, model_type, model_id, revision):
+            _discard(layout, model_id, revision)
+        manifest = _read_of(layout.manifest(model_id, revision), model_type, model_id, revision)
+        if manifest is None or published.is_symlink() or not published.is_dir():
             return None
-        if not manifest.is_of(model_type, model_id, revision):
-            return None
-        try:
-            states = [(file, layout.inside(published, file.name).lstat()) for file in manifest.files]
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-    whole = all(stat.S_ISREG(state.st_mode) and state.st_size == file.size for file, state in states)
-    return manifest if whole and published.is_dir() else None
+        whole = all(_is_file(layout.inside(published, file.name), file.size) for file in manifest.files)
+    return manifest if whole else None
 
 
 def is_published(layout: Layout, model_type: str, model_id: str, revision: str) -> bool:
@@ -88,8 +94,10 @@ def remove(layout: Layout, model_type: str, model_id: str, revision: str) -> int
 
     Raises:
         Forbidden: code `path_not_owned`; the folder does not carry our manifest.
+        Unavailable: code `store_missing`.
         Failed: the disk refuses.
     """
+    layout.check_marker()
     published, kept = layout.published(model_type, model_id, revision), layout.manifest(model_id, revision)
     with storage():
         _finish(layout, model_type, model_id, revision)
@@ -135,53 +143,63 @@ def bytes_alone(folder: Path) -> int:
     return sum(state.st_size for path in _files(folder) if (state := path.lstat()).st_nlink == 1)
 
 
-def _seal(layout: Layout, manifest: Manifest, staging: Path, partials: Mapping[str, Path]) -> None:
-    """Make the staging folder exactly what will be published, durable, read-only, with its manifest inside."""
+def _is_current(layout: Layout, manifest: Manifest) -> bool:
+    """Are these very bytes published?"""
+    current = adopt(layout, manifest.model_type, manifest.model_id, manifest.revision)
+    return current is not None and current.digests() == manifest.digests()
+
+
+def _check_staged(path: Path, partial: Path | None, file: ManifestFile) -> None:
+    """Look before the seal is set: from then on the revision must be completable without its source."""
+    place = partial if partial is not None and partial.exists() else path
+    if not _is_file(place, file.size):
+        raise _incomplete(file.name)
+
+
+def _complete(layout: Layout, manifest: Manifest, staging: Path) -> None:
+    """From a sealed staging folder to a finished publication."""
     wanted = {layout.inside(staging, file.name): file for file in manifest.files}
     for path, file in wanted.items():
-        partial = partials.get(file.name)
-        if partial is not None and partial.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial = path.with_name(path.name + PARTIAL)
+        if partial.exists():
             partial.rename(path)
-        _settle(path, file.size)
-    for path in list(_files(staging)):
-        if path not in wanted:
-            path.unlink()
-    for folder, _, _ in os.walk(staging, topdown=False):
-        if Path(folder) != staging:
-            with contextlib.suppress(OSError):
-                Path(folder).rmdir()
-    write(staging / SEAL, manifest)
+        _settle(path, file)
+    for stray in set(_files(staging)) - {*wanted, staging / SEAL}:
+        stray.unlink()
     for folder, _, _ in os.walk(staging, topdown=False):
         Path(folder).chmod(0o750)
+        with contextlib.suppress(OSError):
+            Path(folder).rmdir()  # left over from names that are no longer wanted
+            continue
         sync_folder(Path(folder))
+    _move_in(layout, manifest, staging)
+    _finish(layout, manifest.model_type, manifest.model_id, manifest.revision)
 
 
-def _settle(path: Path, size: int) -> None:
-    """Check, sync and protect one file of the staging folder."""
+def _settle(path: Path, file: ManifestFile) -> None:
+    """Check, protect and sync one file under its real name."""
+    if not _is_file(path, file.size):
+        raise _incomplete(file.name)
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise _incomplete(path.name) from None
-    try:
-        state = os.fstat(handle)
-        if not stat.S_ISREG(state.st_mode) or state.st_size != size:
-            raise _incomplete(path.name)
         os.fchmod(handle, 0o440)
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _move_in(layout: Layout, manifest: Manifest, staging: Path, published: Path) -> None:
+def _move_in(layout: Layout, manifest: Manifest, staging: Path) -> None:
     """The one step that changes what readers see."""
+    published = layout.published(manifest.model_type, manifest.model_id, manifest.revision)
     for folder in (published.parent.parent, published.parent):
         folder.mkdir(mode=0o750, exist_ok=True)
         sync_folder(folder.parent)
-    if published.exists() and not published.is_symlink():
+    if published.is_symlink():
+        published.unlink()
+    if published.exists():
         if swap.exchange(staging, published):
             sync_folder(published.parent)
-            _discard(layout, manifest, staging)
+            _discard(layout, manifest.model_id, manifest.revision)
             return
         published.rename(layout.trash(manifest.model_id, manifest.revision))
     staging.rename(published)
@@ -191,21 +209,23 @@ def _move_in(layout: Layout, manifest: Manifest, staging: Path, published: Path)
 
 def _finish(layout: Layout, model_type: str, model_id: str, revision: str) -> bool:
     """Take the seal out of a published folder: the last step of a publication. Was there one?"""
-    seal = layout.published(model_type, model_id, revision) / SEAL
-    if not seal.exists():
+    published = layout.published(model_type, model_id, revision)
+    seal = published / SEAL
+    if published.is_symlink() or _read_of(seal, model_type, model_id, revision) is None:
         return False
     kept = layout.manifest(model_id, revision)
     kept.parent.mkdir(mode=0o750, exist_ok=True)
     seal.rename(kept)
     sync_folder(kept.parent)
-    sync_folder(seal.parent)
+    sync_folder(published)
     return True
 
 
-def _discard(layout: Layout, manifest: Manifest, staging: Path) -> None:
+def _discard(layout: Layout, model_id: str, revision: str) -> None:
     """A folder that was replaced, or is no longer needed, goes to the trash in one step."""
+    staging = layout.staging(model_id, revision)
     if staging.exists():
-        staging.rename(layout.trash(manifest.model_id, manifest.revision))
+        staging.rename(layout.trash(model_id, revision))
     with contextlib.suppress(OSError):
         staging.parent.rmdir()
 
@@ -224,7 +244,24 @@ def _check_owned(published: Path, kept: Path, model_type: str, model_id: str, re
     )
 
 
-def _incomplete(name: str) -> Corrupt:
+def _read_of(path: Path, model_type: str, model_id: str, revision: str) -> Manifest | None:
+    """The manifest at that path, if it can be read and is of that revision."""
+    try:
+        manifest = read(path)
+    except Corrupt:
+        return None
+    return manifest if manifest.is_of(model_type, model_id, revision) else None
+
+
+def _is_file(path: Path, size: int) -> bool:
+    try:
+        state = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISREG(state.st_mode) and state.st_size == size
+
+
+def _incomplete(name: str = "") -> Corrupt:
     return Corrupt(
         "staging_incomplete",
         f"The file {name!r} is missing in staging or has the wrong length.",

@@ -139,9 +139,9 @@ class TestRefusals:
         assert raised.value.code == "source_too_large"
 
     def test_too_many_files(self) -> None:
-        with Origin(listing([f"{index}.safetensors" for index in range(5_001)])) as origin:
-            with pytest.raises(Invalid) as raised:
-                resolve(origin.url)
+        names = [f"{index}.safetensors" for index in range(5_001)]
+        with Origin(listing(names)) as origin, pytest.raises(Invalid) as raised:
+            resolve(origin.url)
         assert raised.value.code == "source_too_large"
 
     @pytest.mark.parametrize("names", [["../x.safetensors"], ["A.gguf", "a.gguf"], ["a.gguf", "a.gguf/b"], ["/etc/x"]])

@@ -1,0 +1,93 @@
+"""Rules that prose would forget: each says which command mends what it finds."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy import docs
+from deploy.environment import example
+from shared.contracts import KINDS
+from workers.sources import transfer
+from workers.store import manifest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("api", "workers", "shared", "deploy")
+LONGEST_FILE = 300
+ALLOWED_LONG = {
+    "shared/jobs.py": "every transition of a job stands in one file, where the state machine can be read as a whole",
+    "workers/job.py": "the one way that every kind takes, from message to outcome",
+}
+
+
+def sources(*rooms: str) -> Iterator[Path]:
+    for room in rooms or ROOMS:
+        yield from (path for path in (ROOT / room).rglob("*.py") if "migrations/versions" not in str(path))
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_generated_pages_are_fresh() -> None:
+    """Mend with `python -m deploy.docs` and `python -m deploy.environment > .env.example`."""
+    assert (docs.DOCS / "contracts.md").read_text() == docs.contracts_page()
+    assert (docs.DOCS / "configuration.md").read_text() == docs.configuration_page()
+    assert (ROOT / ".env.example").read_text() == example()
+
+
+def test_files_are_short() -> None:
+    long = {name(path) for path in sources() if len(path.read_text().splitlines()) > LONGEST_FILE}
+    assert long <= ALLOWED_LONG.keys()
+
+
+def test_every_kind_has_a_file_of_its_own() -> None:
+    bodies = {path.stem for path in (ROOT / "workers/jobs").glob("*.py")} - {"__init__"}
+    assert bodies == {kind.split(".")[1] for kind in KINDS}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "homes"),
+    [
+        (r'(?<!queue=)"modelyard[:.]', {"shared/queues.py"}),
+        (r"\b(redis|client|_redis)\.(set|zadd|xadd|publish|xrange)\(\s*f?[\"']", {"shared/queues.py"}),
+        (r"[\"'](staging|manifests|trash)[\"']", {"workers/store/layout.py"}),
+        (r"raise HTTPException", set()),
+        (r"\b(queued|running|succeeded)\b[\"'] *(==|!=)|(==|!=) *[\"'](queued|running|succeeded)\b", set()),
+    ],
+)
+def test_names_are_spelled_in_one_place(pattern: str, homes: set[str]) -> None:
+    found = {name(path) for path in sources("api", "workers", "shared") if re.search(pattern, path.read_text())}
+    assert found <= homes, f"{pattern} belongs in {homes or 'no file'}"
+
+
+def test_shared_modules_have_users_on_both_sides() -> None:
+    """What only one side uses lives on that side."""
+    users: dict[str, set[str]] = {}
+    for path in sources():
+        room = path.relative_to(ROOT).parts[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("shared"):
+                modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                for module in modules:
+                    users.setdefault(module, set()).add(room)
+    modules = {name(path)[:-3].replace("/", ".") for path in (ROOT / "shared").glob("*.py") if path.stem != "__init__"}
+    lonely = {module: users.get(module, set()) for module in modules if len(users.get(module, set()) - {"shared"}) < 2}
+    assert not lonely
+
+
+def test_both_rooms_cut_files_into_the_same_chunks() -> None:
+    assert transfer.CHUNK_BYTES == manifest.CHUNK_BYTES
+
+
+def test_suppressions_give_their_reason() -> None:
+    bare = [
+        f"{name(path)}:{number}"
+        for path in sources()
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(r"#\s*(noqa|type: ignore)", line)
+        and not re.search(r"(noqa|type: ignore)[^#]*?( - |  ?# )\S", line)
+    ]
+    assert bare == []
