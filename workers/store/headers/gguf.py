@@ -153,7 +153,7 @@ class _Reader:
         if length > most:
             self.skip(length)
             return None
-        return _decoded(self.take(length))
+        return self.take(length).decode(errors="replace")
 
     def skip_texts(self, count: int) -> None:
         """Step over an array of texts; the one loop here that may run a million times."""
@@ -261,13 +261,6 @@ def _tensor(reader: _Reader, name: str) -> GgufTensor:
     if shape[0] % elements:
         raise _bad_tensor(name, "its rows are no whole number of blocks")
     return GgufTensor(label, shape, total // elements * size)
-
-
-def _decoded(raw: bytes) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        raise invalid_format("a text is not UTF-8") from None
 
 
 def _bad_tensor(name: str, reason: str) -> Corrupt:
