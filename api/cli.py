@@ -150,10 +150,10 @@ def jobs(
     if as_json:
         print_json(found)
         return
-    table = Table(ID, "KIND", "MODEL", "STATUS", "PRIORITY", "PROGRESS", "SUBMITTED", box=None)
+    table = Table(ID, "KIND", "MODEL", "STATUS", "PRIORITY", "DONE", "AT", box=None)
     for job in found:
         progress = "" if job["progress"] is None else f"{job['progress']:.0%}"
-        when = job["createdAt"][:19].replace("T", " ")
+        when = job["createdAt"][11:19]
         table.add_row(job["id"], job["kind"], job["modelId"], job["status"], job["priority"], progress, when)
     out.print(table)
 

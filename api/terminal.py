@@ -8,15 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from api.client import Client, Refused
@@ -70,11 +62,9 @@ def _stop_watching(job_id: str) -> None:
 
 
 def _watch(client: Client, job: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"))
     with Progress(*columns, console=err, disable=quiet) as progress:
-        bar = progress.add_task(f"{job['modelId']}: {job['status']}", total=None)
+        bar = progress.add_task(f"{job['modelId']}: {job['status']}", total=None, detail="")
         for current in client.follow(job["id"]):
             job = current
             _advance(progress, bar, job)
@@ -82,9 +72,20 @@ def _watch(client: Client, job: dict[str, Any], *, quiet: bool) -> dict[str, Any
 
 
 def _advance(progress: Progress, bar: TaskID, job: dict[str, Any]) -> None:
-    doing = job["phase"] or job["status"]
+    """One look at the job: bytes, speed and time left as the service measures them."""
+    detail = []
+    if job["bytesTotal"]:
+        detail.append(f"{decimal(job['bytesDone'] or 0)} of {decimal(job['bytesTotal'])}")
+    if job["bytesPerSecond"]:
+        detail.append(f"{decimal(int(job['bytesPerSecond']))}/s")
+    if job["etaSeconds"]:
+        detail.append(f"{job['etaSeconds']:.0f} s left")
+    if job["error"] and job["status"] not in ENDED:
+        detail.append(job["error"]["message"])
+    share = None if job["progress"] is None else job["progress"] * 100
+    doing = f"{job['modelId']}: {job['phase'] or job['status']}"
     progress.update(
-        bar, description=f"{job['modelId']}: {doing}", total=job["bytesTotal"], completed=job["bytesDone"] or 0
+        bar, description=doing, total=None if share is None else 100, completed=share or 0, detail="  ".join(detail)
     )
 
 

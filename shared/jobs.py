@@ -144,23 +144,16 @@ class Ledger:
 
     def beat(self, job_id: str, attempt: int, progress: Progress | None) -> Desired | None:
         """Renew the lease, store progress, learn what people want. None: the job belongs to another attempt."""
-        values: dict[str, Any] = {"lease_until": self._lease_end()}
-        if progress is not None:
-            known = func.coalesce(col(Job.progress), 0.0)
-            values |= {
-                "phase": progress.phase, "bytes_done": progress.bytes_done, "bytes_total": progress.bytes_total,
-                "bytes_per_second": progress.bytes_per_second, "parts": list(progress.parts),
-            }  # fmt: skip
-            if progress.fraction is not None:
-                values["progress"] = case((known > progress.fraction, known), else_=progress.fraction)
+        values = {"lease_until": self._lease_end(), **_reported(progress)}
         with self.database.session() as session:
             statement = update(Job).where(self._fence(job_id, attempt)).values(**values).returning(col(Job.desired))
             desired = session.exec(statement).scalar_one_or_none()
         return None if desired is None else Desired(desired)
 
-    def succeed(self, job_id: str, attempt: int, result: dict[str, Any] | None) -> bool:
+    def succeed(self, job_id: str, attempt: int, result: dict[str, Any] | None, last: Progress | None = None) -> bool:
         """The body returned. False: the fence held, this attempt's word no longer counts."""
-        return self._settle(job_id, attempt, state=JobState.SUCCEEDED, result=result, progress=1.0, error=None)
+        values = {**_reported(last), "progress": 1.0, "phase": None, "error": None}
+        return self._settle(job_id, attempt, state=JobState.SUCCEEDED, result=result, **values)
 
     def fail(self, job_id: str, attempt: int, error: ModelyardError) -> bool:
         return self._settle(job_id, attempt, state=JobState.FAILED, error=error_body(error))
@@ -323,3 +316,17 @@ class Ledger:
 
 def _end_of(state: JobState) -> dict[str, Any]:
     return {"finished_at": now()} if state in ENDED else {}
+
+
+def _reported(progress: Progress | None) -> dict[str, Any]:
+    """What a report changes in the row; the fraction never goes back."""
+    if progress is None:
+        return {}
+    values: dict[str, Any] = {
+        "phase": progress.phase, "bytes_done": progress.bytes_done, "bytes_total": progress.bytes_total,
+        "bytes_per_second": progress.bytes_per_second, "parts": list(progress.parts),
+    }  # fmt: skip
+    if progress.fraction is not None:
+        known = func.coalesce(col(Job.progress), 0.0)
+        values["progress"] = case((known > progress.fraction, known), else_=progress.fraction)
+    return values

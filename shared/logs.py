@@ -39,7 +39,7 @@ def configure(settings: Settings, process: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
-    for chatty in ("httpx", "httpcore", "huggingface_hub", "alembic", "urllib3"):
+    for chatty in ("httpx", "httpx2", "httpcore", "huggingface_hub", "alembic", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

@@ -62,8 +62,8 @@ def _run_io(settings: Settings, *, urgent: bool) -> None:
     from workers.lifecycle import Keeper, alive_chore, open_services, rescue_chore
 
     services = open_services(settings, name)
-    app = make_worker_app(services, IO, urgent=urgent)
-    Keeper(settings.jobs.rescue_seconds, alive_chore(services, IO), rescue_chore(services)).start()
+    keeper = Keeper(settings.jobs.rescue_seconds, alive_chore(services, IO), rescue_chore(services))
+    app = make_worker_app(services, IO, keeper, urgent=urgent)
     app.worker_main(_celery_arguments(services.owner, slots=1 if urgent else settings.jobs.io_slots))
 
 
@@ -86,9 +86,8 @@ def _run_device(settings: Settings, device_id: str | None) -> None:
     report_chore(services, device)()
     services.manager.recover()
     lane = device_lane(device.id)
-    app = make_worker_app(services, lane)
     chores = (alive_chore(services, lane), rescue_chore(services), report_chore(services, device))
-    Keeper(settings.jobs.rescue_seconds, *chores).start()
+    app = make_worker_app(services, lane, Keeper(settings.jobs.rescue_seconds, *chores))
     try:
         app.worker_main(_celery_arguments(services.owner, slots=2))
     finally:

@@ -13,6 +13,7 @@ from shared.settings import Settings
 from shared.states import Priority
 from workers.job import BODIES, Heart, Message, Services, receive
 from workers.jobs import download, remove, repair, switch, unload, verify
+from workers.lifecycle import Keeper
 from workers.rescue import rescue
 
 log = structlog.get_logger()
@@ -21,8 +22,12 @@ ALL_BODIES = (download, remove, repair, switch, unload, verify)
 """Imported for their registration, named here so that nothing registers behind anybody's back."""
 
 
-def make_worker_app(services: Services, lane: str, *, urgent: bool = False) -> Celery:
-    """The Celery app of a worker that consumes one lane; `urgent` takes CRITICAL and HIGH only."""
+def make_worker_app(services: Services, lane: str, keeper: Keeper, *, urgent: bool = False) -> Celery:
+    """The Celery app of a worker that consumes one lane; `urgent` takes CRITICAL and HIGH only.
+
+    Args:
+        keeper: started once the worker consumes, so that its sign of life is true.
+    """
     app = make_app(services.settings)
     names = [queue_name(priority, lane) for priority in (Priority.CRITICAL, Priority.HIGH)] if urgent else []
     app.conf.task_queues = [named_queue(name) for name in names or worker_queues(lane)]
@@ -30,8 +35,13 @@ def make_worker_app(services: Services, lane: str, *, urgent: bool = False) -> C
     heart.start()
     for kind in KINDS:
         _register(app, services, heart, kind)
-    app.task(name=RESCUE)(lambda: rescue(services))
+
+    def ring_rescue() -> None:
+        rescue(services)
+
+    app.task(name=RESCUE)(ring_rescue)
     signals.task_unknown.connect(lambda **facts: _unknown(services, **facts), weak=False)
+    signals.worker_ready.connect(lambda **_: keeper.start(), weak=False)
     signals.worker_shutting_down.connect(lambda **_: heart.close(), weak=False)
     return app
 

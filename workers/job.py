@@ -91,6 +91,7 @@ class Work:
         self.progress: Progress | None = None
         self.last_beat = time.monotonic()
         self._event_due = 0.0
+        self._done: int | None = None
         self._speed: float | None = None
         self._measured = (time.monotonic(), 0)
 
@@ -138,6 +139,7 @@ class Work:
         parts: tuple[dict[str, Any], ...] = (),
     ) -> None:
         """Say how far the whole job is: bytes `done` of `total`, or a `fraction` 0 to 1. Cheap; call it often."""
+        self._done = done
         if fraction is None and done is not None and total:
             fraction = min(done / total, 1.0)
         moment = time.monotonic()
@@ -152,6 +154,12 @@ class Work:
             phase=phase, progress=fraction, bytesDone=done, bytesTotal=total, bytesPerSecond=self._speed,
             parts=list(parts),
         )  # fmt: skip
+
+    def final(self) -> Progress | None:
+        """The last report, with the bytes as they were at the end whatever was published of them."""
+        return (
+            self.progress._replace(bytes_done=self._done) if self.progress and self._done is not None else self.progress
+        )
 
     def _measure(self, moment: float, done: int | None) -> None:
         then, before = self._measured
@@ -319,7 +327,7 @@ def _carry_out(services: Services, claimed: Job, work: Work) -> str:
         log.exception("job.crashed")
         failure = Failed("internal_error", "The job met a defect of Modelyard.", "The worker's log has the details.")
     else:
-        services.ledger.succeed(claimed.id, claimed.attempt, result)
+        services.ledger.succeed(claimed.id, claimed.attempt, result, work.final())
         return "succeeded"
     services.ledger.fail(claimed.id, claimed.attempt, failure)
     return f"failed: {failure.code}"

@@ -126,17 +126,11 @@ def yard(tmp_path_factory: pytest.TempPathFactory, hub_root: Path) -> Iterator[Y
         yard = Yard(instance, hub)
         yield yard
         yard.http.close()
-        children = psutil.Process().children(recursive=True)
+        supervised = [psutil.Process(process.pid) for process in instance.processes() if process.pid]
+        family = [*supervised, *(child for one in supervised for child in one.children(recursive=True))]
         instance.stop()
-        _, alive = psutil.wait_procs([child for child in children if "redis-server *:" not in child.name()], timeout=5)
-        assert not [child for child in alive if _of(child, instance)], "a process of ours outlived `up`"
-
-
-def _of(process: psutil.Process, instance: Instance) -> bool:
-    try:
-        return process.environ().get("MODELYARD_DATA_DIR") == str(instance.folder.root)
-    except (psutil.Error, OSError):
-        return False
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive, "a process of ours outlived `up`"
 
 
 def needs_llama_server() -> None:

@@ -204,7 +204,9 @@ def test_flower_and_ping(yard: Yard, models: list[str]) -> None:
     flower = str(yard.instance.flower_url)
     assert httpx.get(f"{flower}/api/workers", trust_env=False).status_code == 401
     auth = ("modelyard", yard.instance.flower_password)
-    workers = until(lambda: httpx.get(f"{flower}/api/workers?refresh=1", auth=auth, trust_env=False, timeout=30).json(), 30)
+    workers = until(
+        lambda: httpx.get(f"{flower}/api/workers?refresh=1", auth=auth, trust_env=False, timeout=30).json(), 30
+    )
     assert {name.partition("@")[0] for name in workers} == {"io", "io-urgent", "device-cpu"}
     tasks = httpx.get(f"{flower}/api/tasks?limit=200", auth=auth, trust_env=False).json()
     assert "model.download" in {task["name"] for task in tasks.values()}

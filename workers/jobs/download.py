@@ -16,7 +16,7 @@ from workers.sources.policy import HostPolicy
 from workers.sources.transfer import Fetched, fetch
 from workers.store.essentials import check_essentials
 from workers.store.manifest import Manifest, ManifestFile
-from workers.store.publish import publish
+from workers.store.publish import adopt, publish
 
 
 @job(Download)
@@ -30,10 +30,17 @@ def download(args: Download, work: Work) -> dict[str, Any]:
     with services.layout.lock(model.id):
         work.report("resolving")
         snapshot = resolve(services, model)
-        whole = before is not None and before.state == InstallationState.PUBLISHED
-        if before is not None and whole and before.revision == snapshot.revision and not args.force_redownload:
-            return {"revision": before.revision, "size": before.size, "alreadyPresent": True}
-        return fetch_and_publish(work, model, snapshot)
+        there = None if args.force_redownload else _there(services, model, before, snapshot.revision)
+        return there or fetch_and_publish(work, model, snapshot)
+
+
+def _there(services: Services, model: Model, before: Installation | None, revision: str) -> dict[str, Any] | None:
+    """The revision is published already; also where a crash came between the rename and the row."""
+    if before is not None and before.revision == revision:
+        whole = before.state == InstallationState.PUBLISHED
+        return {"revision": revision, "size": before.size, "alreadyPresent": True} if whole else None
+    manifest = adopt(services.layout, model.type, model.id, revision)
+    return {**record(services, manifest), "alreadyPresent": True} if manifest else None
 
 
 def resolve(services: Services, model: Model) -> Snapshot:

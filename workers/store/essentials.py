@@ -30,6 +30,7 @@ _DIFFUSERS = frozenset({"unet", "transformer", "vae", "scheduler", "text_encoder
 _REMOTE_KEYS = frozenset(
     {"auto_map", "trust_remote_code", "custom_pipeline", "custom_pipelines", "_attn_implementation_internal"}
 )
+_KERNEL_KEYS = frozenset({"attn_implementation", "_attn_implementation"})
 _GGUF_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 
 _HINTS = {
@@ -88,13 +89,13 @@ def check_essentials(folder: Path, names: Iterable[str] | Mapping[str, Path]) ->
                 found = _weights(name, files[name])
             except Corrupt as error:
                 problems.append(Problem(error.code, name, f"{name}: {error.message}"))
-                found = _named(name, ".safetensors"), None
+                found = _named(name, ".safetensors", ".gguf"), None
             except _Refused as error:
                 problems.append(Problem(error.code, name, f"{name}: {error}"))
                 continue
             if found[0]:
                 weights[name] = found[1]
-            problems += _config_problems(name, files[name])
+            problems += _config_problems(name, files)
             if name.lower().endswith(_INDEX):
                 problems += _index_problems(name, files)
     return problems + _parts(weights) + _missing(files, weights)
@@ -116,7 +117,7 @@ def _weights(name: str, path: Path) -> tuple[bool, GgufHeader | None]:
         _Refused: it is something else than weights, under a name of weights or dangerous under any.
     """
     content = sniff(path)
-    if content is Content.PICKLE or (content in (Content.ARCHIVE, Content.ARRAY) and _named(name, *_WEIGHT_NAMES)):
+    if content is Content.PICKLE or (content is Content.ARCHIVE and _named(name, *_WEIGHT_NAMES)):
         raise _Refused("unsafe_format", f"it is {content.value}; loading it could run code that came with it.")
     wrong = (_named(name, ".safetensors") and content is Content.GGUF) or (
         _named(name, ".gguf") and content is Content.SAFETENSORS
@@ -125,26 +126,37 @@ def _weights(name: str, path: Path) -> tuple[bool, GgufHeader | None]:
         raise _Refused("content_mismatch", f"it is {content.value}.")
     if content is Content.GGUF or _named(name, ".gguf"):
         return True, read_gguf(path)
-    if _named(name, ".safetensors") or (content is Content.SAFETENSORS and _named(name, *_WEIGHT_NAMES)):
+    if content is Content.SAFETENSORS or _named(name, ".safetensors"):
         read_safetensors(path)
         return True, None
-    if _named(name, *_PICKLE_NAMES):
+    if _named(name, *_PICKLE_NAMES) and content is not Content.ARRAY:
         raise _Refused("unsafe_format", "its name is that of a pickle, and it holds neither safetensors nor GGUF.")
     return False, None
 
 
-def _config_problems(name: str, path: Path) -> list[Problem]:
+def _config_problems(name: str, files: Mapping[str, Path]) -> list[Problem]:
     if PurePosixPath(name).name.lower() not in _CONFIGS:
         return []
     try:
-        config = _json(path)
+        config = _json(files[name])
     except ValueError as error:
         return [Problem("invalid_format", name, f"{name} is not the JSON object that it should be: {error}.")]
     keys = sorted(set(_remote_keys(config)))
     if not keys:
-        return []
+        return _components(config, files) if name == "model_index.json" else []
     message = f"{name} asks for code that comes with the model ({', '.join(keys[:MAX_NAMED])}); it is never run."
     return [Problem("remote_code_required", name, message, {"keys": keys[:MAX_NAMED]})]
+
+
+def _components(index: Mapping[str, Any], files: Iterable[str]) -> list[Problem]:
+    """Every part that a diffusers pipeline names, `[library, class]`, needs its folder."""
+    folders = {name.split("/")[0] for name in files if "/" in name}
+    wanted = [key for key, value in index.items() if isinstance(value, list) and value[:1] not in ([], [None])]
+    missing = [key for key in wanted if not key.startswith("_") and all(isinstance(v, str) for v in index[key])]
+    return [
+        Problem("missing_essential", part, f"The pipeline's part {part!r} is missing.")
+        for part in sorted(set(missing) - folders)
+    ]
 
 
 def _remote_keys(value: Any) -> Iterable[str]:
@@ -159,6 +171,8 @@ def _remote_keys(value: Any) -> Iterable[str]:
             yield from (key for key in _REMOTE_KEYS & value.keys() if value[key])
             if isinstance(value.get("_class_name"), list):
                 yield "_class_name"
+            # a slash makes these the name of a repository with compiled code
+            yield from (key for key in _KERNEL_KEYS & value.keys() if "/" in str(value[key]))
 
 
 def _index_problems(name: str, files: Mapping[str, Path]) -> list[Problem]:
@@ -208,14 +222,14 @@ def _missing_shards(name: str, missing: list[str]) -> list[Problem]:
 def _missing(files: Mapping[str, Path], weights: Mapping[str, GgufHeader | None]) -> list[Problem]:
     """What the folder as a whole lacks."""
     names = {name.lower() for name in files}
-    safetensors = [name for name in weights if not _named(name, ".gguf")]
+    in_root = [name for name in weights if "/" not in name and not _named(name, ".gguf")]
     if not weights:
         return [Problem("missing_essential", "", "There are no weights in safetensors or GGUF among the files.")]
     if not _ROOT_CONFIGS.isdisjoint(names):
         return []
     if any(name.split("/")[0].lower() in _DIFFUSERS for name in files if "/" in name):
         wanted = "model_index.json"
-    elif len(safetensors) > 1 or any(name.endswith(_INDEX) for name in names):
+    elif len(in_root) > 1 or any(name.endswith(_INDEX) for name in names):
         wanted = "config.json"
     else:
         return []
@@ -235,7 +249,7 @@ def _json(path: Path) -> dict[str, Any]:
     except ValueError:
         raise ValueError("it cannot be read") from None
     if not isinstance(found, dict):
-        raise ValueError("it is something else")  # noqa: TRY004 - one error for all that callers report alike
+        raise ValueError("it is something else")
     return found
 
 

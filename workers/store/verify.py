@@ -157,9 +157,10 @@ class _Hashing:
     def run(self, checkpoint: Checkpoint, on_bytes: OnBytes) -> tuple[dict[str, list[tuple[int, int]]], int]:
         """Bad ranges by name, for every file; and the bytes read."""
         bad: dict[str, list[tuple[int, int]]] = {file.name: [] for file in self.files}
-        checked, waiting = 0, 0
-        for waiting, chunk in enumerate(self._chunks(), 1):
+        checked = 0
+        for chunk in self._chunks():
             self._tasks.put(chunk)
+        waiting = self._tasks.qsize()
         threads = [threading.Thread(target=self._hash, daemon=True) for _ in range(THREADS)]
         try:
             for thread in threads:
@@ -169,6 +170,8 @@ class _Hashing:
                 try:
                     chunk, count, right = self._results.get(timeout=CHECK_SECONDS)
                 except queue.Empty:
+                    if not any(thread.is_alive() for thread in threads) and self._results.empty():
+                        raise RuntimeError("the hashing threads died") from None
                     continue
                 checked += count
                 on_bytes(count)
@@ -229,9 +232,8 @@ def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 def _with_length(ranges: list[tuple[int, int]], size: int, held: int, *, full: bool) -> list[tuple[int, int]]:
     """Merge neighbours, and add what is not there or too much."""
-    wanted = size if full else held  # unhashed, a file of the wrong length is not known to be right anywhere
-    if held != size:
-        ranges = [*ranges, (0, size)] if wanted != size else [*ranges, (min(held, size), max(held, size))]
+    if held != size:  # unhashed, such a file is not known to be right anywhere
+        ranges = [*ranges, (min(held, size) if full else 0, max(held, size))]
     merged: list[tuple[int, int]] = []
     for start, end in sorted(ranges):
         if merged and start <= merged[-1][1]:
@@ -247,7 +249,7 @@ def _lost(file: ManifestFile, found: CorruptFile) -> int:
 
 def _problems(folder: Path, known: dict[str, ManifestFile], corrupted: set[str]) -> tuple[Problem, ...]:
     """Formats, but for files that are known to be damaged: what is wrong with those is said already."""
-    return tuple(problem for problem in check_essentials(folder, known) if problem.name not in corrupted)
+    return tuple(problem for problem in check_essentials(folder, list(known)) if problem.name not in corrupted)
 
 
 def _json_of(file: CorruptFile) -> dict[str, Any]:

@@ -31,6 +31,7 @@ _GUESSED = 1024
 _TEXT, _ARRAY, _U32 = 8, 9, 4
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _LENGTH = struct.Struct("<Q")
+_WIDE = _LENGTH.size
 
 
 class GgufTensor(NamedTuple):
@@ -160,15 +161,15 @@ class _Reader:
         self._texts += count
         if self._texts > MAX_TEXTS:
             raise invalid_format(f"its arrays hold more than {MAX_TEXTS:,} texts")
-        self._check(8 * count)
+        self._check(_WIDE * count)
         unpack, window, at = _LENGTH.unpack_from, self._window, self._at
         for _ in range(count):
-            if at + 8 > len(window):
+            if at + _WIDE > len(window):
                 self._move(self._base + at, _WINDOW)
                 window, at = self._window, 0
-                if len(window) < 8:
+                if len(window) < _WIDE:
                     raise invalid_format("it ends in the middle of its header")
-            at += 8 + unpack(window, at)[0]
+            at += _WIDE + unpack(window, at)[0]
             if self._base + at > self._size:
                 raise invalid_format("a text is longer than the file")
         self._at = at
@@ -250,7 +251,7 @@ def _tensor(reader: _Reader, name: str) -> GgufTensor:
     dimensions = reader.number("<I")
     if not 1 <= dimensions <= MAX_DIMENSIONS:
         raise _bad_tensor(name, f"it has {dimensions} dimensions")
-    shape = struct.unpack(f"<{dimensions}Q", reader.take(8 * dimensions))
+    shape = struct.unpack(f"<{dimensions}Q", reader.take(_WIDE * dimensions))
     kind = reader.number("<I")
     if kind not in TYPES:
         raise _bad_tensor(name, f"its type {kind} is unknown")

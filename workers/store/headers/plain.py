@@ -24,10 +24,11 @@ def open_plain(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         raise invalid_format("the file is not there") from None
     except OSError as error:
         raise invalid_format(f"it cannot be opened: {os.strerror(error.errno or 0)}") from error
+    state = os.fstat(handle)
+    if not stat.S_ISREG(state.st_mode):
+        os.close(handle)
+        raise invalid_format("it is not a plain file")
     with os.fdopen(handle, "rb", buffering=0) as file:
-        state = os.fstat(handle)
-        if not stat.S_ISREG(state.st_mode):
-            raise invalid_format("it is not a plain file")
         yield file, state.st_size
 
 

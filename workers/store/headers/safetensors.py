@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 from shared.errors import Corrupt
 from workers.store.headers.plain import invalid_format, open_plain, read_exactly
 
+LENGTH_BYTES = 8
 MAX_HEADER = 100_000_000
 MAX_TENSORS = 200_000
 MAX_WIDE_HEADER = 25_000_000
@@ -55,8 +56,8 @@ def read_safetensors(path: Path) -> SafetensorsHeader:
         OSError: the disk refuses.
     """
     with open_plain(path) as (file, size):
-        length = int.from_bytes(read_exactly(file, 8), "little")
-        if size < 8 or length > size - 8:
+        length = int.from_bytes(read_exactly(file, LENGTH_BYTES), "little")
+        if size < LENGTH_BYTES or length > size - LENGTH_BYTES:
             raise invalid_format("it is shorter than its header says")
         if length > MAX_HEADER:
             raise invalid_format(f"its header is longer than {MAX_HEADER:,} bytes")
@@ -69,7 +70,7 @@ def read_safetensors(path: Path) -> SafetensorsHeader:
         raise invalid_format("its metadata is not text")
     if len(header) > MAX_TENSORS:
         raise invalid_format(f"it has more than {MAX_TENSORS:,} tensors")
-    return SafetensorsHeader(_tensors(header, size - 8 - length), metadata)
+    return SafetensorsHeader(_tensors(header, size - LENGTH_BYTES - length), metadata)
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """What a file is by its first bytes, whatever its name says."""
 
 import re
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from workers.store.headers.plain import open_plain, read_exactly
-from workers.store.headers.safetensors import MAX_HEADER
+from workers.store.headers.safetensors import LENGTH_BYTES, MAX_HEADER
 
 SNIFFED_BYTES = 1024
 
@@ -17,18 +19,19 @@ class Content(StrEnum):
     """Python objects whose loading runs code; a zip with one inside (torch's own format) counts too."""
     ARCHIVE = "an archive"
     ARRAY = "a NumPy array"
-    """May hold pickled objects."""
+    """Of plain numbers; one of objects is a pickle."""
     PAGE = "a web page"
     POINTER = "a Git LFS pointer, not the file it stands for"
     EMPTY = "empty"
     OTHER = "something else"
 
 
-_PICKLE = re.compile(rb"\x80[\x01-\x05]|\(\w+\n|\((?:dp|lp|c|I|S|V|l|d|t)[\w.]*\n|c[\w.]+\n[\w.]+\n")
-"""Binary protocols by their opcode; text ones by a global, or a mark and what may follow it."""
 _PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|\?xml|!--)", re.IGNORECASE)
+_PICKLE = re.compile(rb"\x80[\x02-\x05]")
+"""Older protocols look like text and are not told from it; under a name of weights they are refused as unknown."""
+_NUMPY = b"\x93NUMPY"
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"7z\xbc\xaf\x27\x1c", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"Rar!")
-_PICKLED = (b".pkl", b".pickle", b"data.pkl")
+_PICKLED = (b".pkl", b".pickle")
 
 
 def sniff(path: Path) -> Content:
@@ -44,21 +47,31 @@ def sniff(path: Path) -> Content:
 
 
 def content_of(head: bytes) -> Content:
-    """What a file is that begins with these bytes."""
-    if not head:
-        return Content.EMPTY
-    if head.startswith(b"GGUF"):
-        return Content.GGUF
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER:
-        return Content.SAFETENSORS
-    if head.startswith(_ARCHIVES) or head[257:262] == b"ustar":
-        return Content.PICKLE if any(name in head for name in _PICKLED) else Content.ARCHIVE
-    if head.startswith(b"\x93NUMPY"):
-        return Content.ARRAY
-    if head.startswith(b"version https://git-lfs"):
-        return Content.POINTER
-    if _PICKLE.match(head):
-        return Content.PICKLE
-    if _PAGE.match(head):
-        return Content.PAGE
-    return Content.OTHER
+    """What a file is that begins with these bytes (at least 1 KiB of them, or all)."""
+    return next((content for content, fits in _TESTS if fits(head)), Content.OTHER)
+
+
+def _is_archive(head: bytes) -> bool:
+    return head.startswith(_ARCHIVES) or head[257:262] == b"ustar"
+
+
+def _is_pickle(head: bytes) -> bool:
+    hidden = _is_archive(head) and any(name in head for name in _PICKLED)
+    return hidden or bool(_PICKLE.match(head)) or (head.startswith(_NUMPY) and b"|O" in head)
+
+
+def _is_safetensors(head: bytes) -> bool:
+    length, begin = head[:LENGTH_BYTES], head[LENGTH_BYTES : LENGTH_BYTES + 1]
+    return begin == b"{" and int.from_bytes(length, "little") <= MAX_HEADER
+
+
+_TESTS: tuple[tuple[Content, Callable[[bytes], Any]], ...] = (
+    (Content.EMPTY, lambda head: not head),
+    (Content.GGUF, lambda head: head.startswith(b"GGUF")),
+    (Content.SAFETENSORS, _is_safetensors),
+    (Content.PICKLE, _is_pickle),
+    (Content.ARCHIVE, _is_archive),
+    (Content.ARRAY, lambda head: head.startswith(_NUMPY)),
+    (Content.POINTER, lambda head: head.startswith(b"version https://git-lfs")),
+    (Content.PAGE, _PAGE.match),
+)
