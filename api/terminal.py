@@ -14,6 +14,7 @@ from rich.table import Table
 from api.client import Client, Refused
 from shared.states import ENDED, JobState
 
+IN_BYTES = {"size", "memoryBytes", "refetchedBytes", "freedBytes", "checkedBytes"}
 out, err = Console(), Console(stderr=True)
 
 
@@ -123,7 +124,9 @@ def facts(thing: dict[str, Any], as_json: bool) -> None:
 
 
 def _brief(result: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in result.items() if value not in (None, [], {})) or "done"
+    told = {name: value for name, value in result.items() if name not in ("modelId", "modelType") and value}
+    shown = (f"{name} {size_text(value) if name in IN_BYTES else value}" for name, value in told.items())
+    return ", ".join(shown) or "done"
 
 
 def size_text(count: int | None) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from shared.errors import Invalid
 
-MODEL_ID = r"^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?$"
+MODEL_ID = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 RESERVED_IDS = frozenset(
     (
         *("status", "summary", "download", "add", "validate", "activate", "deactivate", "active", "storage"),
@@ -64,15 +64,15 @@ def checked(ref: Ref) -> Ref:
     Raises:
         Invalid: names the part that is wrong.
     """
-    if ref.revision is not None and (not _REVISION.match(ref.revision) or ".." in ref.revision):
+    if ref.revision is not None and (not _REVISION.fullmatch(ref.revision) or ".." in ref.revision):
         raise Invalid("invalid_revision", f"{ref.revision!r} is not a revision.", "Use a branch, a tag or a commit.")
-    if ref.kind is SourceKind.HUGGINGFACE and (not _REPO.match(ref.location) or ".." in ref.location):
+    if ref.kind is SourceKind.HUGGINGFACE and (not _REPO.fullmatch(ref.location) or ".." in ref.location):
         raise Invalid(
             "invalid_repository", f"{ref.location!r} is not a repository.", "Use owner/name as on the model's page."
         )
     if ref.kind is SourceKind.URL:
         check_url(ref.location)
-    if ref.kind is SourceKind.OLLAMA and not _OLLAMA.match(ref.location):
+    if ref.kind is SourceKind.OLLAMA and not _OLLAMA.fullmatch(ref.location):
         raise Invalid("invalid_ollama_name", f"{ref.location!r} is not an Ollama name.", "Use name or name:tag.")
     if ref.kind is SourceKind.FILE and (not ref.location.startswith("/") or "\x00" in ref.location):
         raise Invalid("invalid_path", "A file source needs an absolute path.", "Use file:/path/to/model.")
@@ -117,7 +117,7 @@ def check_model_id(model_id: str) -> str:
     Raises:
         Invalid: not a slug, or a word that is also a path of the API.
     """
-    if not re.match(MODEL_ID, model_id) or ".." in model_id:
+    if not re.fullmatch(MODEL_ID, model_id) or ".." in model_id:
         raise Invalid(
             "invalid_model_id",
             "A model id is letters, digits, dots, dashes and underscores, at most 96 of them.",

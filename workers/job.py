@@ -89,6 +89,8 @@ class Work:
         self._model_id = job.model_id
         self._stop: Stop | None = None
         self.progress: Progress | None = None
+        self.span = (0.0, 1.0)
+        """Share of the whole job that the fractions reported from now on stand for."""
         self.last_beat = time.monotonic()
         self._event_due = 0.0
         self._done: int | None = None
@@ -139,15 +141,20 @@ class Work:
         parts: tuple[dict[str, Any], ...] = (),
     ) -> None:
         """Say how far the whole job is: bytes `done` of `total`, or a `fraction` 0 to 1. Cheap; call it often."""
-        self._done = done
+        self._done = self._done if done is None else done
         if fraction is None and done is not None and total:
             fraction = min(done / total, 1.0)
+        if fraction is not None:
+            start, stop = self.span
+            fraction = start + fraction * (stop - start)
         moment = time.monotonic()
         due = moment >= self._event_due or self.progress is None or self.progress.phase != phase
         if not due:
             return
         self._event_due = moment + EVENT_SECONDS
         self._measure(moment, done)
+        if self.progress is not None and done is None:
+            done, total = self.progress.bytes_done, self.progress.bytes_total
         self.progress = Progress(phase, fraction, done, total, self._speed, parts)
         self.services.events.publish(
             "job.progress", jobId=self.job_id, kind=self._kind, modelId=self._model_id, attempt=self.attempt,

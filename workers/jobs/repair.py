@@ -21,7 +21,9 @@ from workers.store.verify import Report
 def repair(args: Repair, work: Work) -> dict[str, Any]:
     """Verify; where something is wrong, fetch those files of the same revision and publish the whole again."""
     with work.services.layout.lock(args.model_id):
+        work.span = (0.0, 0.4)
         manifest, report = examine(work, args.model_id)
+        work.span = (0.4, 1.0)
         if report.ok:
             return {"revision": manifest.revision, "repaired": [], "refetchedBytes": 0}
         with work.services.database.reading() as session:

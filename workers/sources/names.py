@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from shared.errors import Invalid
 
-MAX_PART = 240
+MAX_PART = 239
 MAX_NAME = 1024
 
 _DRIVE = re.compile(r"^[A-Za-z]:")

@@ -10,7 +10,7 @@ from typing import Any
 from shared.errors import Corrupt, Invalid, ModelyardError, Unsafe
 from workers.store.headers import Content, GgufHeader, read_gguf, read_safetensors, sniff
 from workers.store.headers.plain import open_plain, read_exactly
-from workers.store.layout import Layout, storage
+from workers.store.layout import PARTIAL, Layout, storage
 
 MAX_JSON = 64 * 1024**2
 MAX_NAMED = 20
@@ -69,18 +69,18 @@ class Problem:
         return {"code": self.code, "name": self.name, "message": self.message, **self.details}
 
 
-def check_essentials(folder: Path, names: Iterable[str] | Mapping[str, Path]) -> list[Problem]:
+def check_essentials(folder: Path, names: Iterable[str]) -> list[Problem]:
     """Everything that keeps these files from being a model; an empty list is good news.
 
     Args:
-        folder: where the files are.
-        names: the files' names in the model; with the path of each where that is not `folder/name` (in staging).
+        folder: where the files are; in staging they are found under their partial names too.
+        names: the files' names in the model.
 
     Raises:
         Invalid: code `source_invalid_filename`, for one of `names`.
         Exhausted, Failed: the disk refuses.
     """
-    files = dict(names) if isinstance(names, Mapping) else {name: Layout.inside(folder, name) for name in names}
+    files = {name: _place(folder, name) for name in names}
     problems: list[Problem] = []
     weights: dict[str, GgufHeader | None] = {}
     with storage():
@@ -99,6 +99,12 @@ def check_essentials(folder: Path, names: Iterable[str] | Mapping[str, Path]) ->
             if name.lower().endswith(_INDEX):
                 problems += _index_problems(name, files)
     return problems + _parts(weights) + _missing(files, weights)
+
+
+def _place(folder: Path, name: str) -> Path:
+    path = Layout.inside(folder, name)
+    partial = path.with_name(path.name + PARTIAL)
+    return partial if partial.exists() and not path.exists() else path
 
 
 class _Refused(Exception):

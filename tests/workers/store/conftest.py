@@ -1,6 +1,6 @@
 """A store in a temporary folder, and models in it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,10 @@ Installed = Callable[[dict[str, bytes]], Manifest]
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Iterator[Layout]:
+def layout(tmp_path: Path) -> Layout:
     made = Layout(tmp_path / "store")
     made.ensure()
-    yield made
+    return made
 
 
 @pytest.fixture

@@ -1,14 +1,13 @@
 """What is read of model files, what is refused, and how much that may cost."""
 
 import json
-import resource
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import gguf
-import numpy
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
@@ -94,8 +93,8 @@ def test_gguf_of_the_library_is_accepted(tmp_path: Path) -> None:
     writer.add_token_list([f"token{i}" for i in range(5000)])
     writer.add_token_scores([0.5] * 5000)
     writer.add_chat_template("{{ messages }}" * 1000)
-    writer.add_tensor("token_embd.weight", numpy.zeros((16, 8), dtype=numpy.float32))
-    writer.add_tensor("blk.0.ffn", numpy.zeros((2, 144), dtype=numpy.uint8), raw_dtype=gguf.GGMLQuantizationType.Q4_K)
+    writer.add_tensor("token_embd.weight", np.zeros((16, 8), dtype=np.float32))
+    writer.add_tensor("blk.0.ffn", np.zeros((2, 144), dtype=np.uint8), raw_dtype=gguf.GGMLQuantizationType.Q4_K)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -199,7 +198,7 @@ def survives(read: object) -> None:
     try:
         read()
     except Corrupt as error:
-        assert error.code == "invalid_format"
+        assert error.code == "invalid_format"  # noqa: PT017 - damage may also leave the file whole
 
 
 HUNGRY = """
@@ -230,7 +229,6 @@ def test_hostile_files_are_refused_in_little_memory(tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in made]
     done = subprocess.run([sys.executable, "-c", HUNGRY, *paths], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["refused"] * len(made), done.stderr
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,169 @@
+"""kill -9 of anything: it comes back, its job ends, and what was proven is not fetched again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from deploy.demo.hub import Hub
+from deploy.demo.models import make_transformers_llm
+from tests.conftest import free_port, until
+from tests.system.conftest import MIB, Yard, start
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+
+BIG = 1024 * MIB
+CONNECTIONS, CHUNK = 8, 16 * MIB
+
+
+@pytest.fixture(scope="module")
+def slow_yard(tmp_path_factory: pytest.TempPathFactory, hub_root: Path) -> Iterator[Yard]:
+    """A hub that gives 8 MiB/s a connection, and a model of 1 GiB on it."""
+    make_transformers_llm(hub_root / "tiny" / "oak", 4, BIG, "oak")
+    with Hub(hub_root, rate=8 * MIB) as hub:
+        instance = start(tmp_path_factory.mktemp("kills"), hub)
+        yard = Yard(instance, hub)
+        yield yard
+        yard.http.close()
+        instance.stop()
+
+
+def kill(yard: Yard, name: str) -> int:
+    """kill -9, and wait until another process of that name runs."""
+    before = yard.pid(name)
+    os.kill(before, signal.SIGKILL)
+    after: int = until(lambda: (pid := yard.pid(name)) != before and pid, 60, f"another {name}")
+    return after
+
+
+def test_a_killed_download_goes_on_where_it_was(slow_yard: Yard) -> None:
+    yard = slow_yard
+    yard.add("oak", "tiny/oak")
+    job_id = yard.submitted("/api/v1/models/download", {"model_id": "oak"})
+    until(lambda: (yard.job(job_id)["bytesDone"] or 0) > BIG // 2, 90, "half of the download")
+    kill(yard, "io")
+    killed = time.monotonic()
+    until(lambda: yard.job(job_id)["attempt"] == 2, 60, "the second attempt within 60 s")
+    print(f"second attempt after {time.monotonic() - killed:.1f} s")
+    job = yard.ended(job_id, 180)
+    assert job["status"] == "succeeded", job["error"]
+    size = job["result"]["size"]
+    twice = yard.hub.sent("oak") - size
+    print(f"{size} bytes, {twice} fetched twice ({twice / size:.2%})")
+    assert twice <= size * 0.10 + CONNECTIONS * CHUNK
+    assert yard.done("/api/v1/models/oak/verify", seconds=180)["result"]["ok"]
+
+
+def test_redis_dies(slow_yard: Yard) -> None:
+    yard = slow_yard
+    until(lambda: yard.http.get("/api/v1/models/oak").json()["status"] == "available", what="oak")
+    running = yard.submitted("/api/v1/models/oak/verify")
+    until(lambda: yard.job(running)["status"] == "running", what="a running verify")
+    kill(yard, "redis")
+    assert yard.ended(running)["status"] == "succeeded"
+    yard.ready()
+    assert yard.done("/api/v1/models/oak/verify", seconds=60)["result"]["ok"], "consuming again"
+
+
+def test_the_api_dies(slow_yard: Yard) -> None:
+    yard = slow_yard
+    job_id = yard.submitted("/api/v1/models/oak/verify")
+    kill(yard, "api")
+    yard.ready()
+    assert yard.ended(job_id)["status"] == "succeeded"
+
+
+def test_beat_dies(slow_yard: Yard) -> None:
+    kill(slow_yard, "beat")
+    slow_yard.done("/api/v1/models/oak/verify")
+
+
+def test_the_device_worker_dies(slow_yard: Yard) -> None:
+    """Its runners die with it; the model that served its type is loaded again, and requests wait for it."""
+    yard = slow_yard
+    for name in ("acorn", "birch"):
+        yard.pull(name, f"tiny/{name}")
+    yard.done("/api/v1/models/activate", {"model_id": "acorn"})
+    assert yard.say().status_code == 200
+    runners = psutil.Process(yard.pid("device-cpu")).children(recursive=True)
+    assert runners
+    kill(yard, "device-cpu")
+    _, alive = psutil.wait_procs(runners, timeout=5)
+    assert not alive, "a runner outlived its worker"
+    answer = yard.say()
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-modelyard-model"] == "acorn"
+
+
+def test_a_runner_dies(slow_yard: Yard) -> None:
+    yard = slow_yard
+    (runner,) = psutil.Process(yard.pid("device-cpu")).children()
+    runner.kill()
+    answer = yard.say()
+    assert (answer.status_code, answer.headers.get("x-modelyard-model")) == (200, "acorn"), answer.text
+
+
+def test_the_device_worker_dies_in_a_switch(slow_yard: Yard) -> None:
+    """Exactly one model is active afterwards, it answers, and the job has ended."""
+    yard = slow_yard
+    job_id = yard.submitted("/api/v1/models/birch/switch")
+    until(lambda: yard.job(job_id)["phase"] == "loading", what="loading")
+    kill(yard, "device-cpu")
+    job = yard.ended(job_id, 120)
+    assert job["status"] == "succeeded", job["error"]
+    until(lambda: not yard.http.get("/api/v1/jobs?status=queued").json()["jobs"], 60)
+    active = yard.http.get("/api/models/active/llm").json()["modelId"]
+    answer = yard.say()
+    assert (answer.status_code, answer.headers["x-modelyard-model"]) == (200, active)
+
+
+def test_interrupt_leaves_nothing(tmp_path: Path, hub_root: Path) -> None:
+    """SIGINT to `modelyard up` with a model loaded: all gone within 15 s, runners included."""
+    port = free_port()
+    with Hub(hub_root) as hub:
+        environment = {**os.environ, "HF_ENDPOINT": hub.url, "MODELYARD_STORE__RESERVE_BYTES": "0"}
+        command = (
+            Path(sys.executable).with_name("modelyard"),
+            "up",
+            "--port",
+            str(port),
+            "--data-dir",
+            tmp_path / "data",
+        )
+        up = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: _status(f"{url}/health/ready") == 200, 120, "readiness")
+        with httpx.Client(base_url=url, timeout=120, trust_env=False) as client:
+            body = {
+                "model_id": "acorn",
+                "model_type": "llm",
+                "name": "a",
+                "source": "huggingface",
+                "source_url": "tiny/acorn",
+            }
+            client.post("/api/v1/models/add", json=body).raise_for_status()
+            for path in ("download", "activate"):
+                job = client.post(f"/api/v1/models/{path}?wait=60", json={"model_id": "acorn"}).json()["job"]
+                assert job["status"] == "succeeded", job
+        family = psutil.Process(up.pid).children(recursive=True)
+        assert len(family) >= 8
+        began = time.monotonic()
+        up.send_signal(signal.SIGINT)
+        _, alive = psutil.wait_procs([psutil.Process(up.pid), *family], timeout=15)
+        print(f"{len(family) + 1} processes gone after {time.monotonic() - began:.1f} s")
+        assert not alive
+        assert up.wait() == 0
+
+
+def _status(url: str) -> int:
+    try:
+        return httpx.get(url, trust_env=False).status_code
+    except httpx.HTTPError:
+        return 0
