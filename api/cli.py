@@ -1,5 +1,6 @@
 """`modelyard …`: a client over HTTP with tables for people and `--json` for scripts; and `up`, which runs it all."""
 
+import os
 import secrets
 import sys
 from pathlib import Path
@@ -237,9 +238,8 @@ def up(
 @app.command()
 def demo(stay: Annotated[bool, typer.Option("--stay", help="Keep it up afterwards.")] = False) -> None:
     """Show it all on models made on the spot: download, proof, swap under load, damage and repair."""
-    from deploy.demo.story import tell
-
-    sys.exit(tell(out, stay=stay))
+    command = [sys.executable, "-m", "deploy.demo", *(["--stay"] if stay else [])]
+    os.execv(sys.executable, command)  # noqa: S606 - its own process: it uses rooms that this client may not
 
 
 def _register(client: Client, text: str, model_id: str | None, model_type: str, checksum: str | None) -> str:

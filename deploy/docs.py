@@ -69,9 +69,9 @@ job with the reason. The same id sent twice is one job.
 | `modelyard.p0.device.<id>` … `p3` | runs on that device |
 | `modelyard.intake`, or Celery's default `celery` | filed to the right lane at the kind's default priority |
 
-An argument `priority` (`CRITICAL`, `HIGH`, `MEDIUM`, `LOW`) overrides the queue's. Celery's own priority field, countdowns
-and callbacks have no effect. A message is safe once its row exists: until `GET /api/v1/jobs/{task_id}` answers 200 you may
-send it again with the same id, or use `POST /api/v1/…`, which answers only after the row is committed.
+An argument `priority` (`CRITICAL`, `HIGH`, `MEDIUM`, `LOW`) overrides the queue's. Celery's own priority field has no
+effect. A message is safe once its row exists: until `GET /api/v1/jobs/{task_id}` answers 200 you may send it again with
+the same id, or use `POST /api/v1/…`, which answers only after the row is committed.
 """
 
 CONFIGURATION_HEAD = """# Configuration

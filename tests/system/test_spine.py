@@ -1,7 +1,6 @@
 """The main job, end to end: a model comes down, is proved, is loaded, is swapped, is broken and healed."""
 
 import json
-import os
 import threading
 from pathlib import Path
 
@@ -225,4 +224,4 @@ def test_nothing_of_ours_on_a_command_line(yard: Yard) -> None:
     for process in yard.instance.processes():
         command = Path(f"/proc/{process.pid}/cmdline").read_text() if process.pid else ""
         assert not any(secret in command for secret in secrets)
-    assert os.stat(yard.instance.folder.root).st_mode & 0o077 == 0
+    assert yard.instance.folder.root.stat().st_mode & 0o077 == 0

@@ -1,0 +1,14 @@
+"""`python -m deploy.demo [--stay]`: what `modelyard demo` runs."""
+
+import sys
+
+from api.terminal import out
+from deploy.demo.story import tell
+from shared.errors import ModelyardError
+
+if __name__ == "__main__":
+    try:
+        sys.exit(tell(out, stay="--stay" in sys.argv))
+    except ModelyardError as error:
+        out.print(f"[red]{error.code}[/red]: {error.message}\n  → {error.hint}", highlight=False)
+        sys.exit(1)
