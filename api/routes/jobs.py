@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from api.deps import Front, FrontDep, read_job, run_sync
@@ -68,7 +68,17 @@ def retry(front: FrontDep, job_id: str) -> JobView:
     return view_job(front.ledger.retry(job_id))
 
 
-@router.get("/jobs/{job_id}/events", summary="Follow one job", response_class=EventSourceResponse)
+def _exists(front: FrontDep, job_id: str) -> None:
+    """A stream has sent its 200 before its body runs: an unknown job must be noticed here."""
+    read_job(front, job_id)
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    summary="Follow one job",
+    response_class=EventSourceResponse,
+    dependencies=[Depends(_exists)],
+)
 async def job_events(front: FrontDep, job_id: str, last_event_id: LastEventId = None) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events until the job ends: a snapshot first, then each change. Reconnects miss nothing."""
 
