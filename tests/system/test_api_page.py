@@ -12,7 +12,7 @@ from tests.system.conftest import Yard
 pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
-LINE = re.compile(r"^\$ (curl .+)\n→ (\d{3})$", re.M)
+LINE = re.compile(r"^\$ (curl .+)\n→ (\d{3})$", re.MULTILINE)
 DEFAULT = "http://127.0.0.1:8000"
 
 

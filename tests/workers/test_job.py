@@ -1,0 +1,291 @@
+"""From message to outcome: the one way of every kind, with a real ledger and bodies made for the occasion."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.contracts import Download, Switch, Verify
+from shared.db import jobs
+from shared.db.tables import Job
+from shared.errors import Corrupt, Failed, LeaseLost, Snooze, Unavailable
+from shared.jobs import Ledger
+from shared.progress import Leases, Workers
+from shared.settings import JobSettings, Settings
+from shared.states import JobState, Priority
+from tests.conftest import until
+from workers.job import BODIES, Heart, Message, Services, Work, receive
+from workers.rescue import rescue
+from workers.store.layout import Layout
+
+Body = Callable[[Any, Work], dict[str, Any]]
+
+
+@pytest.fixture
+def services(ledger: Ledger, settings: Settings, tmp_path: Path) -> Services:
+    fast = settings.model_copy(
+        update={"jobs": JobSettings(heartbeat_seconds=0.05, lease_seconds=30, rescue_seconds=0.001)}
+    )
+    ledger.settings = fast.jobs
+    client = ledger.events.client
+    return Services(
+        fast, ledger.database, ledger.broker, ledger.events, Leases(client), Workers(client), ledger,
+        Layout(tmp_path / "store"), "worker@test",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def heart(services: Services) -> Heart:
+    heart = Heart(services)
+    heart.start()
+    return heart
+
+
+@pytest.fixture
+def body(monkeypatch: pytest.MonkeyPatch) -> Callable[[Body], None]:
+    """Gives `model.download` another body for one test; the registry is what a process fills at its start."""
+    return lambda replacement: monkeypatch.setitem(BODIES, "model.download", replacement)
+
+
+def deliver(services: Services, heart: Heart, job: Job, **changes: Any) -> Job:
+    message = Message(job.id, job.kind, (), job.args, f"modelyard.p{job.priority}.{job.lane}", job.ticket)
+    receive(services, heart, message._replace(**changes))
+    return read(services, job.id)
+
+
+def read(services: Services, job_id: str) -> Job:
+    with services.database.reading() as session:
+        return jobs.get(session, job_id)
+
+
+def submit(services: Services) -> Job:
+    return services.ledger.submit(Download(model_id="one"), origin="test").job
+
+
+def test_what_a_body_returns_is_the_result(services: Services, heart: Heart, body: Callable[[Body], None]) -> None:
+    def run(args: Download, work: Work) -> dict[str, Any]:
+        work.report("downloading", done=3, total=10)
+        work.report("downloading", done=10, total=10)
+        return {"of": args.model_id}
+
+    body(run)
+    job = deliver(services, heart, submit(services))
+    assert (job.state, job.result, job.bytes_done, job.bytes_total) == (JobState.SUCCEEDED, {"of": "one"}, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "code"),
+    [
+        (Corrupt("checksum_mismatch", "Wrong bytes.", "Try another mirror."), JobState.FAILED, "checksum_mismatch"),
+        (Failed("runner_exited", "It exited.", "See its log."), JobState.FAILED, "runner_exited"),
+        (Unavailable("source_busy", "Later.", "", None, 60), JobState.QUEUED, "source_busy"),
+        (Snooze(60, "waits for the disk"), JobState.QUEUED, "waiting"),
+        (ZeroDivisionError("inner words"), JobState.FAILED, "internal_error"),
+    ],
+)
+def test_errors_decide_the_outcome(
+    services: Services, heart: Heart, body: Callable[[Body], None], error: Exception, state: JobState, code: str
+) -> None:
+    def run(_: Download, __: Work) -> dict[str, Any]:
+        raise error
+
+    body(run)
+    job = deliver(services, heart, submit(services))
+    assert job.state == state
+    assert job.error is not None
+    assert job.error["code"] == code
+    assert "inner words" not in str(job.error), "nothing internal leaks"
+    assert job.retries == int(code == "source_busy"), "a snooze is not counted"
+    assert (job.not_before > job.created_at + 50) == (state == JobState.QUEUED)
+
+
+def test_passing_faults_are_retried_so_often_and_no_more(
+    services: Services, heart: Heart, body: Callable[[Body], None]
+) -> None:
+    def run(_: Download, __: Work) -> dict[str, Any]:
+        raise Unavailable("source_busy", "Later.")
+
+    body(run)
+    services.settings.jobs.max_retries = 2
+    services.settings.jobs.backoff_seconds = 1e-6
+    job = submit(services)
+    for _ in range(2):
+        assert deliver(services, heart, job).state == JobState.QUEUED
+        job = read(services, job.id)
+    assert deliver(services, heart, job).state == JobState.FAILED
+
+
+@pytest.mark.parametrize(("wish", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
+def test_a_running_body_hears_what_people_want(
+    services: Services, heart: Heart, body: Callable[[Body], None], wish: str, state: JobState
+) -> None:
+    running = threading.Event()
+
+    def run(_: Download, work: Work) -> dict[str, Any]:
+        running.set()
+        return until(work.checkpoint)  # type: ignore[func-returns-value, no-any-return] # it raises
+
+    body(run)
+    job = submit(services)
+    thread = threading.Thread(target=deliver, args=(services, heart, job))
+    thread.start()
+    assert running.wait(10)
+    getattr(services.ledger, wish)(job.id)
+    thread.join(10)
+    assert read(services, job.id).state == state
+
+
+def test_a_closing_worker_gives_its_jobs_back(services: Services, heart: Heart, body: Callable[[Body], None]) -> None:
+    def run(_: Download, work: Work) -> dict[str, Any]:
+        heart.close()
+        work.checkpoint()
+        return {}
+
+    body(run)
+    job = deliver(services, heart, submit(services))
+    assert (job.state, job.ticket, job.lost, job.retries) == (JobState.QUEUED, 2, 0, 0)
+    assert job.sent_at is not None, "its next ticket is out at once"
+
+
+def test_an_attempt_that_lost_its_lease_writes_nothing(
+    services: Services, heart: Heart, body: Callable[[Body], None]
+) -> None:
+    def run(_: Download, work: Work) -> dict[str, Any]:
+        services.ledger.again(work.job_id, work.attempt, 60)  # as the rescue of another process would
+        work.confirm()
+        return {"stale": True}
+
+    body(run)
+    job = deliver(services, heart, submit(services))
+    assert (job.state, job.result) == (JobState.QUEUED, None)
+
+
+def test_a_second_delivery_finds_nothing_to_do(services: Services, heart: Heart, body: Callable[[Body], None]) -> None:
+    runs: list[int] = []
+
+    def run(_: Download, work: Work) -> dict[str, Any]:
+        runs.append(work.attempt)
+        return {}
+
+    body(run)
+    job = submit(services)
+    for _ in range(3):
+        deliver(services, heart, job)
+    assert runs == [1]
+
+
+def test_progress_of_the_whole_job(services: Services, heart: Heart, body: Callable[[Body], None]) -> None:
+    seen = []
+
+    def run(_: Download, work: Work) -> dict[str, Any]:
+        work.span = (0.0, 0.4)
+        work.report("verifying", done=5, total=10)
+        seen.append(work.progress)
+        work.span = (0.4, 1.0)
+        work.report("downloading", done=0, total=10)
+        seen.append(work.progress)
+        work.report("publishing")
+        seen.append(work.progress)
+        return {}
+
+    body(run)
+    deliver(services, heart, submit(services))
+    assert [step and step.fraction for step in seen] == [pytest.approx(0.2), pytest.approx(0.4), None]
+    assert seen[-1] is not None
+    assert (seen[-1].bytes_done, seen[-1].bytes_total) == (0, 10), "bytes stay known"
+
+
+class TestForeignMessages:
+    def message(self, **changes: Any) -> Message:
+        return Message("their-id", "model.download", (), {"model_id": "one"}, "modelyard.p1.io", None)._replace(
+            **changes
+        )
+
+    def test_on_its_lane_it_runs_at_once(self, services: Services, heart: Heart, body: Callable[[Body], None]) -> None:
+        body(lambda _, __: {})
+        receive(services, heart, self.message())
+        job = read(services, "their-id")
+        assert (job.state, job.origin, job.priority) == (JobState.SUCCEEDED, "foreign", Priority.HIGH)
+
+    def test_on_the_intake_it_is_filed(self, services: Services, heart: Heart) -> None:
+        receive(services, heart, self.message(queue="celery", kwargs={"modelId": "one", "priority": "critical"}))
+        job = read(services, "their-id")
+        assert (job.state, job.priority) == (JobState.QUEUED, Priority.CRITICAL)
+        assert services.broker.waiting(["modelyard.p0.io"]) == {("their-id", 1)}
+
+    def test_a_device_job_never_runs_on_an_io_worker(self, services: Services, heart: Heart) -> None:
+        for _ in range(2):  # delivered twice, too
+            receive(services, heart, self.message(kind=Switch.kind))
+        job = read(services, "their-id")
+        assert (job.state, job.lane) == (JobState.QUEUED, "device.cpu")
+
+    @pytest.mark.parametrize(
+        ("changes", "code"),
+        [
+            ({"kwargs": {}}, "invalid_arguments"),
+            ({"kwargs": {"model_id": "../etc"}}, "invalid_arguments"),
+            ({"kwargs": {"model_id": "one", "path": "/"}}, "invalid_arguments"),
+            ({"kwargs": {"model_id": 7}}, "invalid_arguments"),
+            ({"args": ("one",)}, "invalid_arguments"),
+            ({"kwargs": {"model_id": "one", "priority": "urgent"}}, "invalid_priority"),
+        ],
+    )
+    def test_what_does_not_fit_is_rejected_with_the_reason(
+        self, services: Services, heart: Heart, changes: dict[str, Any], code: str
+    ) -> None:
+        receive(services, heart, self.message(**changes))
+        job = read(services, "their-id")
+        assert job.state == JobState.REJECTED
+        assert job.error is not None
+        assert (job.error["code"], bool(job.error["hint"])) == (code, True)
+
+    def test_the_same_work_joins(self, services: Services, heart: Heart) -> None:
+        live = submit(services)
+        receive(services, heart, self.message())
+        job = read(services, "their-id")
+        assert job.error is not None
+        assert (job.error["code"], job.error["details"]) == ("joined", {"jobId": live.id})
+
+
+class TestRescue:
+    def test_it_finds_a_lost_worker(self, services: Services) -> None:
+        job = submit(services)
+        services.ledger.settings.lease_seconds = -1
+        services.ledger.claim(job.id, 1, "a worker that died")
+        rescue(services)
+        assert read(services, job.id).state == JobState.QUEUED
+        assert (job.id, 2) in services.broker.waiting(["modelyard.p2.io"])
+
+    def test_it_finds_a_lost_ticket_and_leaves_the_others(
+        self, services: Services, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("workers.rescue.LOST_TICKET_SECONDS", -1)
+        job = submit(services)
+        kept = services.ledger.submit(Verify(model_id="two"), origin="test").job
+        services.events.client.delete("modelyard.p2.io")
+        services.ledger.broker.send(kept)
+        rescue(services)
+        rescue(services)
+        assert services.broker.waiting(["modelyard.p2.io"]) == {(job.id, 2), (kept.id, 1)}
+
+    def test_it_sends_what_is_due(self, services: Services) -> None:
+        job = submit(services)
+        services.ledger.claim(job.id, 1, "worker")
+        services.ledger.again(job.id, 1, 1e-6)
+        until(lambda: rescue(services) or (job.id, 2) in services.broker.waiting(["modelyard.p2.io"]))  # type: ignore[func-returns-value] # then look
+
+
+def test_a_heart_that_cannot_reach_the_ledger_stops_its_jobs(services: Services) -> None:
+    job = submit(services)
+    claimed = services.ledger.claim(job.id, 1, "worker")
+    assert claimed is not None
+    work = Work(services, claimed)
+    heart = Heart(services)
+    heart.hold(work)
+    work.last_beat -= services.settings.jobs.lease_seconds
+    services.ledger.database = None  # type: ignore[assignment] # gone, as a network can be
+    heart._beat(work)
+    with pytest.raises(LeaseLost):
+        work.checkpoint()
