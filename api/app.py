@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _open(settings: Settings) -> Front:
     database = Database(settings.database)
     client = connect(settings.redis)
-    broker = Broker(make_app(settings))
+    broker = Broker(make_app(settings, publisher=True))
     return Front(
         settings=settings,
         database=database,

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import redis.asyncio as redis
@@ -18,7 +18,11 @@ log = structlog.get_logger()
 Event = dict[str, Any]
 QUEUE_LENGTH = 256
 AGAIN_SECONDS = 1.0
+SILENCE_SECONDS = 10.0
+"""After so long without an event a stream asks the ledger, and the hub asks Redis."""
 REPLAY_LIMIT = 10_000
+QUIET = "look"
+"""Type of a snapshot that is told only where it is the last word."""
 
 
 class Client:
@@ -79,6 +83,8 @@ class EventHub:
             kept: Any = await self._redis.xrange(queues.EVENTS_STREAM, min=f"({last_id}", count=REPLAY_LIMIT)
         except (redis.RedisError, ValueError):
             return None
+        if len(kept) == REPLAY_LIMIT:
+            return None
         return [{"id": key, **json.loads(fields["event"])} for key, fields in kept]
 
     async def _listen(self) -> None:
@@ -88,10 +94,12 @@ class EventHub:
                     await pubsub.subscribe(queues.EVENTS_CHANNEL)
                     self._tell({"type": "resync", "id": None})  # what was said while nobody listened is unknown
                     while True:
-                        message = await pubsub.get_message(timeout=60.0)
+                        message = await pubsub.get_message(timeout=SILENCE_SECONDS)
                         if message is not None:
                             self._take(message["data"])
-            except (redis.RedisError, OSError) as error:
+                        else:  # a connection that is half open says nothing either
+                            await asyncio.wait_for(pubsub.ping(), AGAIN_SECONDS * 5)
+            except (redis.RedisError, OSError, TimeoutError) as error:
                 log.warning("events.away", error=type(error).__name__)
                 await asyncio.sleep(AGAIN_SECONDS)
 
@@ -116,35 +124,60 @@ def _order(event_id: str) -> tuple[int, int]:
     return int(milliseconds), int(sequence or 0)
 
 
+Snapshot = Callable[[], Awaitable[Event]]
+
+
 async def stream(
-    hub: EventHub, last_id: str | None, snapshot: Callable[[], Any], wanted: Callable[[Event], bool]
+    hub: EventHub,
+    last_id: str | None,
+    snapshot: Snapshot,
+    wanted: Callable[[Event], bool],
+    over: Callable[[Event], bool] | None = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Replay, then live, each event once and in order; a snapshot instead of a gap that cannot be filled.
 
     Args:
-        snapshot: the state of what is watched, from the ledger; awaited.
+        snapshot: the state of what is watched, from the ledger.
         wanted: which events this stream is about.
+        over: whether an event or a snapshot is the last word. It is looked for in the ledger too, after the replay
+            and in silence, because an event can be lost and the ledger cannot.
     """
     with hub.client() as client:
-        seen = (0, 0)
-        missed = await hub.replay(last_id) if last_id else None
-        if missed is None:
-            yield _event({"type": "resync" if last_id else "snapshot", "id": None, **await snapshot()})
-        for event in missed or ():
-            seen = _order(event["id"])
-            if wanted(event):
-                yield _event(event)
-        while True:
-            event = await client.next()
-            if event["type"] == "resync" or client.lost:
-                client.lost = False
-                yield _event({"type": "resync", "id": None, **await snapshot()})
-            if event["id"] is None or _order(event["id"]) <= seen:
+        async for event in _told(hub, client, last_id, snapshot):
+            last = over is not None and over(event)
+            if event["type"] == QUIET and not last:
                 continue
-            seen = _order(event["id"])
-            if wanted(event):
+            if event["id"] is None or wanted(event):
                 yield _event(event)
+            if last:
+                return
+
+
+async def _told(hub: EventHub, client: Client, last_id: str | None, snapshot: Snapshot) -> AsyncIterator[Event]:
+    """Everything there is to tell a client, of all subjects; a look at the ledger comes as `QUIET`."""
+    seen = (0, 0)
+    missed = await hub.replay(last_id) if last_id else None
+    if missed is None:
+        yield {"type": "resync" if last_id else "snapshot", "id": None, **await snapshot()}
+    else:
+        for event in missed:
+            seen = _order(event["id"])
+            yield event
+        yield {"type": QUIET, "id": None, **await snapshot()}
+    while True:
+        try:
+            event = await asyncio.wait_for(client.next(), SILENCE_SECONDS)
+        except TimeoutError:
+            yield {"type": QUIET, "id": None, **await snapshot()}
+            continue
+        if event["type"] == "resync" or client.lost:
+            client.lost = False
+            yield {"type": "resync", "id": None, **await snapshot()}
+        if event["id"] is not None and _order(event["id"]) > seen:
+            seen = _order(event["id"])
+            yield event
 
 
 def _event(event: Event) -> ServerSentEvent:
-    return ServerSentEvent(data=event, event=event["type"], id=event["id"])
+    kind = "snapshot" if event["type"] == QUIET else event["type"]
+    return ServerSentEvent(data={**event, "type": kind}, event=kind, id=event["id"])

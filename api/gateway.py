@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from enum import Enum, auto
 from typing import Any, NamedTuple
 
 import httpx
@@ -21,9 +22,9 @@ from shared import queues
 from shared.db import catalog, jobs
 from shared.db.session import Database
 from shared.db.tables import Model
-from shared.errors import Conflict, NotFound, Unavailable
+from shared.errors import Conflict, Failed, NotFound, Unavailable
 from shared.keys import installation_secret, runner_key
-from shared.progress import LEASE_SCRIPT, LEASE_SECONDS
+from shared.progress import LEASE_SCRIPT, LEASE_SECONDS, RENEW_SCRIPT
 from shared.settings import Settings
 from shared.states import ResidencyState
 
@@ -33,6 +34,24 @@ AGAIN_SECONDS = 0.05
 """Between two looks for a model that is on its way."""
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 """An answer may take minutes; a connection to a child on this machine may not."""
+
+
+RESENDS = 1
+"""How often a request is sent again that a runner had received when it ended: it may be the reason."""
+GONE_SECONDS = 0.5
+"""Between two looks whether the client is still there."""
+CLIENT_GONE = 499
+
+Gone = Callable[[], Awaitable[bool]]
+
+
+class Away(Enum):
+    """Why a runner gave no answer."""
+
+    BEFORE = auto()
+    """It had not received the request, or asked to come again."""
+    CUT = auto()
+    """It had received it, and ended."""
 
 
 class Route(NamedTuple):
@@ -56,6 +75,8 @@ class Gateway:
             settings.redis.url.get_secret_value(), socket_connect_timeout=1, socket_timeout=2, socket_keepalive=True
         )
         self._take_lease = self._redis.register_script(LEASE_SCRIPT)
+        self._renew_lease = self._redis.register_script(RENEW_SCRIPT)
+        self._closing: set[asyncio.Task[None]] = set()
         self._held: dict[str, str] = {}
         self._renewing: asyncio.Task[None] | None = None
 
@@ -67,11 +88,15 @@ class Gateway:
             self._renewing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._renewing
+        await asyncio.gather(*self._closing)
         await self._http.aclose()
         await self._redis.aclose()
 
-    async def forward(self, path: str, body: dict[str, Any]) -> Response:
+    async def forward(self, path: str, body: dict[str, Any], gone: Gone) -> Response:
         """Send a request to the model that it names, and pass the answer on as it comes.
+
+        Args:
+            gone: says whether the client has given up.
 
         Raises:
             NotFound: no such model or type.
@@ -80,12 +105,17 @@ class Gateway:
         """
         name = str(body["model"])
         deadline = time.monotonic() + self._settings.api.hold_seconds
-        while True:
+        cut = 0
+        while not await gone():
             route = await run_in_threadpool(self._route, name)
             if route is not None and await self._lease(route, lease := str(uuid.uuid4())):
-                answer = await self._send(route, path, body, lease)
-                if answer is not None:
+                answer = await self._send(route, path, body, lease, gone)
+                if isinstance(answer, httpx.Response):
                     return self._pass_on(answer, route, lease)
+                cut += answer is Away.CUT
+            if cut > RESENDS:
+                hint = "The request may be what ends it: look at the runner's log before you send it again."
+                raise Failed("runner_died", f"The runner of {name!r} ended while it worked on this request.", hint)
             if time.monotonic() > deadline:
                 raise Unavailable(
                     "model_not_ready",
@@ -95,6 +125,7 @@ class Gateway:
                     5,
                 )
             await asyncio.sleep(AGAIN_SECONDS)
+        return Response(status_code=CLIENT_GONE)
 
     def _route(self, name: str) -> Route | None:
         """Who answers for a model or a type now; None: it is on its way."""
@@ -128,31 +159,52 @@ class Gateway:
             self._held[lease] = route.residency_id
         return bool(taken)
 
-    async def _give_back(self, lease: str) -> None:
-        residency_id = self._held.pop(lease, None)
+    def _give_back(self, lease: str, answer: httpx.Response | None = None) -> None:
+        """Let go, in a task of our own: the request's may be cancelled at this moment."""
+        task = asyncio.create_task(self._let_go(self._held.pop(lease, None), lease, answer))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _let_go(self, residency_id: str | None, lease: str, answer: httpx.Response | None) -> None:
+        if answer is not None:
+            with contextlib.suppress(httpx.HTTPError):
+                await answer.aclose()
         if residency_id is not None:
             with contextlib.suppress(redis.RedisError):  # it runs out by itself
                 await self._redis.zrem(queues.leases_key(residency_id), lease)
 
-    async def _send(self, route: Route, path: str, body: dict[str, Any], lease: str) -> httpx.Response | None:
-        """The runner's answer, its body still to come; None: it went away before it answered, ask again."""
+    async def _send(
+        self, route: Route, path: str, body: dict[str, Any], lease: str, gone: Gone
+    ) -> "httpx.Response | Away":
+        """The runner's answer, its body still to come; or why there is none."""
         key = runner_key(self._secret, route.residency_id)
         request = self._http.build_request(
             "POST", route.url + path, json={**body, "model": route.model_id}, headers={"Authorization": f"Bearer {key}"}
         )
+        sending = asyncio.create_task(self._http.send(request, stream=True))
         try:
-            answer = await self._http.send(request, stream=True)
+            while not sending.done() and not await gone():
+                await asyncio.wait({sending}, timeout=GONE_SECONDS)
+            if sending.done():
+                answer = sending.result()
+                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                    return answer
+                self._give_back(lease, answer)
+                return Away.BEFORE
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            self._give_back(lease)
+            return Away.BEFORE
         except httpx.TransportError as error:
             log.info("runner.away", residency_id=route.residency_id, error=type(error).__name__)
+            self._give_back(lease)
+            return Away.CUT
         except BaseException:
-            await self._give_back(lease)
+            sending.cancel()
+            self._give_back(lease)
             raise
-        else:
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                return answer
-            await answer.aclose()
-        await self._give_back(lease)
-        return None
+        sending.cancel()
+        self._give_back(lease)
+        return Away.BEFORE
 
     def _pass_on(self, answer: httpx.Response, route: Route, lease: str) -> Response:
         async def content() -> AsyncIterator[bytes]:
@@ -160,9 +212,7 @@ class Gateway:
                 async for chunk in answer.aiter_raw():
                     yield chunk
             finally:
-                with contextlib.suppress(httpx.HTTPError):
-                    await answer.aclose()
-                await self._give_back(lease)
+                self._give_back(lease, answer)
 
         headers = {"X-Modelyard-Model": route.model_id}
         kind = answer.headers.get("content-type", "application/json")
@@ -172,9 +222,5 @@ class Gateway:
         while True:
             await asyncio.sleep(LEASE_SECONDS / 3)
             with contextlib.suppress(redis.RedisError):
-                until = time.time() + LEASE_SECONDS
-                async with self._redis.pipeline(transaction=False) as pipeline:
-                    for lease, residency_id in self._held.items():
-                        pipeline.zadd(queues.leases_key(residency_id), {lease: until}, xx=True)
-                        pipeline.expire(queues.leases_key(residency_id), LEASE_SECONDS * 2)
-                    await pipeline.execute()
+                for lease, residency_id in list(self._held.items()):
+                    await self._renew_lease(keys=[queues.leases_key(residency_id)], args=[lease, LEASE_SECONDS])

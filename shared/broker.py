@@ -27,8 +27,12 @@ def named_queue(name: str) -> Any:
     return Queue(name, Exchange(name, type="direct"), routing_key=name)
 
 
-def make_app(settings: Settings) -> Celery:
-    """The Celery app of every process: the API publishes with it, workers consume with it."""
+def make_app(settings: Settings, *, publisher: bool = False) -> Celery:
+    """The Celery app of every process.
+
+    Args:
+        publisher: it only sends: no call of it may wait for a Redis that accepts and does not answer.
+    """
     app = Celery("modelyard", broker=settings.redis.url.get_secret_value(), set_as_current=False)
     app.conf.update(
         # JSON only: pickle and YAML run code.
@@ -54,10 +58,12 @@ def make_app(settings: Settings) -> Celery:
             "queue_order_strategy": "sorted",
             # A backstop only: with early acknowledgement nothing of ours stays unacknowledged.
             "visibility_timeout": 21_600,
-            # Dead links are noticed; a publisher never blocks for ever.
+            # Dead links are noticed.
             "socket_keepalive": True,
             "health_check_interval": 25,
             "socket_connect_timeout": 2,
+            # A consumer's BRPOP must be able to wait, so this is the publishers' alone.
+            **({"socket_timeout": 3} if publisher else {}),
         },
         # Wait for Redis as long as it takes; the supervisor handles the rest.
         broker_connection_retry_on_startup=True,

@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy import ColumnElement, case, func, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, delete, select
 
 from shared.broker import Broker
@@ -86,16 +87,24 @@ class Ledger:
         return submitted
 
     def adopt(
-        self, contract: Contract, *, origin: str, priority: Priority | None, job_id: str, here: str | None
+        self,
+        contract: Contract,
+        *,
+        origin: str,
+        priority: Priority | None,
+        job_id: str,
+        here: str | None,
+        not_before: float = 0.0,
     ) -> Submitted:
-        """Record the message of another service. On its right lane (`here`) the message itself is the ticket."""
+        """Record the message of another service. On its right lane (`here`), and due, the message is the ticket."""
         submitted = self._insert_or_join(contract, origin, priority, job_id, delivered=True)
         job = submitted.job
-        if not submitted.created or job.lane == here:
-            if submitted.created:
-                self._tell(job)
+        if not submitted.created:
             return submitted
-        return Submitted(self._move(job.id, [JobState.QUEUED], sent_at=None), created=True)
+        if job.lane == here and not not_before:
+            self._tell(job)
+            return submitted
+        return Submitted(self._move(job.id, [JobState.QUEUED], sent_at=None, not_before=not_before), created=True)
 
     def _insert_or_join(
         self, contract: Contract, origin: str, priority: Priority | None, job_id: str, *, delivered: bool
@@ -153,22 +162,26 @@ class Ledger:
     def succeed(self, job_id: str, attempt: int, result: dict[str, Any] | None, last: Progress | None = None) -> bool:
         """The body returned. False: the fence held, this attempt's word no longer counts."""
         values = {**_reported(last), "progress": 1.0, "phase": None, "error": None}
-        return self._settle(job_id, attempt, state=JobState.SUCCEEDED, result=result, **values)
+        return self._settle(job_id, attempt, state=JobState.SUCCEEDED, finished_at=now(), result=result, **values)
 
     def fail(self, job_id: str, attempt: int, error: ModelyardError) -> bool:
-        return self._settle(job_id, attempt, state=JobState.FAILED, error=error_body(error))
+        return self._settle(job_id, attempt, state=JobState.FAILED, finished_at=now(), error=error_body(error))
 
-    def rest(self, job_id: str, attempt: int, state: JobState) -> bool:
-        """End a run that was cancelled or paused."""
-        return self._settle(job_id, attempt, state=state)
+    def stop(self, job_id: str, attempt: int) -> bool:
+        """End a run that people wanted cancelled or paused; what they want at this moment decides."""
+        return self._settle(job_id, attempt, **_as_wished())
 
     def again(
         self, job_id: str, attempt: int, delay: float, error: dict[str, Any] | None = None, *, counted: bool = False
     ) -> bool:
-        """Queue the job for `delay` seconds from now; `counted` adds to its retries."""
+        """Queue the job for `delay` seconds from now, unless people want it cancelled or paused by now.
+
+        Args:
+            counted: adds to its retries.
+        """
         return self._settle(
-            job_id, attempt, state=JobState.QUEUED, not_before=now() + delay if delay else 0.0,
-            ticket=col(Job.ticket) + 1, sent_at=None, error=error, retries=col(Job.retries) + int(counted),
+            job_id, attempt, not_before=now() + delay if delay else 0.0, ticket=col(Job.ticket) + 1, sent_at=None,
+            error=error, retries=col(Job.retries) + int(counted), **_as_wished(),
         )  # fmt: skip
 
     # -- what people do -------------------------------------------------------------------------------------
@@ -185,10 +198,11 @@ class Ledger:
         end = {"finished_at": now()} if to in ENDED else {}
         if job := self._update(job_id, col(Job.state).in_(at_once), state=to, desired=desired, **end):
             return job
-        if job := self._update(job_id, col(Job.state) == JobState.RUNNING, desired=desired):
+        running = (col(Job.state) == JobState.RUNNING) & (col(Job.desired) != Desired.CANCEL)
+        if job := self._update(job_id, running, desired=desired):
             return job
         job = self._get(job_id)
-        if job.state == to:
+        if job.state == to or (job.state == JobState.RUNNING and job.desired == desired):
             return job
         raise Conflict("job_ended", f"The job is {job.state}.", "Only a live job can be cancelled or paused.")
 
@@ -203,9 +217,14 @@ class Ledger:
         with self.database.reading() as session:
             job = jobs.get(session, job_id)
             rival = jobs.live_with_key(session, job.unique_key)
-        if rival is not None:
-            raise Conflict("job_superseded", f"Job {rival.id} does the same work now.", "Follow that job instead.")
-        return self._requeue(job_id, states, "job_not_ended", hint, lost=0, retries=0, progress=None, finished_at=None)
+        if rival is None or rival.id == job_id:
+            fresh = {"lost": 0, "retries": 0, "progress": None, "finished_at": None}
+            try:
+                return self._requeue(job_id, states, "job_not_ended", hint, **fresh)
+            except IntegrityError:  # a job for the same work was submitted in between
+                rival = None
+        which = f"Job {rival.id}" if rival else "Another job"
+        raise Conflict("job_superseded", f"{which} does the same work now.", "Follow that job instead.")
 
     def _requeue(self, job_id: str, states: list[JobState], code: str, hint: str, **values: Any) -> Job:
         job = self._update(
@@ -251,19 +270,14 @@ class Ledger:
         guard = self._fence(job.id, job.attempt) & (col(Job.lease_until) < now())
         lost = job.lost + 1
         log.warning("job.worker_lost", job_id=job.id, worker=job.lease_owner, lost=lost)
-        if job.desired != Desired.RUN:
-            state = JobState.CANCELLED if job.desired == Desired.CANCEL else JobState.PAUSED
-            return self._update(job.id, guard, state=state, lost=lost, **_end_of(state))
         if lost >= self.settings.max_lost:
             error = {
                 "code": "worker_lost", "message": f"{lost} workers died while they ran this job.", "retryable": False,
                 "hint": "Look into the workers' logs for what kills them, then retry the job.",
             }  # fmt: skip
-            return self._update(
-                job.id, guard, state=JobState.FAILED, lost=lost, error=error, **_end_of(JobState.FAILED)
-            )
+            return self._update(job.id, guard, state=JobState.FAILED, lost=lost, error=error, finished_at=now())
         return self._update(
-            job.id, guard, state=JobState.QUEUED, lost=lost, ticket=job.ticket + 1, sent_at=None, not_before=0.0
+            job.id, guard, lost=lost, ticket=job.ticket + 1, sent_at=None, not_before=0.0, **_as_wished()
         )
 
     def first_in_slot(self, name: str, seconds: float) -> bool:
@@ -281,8 +295,7 @@ class Ledger:
     # -- the one way a row changes --------------------------------------------------------------------------
 
     def _settle(self, job_id: str, attempt: int, **values: Any) -> bool:
-        end = _end_of(values["state"])
-        return self._update(job_id, self._fence(job_id, attempt), **values, **end, lease_until=None) is not None
+        return self._update(job_id, self._fence(job_id, attempt), **values, lease_until=None) is not None
 
     def _update(self, job_id: str, guard: ColumnElement[bool], **values: Any) -> Job | None:
         with self.database.session() as session:
@@ -314,8 +327,11 @@ class Ledger:
         )  # fmt: skip
 
 
-def _end_of(state: JobState) -> dict[str, Any]:
-    return {"finished_at": now()} if state in ENDED else {}
+def _as_wished() -> dict[str, Any]:
+    """Where a run goes that ends without an outcome: decided by the same statement that ends it."""
+    cancelled, paused = col(Job.desired) == Desired.CANCEL, col(Job.desired) == Desired.PAUSE
+    state = case((cancelled, JobState.CANCELLED.value), (paused, JobState.PAUSED.value), else_=JobState.QUEUED.value)
+    return {"state": state, "finished_at": case((cancelled, now()), else_=None)}
 
 
 def _reported(progress: Progress | None) -> dict[str, Any]:

@@ -112,15 +112,28 @@ class Workers:
 
     def report(self, lane: str, owner: str) -> None:
         """This worker consumes that lane, now."""
-        moment = time.time()
+        moment = self._now()
         self._client.zadd(queues.WORKERS_KEY, {f"{lane} {owner}": moment})
         self._client.zremrangebyscore(queues.WORKERS_KEY, "-inf", moment - 3600)
 
     def lanes(self) -> set[str]:
         """Lanes with a worker that was alive within the last half minute."""
-        alive: Any = self._client.zrangebyscore(queues.WORKERS_KEY, time.time() - ALIVE_SECONDS, "+inf")
+        alive: Any = self._client.zrangebyscore(queues.WORKERS_KEY, self._now() - ALIVE_SECONDS, "+inf")
         return {member.partition(" ")[0] for member in alive}
 
+    def _now(self) -> int:
+        """Redis' clock: those of several machines need not agree."""
+        moment: Any = self._client.time()
+        return int(moment[0])
 
+
+_RENEW = """
+local until_ = redis.call('TIME')[1] + ARGV[2]
+redis.call('EXPIRE', KEYS[1], ARGV[2] * 2)
+return redis.call('ZADD', KEYS[1], 'XX', until_, ARGV[1])
+"""
+
+RENEW_SCRIPT = _RENEW
+"""KEYS leases; ARGV lease id, seconds."""
 LEASE_SCRIPT = _LEASE
 """For the gateway, whose client is asyncio's: KEYS leases, closed; ARGV lease id, seconds. Answers 1 if taken."""

@@ -181,7 +181,7 @@ def ledger(settings: Settings, database: Database) -> Iterator[Ledger]:
             )
         session.add(Device(id="cpu", kind="cpu", name="test", node="local", memory_total=1, seen_at=1.0))
     client = connect(settings.redis)
-    app = make_app(settings)
+    app = make_app(settings, publisher=True)
     yield Ledger(database, settings.jobs, Broker(app), Events(client, settings.redis))
     app.close()
     client.close()

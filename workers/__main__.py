@@ -78,9 +78,10 @@ def _run_device(settings: Settings, device_id: str | None) -> None:
     name = f"device-{device.id}"
     configure(settings, name)
     from workers.app import make_worker_app
-    from workers.lifecycle import Keeper, alive_chore, open_services, report_chore, rescue_chore
+    from workers.lifecycle import Keeper, alive_chore, open_services, own_device, report_chore, rescue_chore
     from workers.residency.manager import Manager
 
+    own_device(settings, device.id)
     services = open_services(settings, name)
     services.manager = Manager(services, device)
     report_chore(services, device)()

@@ -4,6 +4,7 @@ from typing import Any
 
 import structlog
 from celery import Celery, signals
+from celery.bootsteps import StartStopStep
 
 from shared.broker import TICKET_HEADER, make_app, named_queue
 from shared.contracts import KINDS, RESCUE
@@ -11,6 +12,7 @@ from shared.errors import Invalid
 from shared.queues import queue_name, worker_queues
 from shared.settings import Settings
 from shared.states import Priority
+from workers.guard import NOT_BEFORE_HEADER
 from workers.job import BODIES, Heart, Message, Services, receive
 from workers.jobs import download, remove, repair, switch, unload, verify
 from workers.lifecycle import Keeper
@@ -30,6 +32,7 @@ def make_worker_app(services: Services, lane: str, keeper: Keeper, *, urgent: bo
     """
     app = make_app(services.settings)
     names = [queue_name(priority, lane) for priority in (Priority.CRITICAL, Priority.HIGH)] if urgent else []
+    app.conf.worker_consumer = "workers.guard:GuardedConsumer"
     app.conf.task_queues = [named_queue(name) for name in names or worker_queues(lane)]
     heart = Heart(services)
     heart.start()
@@ -42,8 +45,31 @@ def make_worker_app(services: Services, lane: str, keeper: Keeper, *, urgent: bo
     app.task(name=RESCUE)(ring_rescue)
     signals.task_unknown.connect(lambda **facts: _unknown(services, **facts), weak=False)
     signals.worker_ready.connect(lambda **_: keeper.start(), weak=False)
-    signals.worker_shutting_down.connect(lambda **_: heart.close(), weak=False)
+    _let_go_at_the_end(app, services, heart)
     return app
+
+
+def _let_go_at_the_end(app: Celery, services: Services, heart: Heart) -> None:
+    """Give running jobs back when the worker ends, by a signal or because its main loop died.
+
+    Without this a worker whose loop is gone would wait, deaf, for a three-hour download in its pool.
+    """
+
+    def let_go() -> None:
+        heart.close()
+        if services.manager is not None:
+            services.manager.stop_waiting()
+
+    class LetGo(StartStopStep):  # type: ignore[misc] # celery ships no types
+        """Stopped before the pool is, because it needs the pool to start."""
+
+        requires = ("celery.worker.components:Pool",)
+
+        def stop(self, _: Any) -> None:
+            let_go()
+
+    app.steps["worker"].add(LetGo)
+    signals.worker_shutting_down.connect(lambda **_: let_go(), weak=False)
 
 
 def _register(app: Celery, services: Services, heart: Heart, kind: str) -> None:
@@ -52,9 +78,11 @@ def _register(app: Celery, services: Services, heart: Heart, kind: str) -> None:
         raise RuntimeError(message)
 
     def task(self: Any, *args: Any, **kwargs: Any) -> None:
-        ticket = self.request.get(TICKET_HEADER)
-        queue = (self.request.delivery_info or {}).get("routing_key") or ""
-        receive(services, heart, Message(self.request.id, kind, args, kwargs, queue, ticket))
+        request = self.request
+        ticket, not_before = request.get(TICKET_HEADER), request.get(NOT_BEFORE_HEADER) or 0.0
+        queue = (request.delivery_info or {}).get("routing_key") or ""
+        ours = ticket if isinstance(ticket, int) else None
+        receive(services, heart, Message(request.id, kind, args, kwargs, queue, ours, not_before))
 
     app.task(name=kind, bind=True, typing=False)(task)
 

@@ -34,7 +34,7 @@ from shared.logs import job_context
 from shared.progress import Events, Leases, Workers
 from shared.queues import parse_queue
 from shared.settings import Settings
-from shared.states import Desired, JobState, Priority
+from shared.states import Desired, Priority
 
 if TYPE_CHECKING:
     from workers.residency.manager import Manager
@@ -45,6 +45,9 @@ log = structlog.get_logger()
 EVENT_SECONDS = 0.25
 """Progress is published at most this often."""
 ADOPT_AGAIN_SECONDS = 2.0
+OUTCOME_AGAIN_SECONDS = 1.0
+TRUSTED_SHARE = 0.7
+"""Of its lease, how long an attempt goes on without having heard from the ledger."""
 SPEED_SECONDS = 5.0
 """Time constant of the moving average of bytes per second."""
 
@@ -76,6 +79,8 @@ class Message(NamedTuple):
     kwargs: dict[str, Any]
     queue: str
     ticket: int | None
+    not_before: float = 0.0
+    """Seconds since 1970; the ETA of a foreign message."""
 
 
 class Work:
@@ -88,6 +93,7 @@ class Work:
         self._kind = job.kind
         self._model_id = job.model_id
         self._stop: Stop | None = None
+        self._patience = services.settings.jobs.lease_seconds * TRUSTED_SHARE
         self.progress: Progress | None = None
         self.span = (0.0, 1.0)
         """Share of the whole job that the fractions reported from now on stand for."""
@@ -103,6 +109,8 @@ class Work:
         Raises:
             Stop: the job was cancelled or paused, its lease is lost, or the worker shuts down.
         """
+        if self._stop is None and time.monotonic() - self.last_beat > self._patience:
+            self.stop(LeaseLost("the ledger was out of reach for too long"))
         if self._stop is not None:
             raise self._stop
 
@@ -203,31 +211,31 @@ class Heart(threading.Thread):
         super().__init__(name="heart", daemon=True)
         self._services = services
         self._lock = threading.Lock()
-        self._works: dict[str, Work] = {}
+        self._works: set[Work] = set()  # not by job: an attempt may still unwind while the next one runs
         self.closing = threading.Event()
 
     def hold(self, work: Work) -> None:
         with self._lock:
-            self._works[work.job_id] = work
+            self._works.add(work)
             if self.closing.is_set():
                 work.stop(Interrupted("the worker shuts down"))
 
     def release(self, work: Work) -> None:
         with self._lock:
-            self._works.pop(work.job_id, None)
+            self._works.discard(work)
 
     def close(self) -> None:
         """This worker shuts down: every job goes back to its queue at its next checkpoint."""
         with self._lock:
             self.closing.set()
-            for work in self._works.values():
+            for work in self._works:
                 work.stop(Interrupted("the worker shuts down"))
 
     def run(self) -> None:
         while True:
             time.sleep(self._services.settings.jobs.heartbeat_seconds)
             with self._lock:
-                works = list(self._works.values())
+                works = list(self._works)
             for work in works:
                 self._beat(work)
 
@@ -236,9 +244,6 @@ class Heart(threading.Thread):
             work.heard(self._services.ledger.beat(work.job_id, work.attempt, work.progress))
         except Exception as error:  # noqa: BLE001 - a heart that stops beating loses every job
             log.warning("heart.missed", job_id=work.job_id, error=repr(error))
-            silence = time.monotonic() - work.last_beat
-            if silence > self._services.settings.jobs.lease_seconds * 0.7:
-                work.stop(LeaseLost("the ledger was out of reach for too long"))
 
 
 def receive(services: Services, heart: Heart, message: Message) -> None:
@@ -282,8 +287,9 @@ def _adopt(services: Services, message: Message) -> int | None:
     place = parse_queue(message.queue)
     priority = wanted if wanted is not None else place[0] if place else None
     submitted = services.ledger.adopt(
-        contract, origin="foreign", priority=priority, job_id=message.id, here=place[1] if place else None
-    )
+        contract, origin="foreign", priority=priority, job_id=message.id, here=place[1] if place else None,
+        not_before=message.not_before,
+    )  # fmt: skip
     if submitted.job.id != message.id:
         joined = Invalid(
             "joined", f"Job {submitted.job.id} does the same work already.", f"Follow /api/v1/jobs/{submitted.job.id}.",
@@ -292,7 +298,8 @@ def _adopt(services: Services, message: Message) -> int | None:
         services.ledger.reject(message.id, message.kind, message.kwargs, joined)
         return None
     log.info("message.adopted", created=submitted.created)
-    return submitted.job.ticket if place and submitted.job.lane == place[1] else None
+    due = place is not None and submitted.job.lane == place[1] and not message.not_before
+    return submitted.job.ticket if due else None
 
 
 def _priority(name: Any) -> Priority | None:
@@ -312,19 +319,36 @@ def _run(services: Services, heart: Heart, claimed: Job) -> None:
     log.info("job.started", attempt=claimed.attempt)
     began = time.monotonic()
     try:
-        outcome = _carry_out(services, claimed, work)
+        outcome, write = _carry_out(services, claimed, work)
+        _insist(heart, write)
     finally:
         heart.release(work)
     log.info("job.ended", outcome=outcome, seconds=round(time.monotonic() - began, 3))
 
 
-def _carry_out(services: Services, claimed: Job, work: Work) -> str:
-    """Run the body and write its outcome; every ending of every kind is decided here."""
+Write = Callable[[], object]
+
+
+def _insist(heart: Heart, write: Write) -> None:
+    """Write an outcome, however long the ledger is away: the heart keeps the lease, and the fence judges at the end."""
+    while True:
+        try:
+            write()
+            return
+        except Unavailable as error:
+            log.warning("outcome.waits", code=error.code)
+            if heart.closing.wait(OUTCOME_AGAIN_SECONDS):
+                return  # the lease runs out, and the next attempt finds the work done
+
+
+def _carry_out(services: Services, claimed: Job, work: Work) -> tuple[str, Write]:
+    """Run the body; every ending of every kind is decided here. Answers what to log and what to write."""
+    ledger, key = services.ledger, (claimed.id, claimed.attempt)
     try:
         contract = parse(claimed.kind, claimed.args)
         result = BODIES[claimed.kind](contract, work)
     except Stop as stop:
-        return _stopped(services.ledger, claimed, stop)
+        return _stopped(ledger, key, stop)
     except Unavailable as error:
         return _retry(services, claimed, error)
     except ModelyardError as error:
@@ -334,36 +358,30 @@ def _carry_out(services: Services, claimed: Job, work: Work) -> str:
         log.exception("job.crashed")
         failure = Failed("internal_error", "The job met a defect of Modelyard.", "The worker's log has the details.")
     else:
-        services.ledger.succeed(claimed.id, claimed.attempt, result, work.final())
-        return "succeeded"
-    services.ledger.fail(claimed.id, claimed.attempt, failure)
-    return f"failed: {failure.code}"
+        return "succeeded", lambda: ledger.succeed(*key, result, work.final())
+    return f"failed: {failure.code}", lambda: ledger.fail(*key, failure)
 
 
-def _stopped(ledger: Ledger, claimed: Job, stop: Stop) -> str:
+def _stopped(ledger: Ledger, key: tuple[str, int], stop: Stop) -> tuple[str, Write]:
     """A body ended early without having failed."""
+    told = f"stopped: {stop}"
     match stop:
-        case Cancelled():
-            ledger.rest(claimed.id, claimed.attempt, JobState.CANCELLED)
-        case Paused():
-            ledger.rest(claimed.id, claimed.attempt, JobState.PAUSED)
+        case Cancelled() | Paused():
+            return told, lambda: ledger.stop(*key)
         case Snooze():
             waits = {"code": "waiting", "message": stop.why, "hint": "It goes on by itself.", "retryable": True}
-            ledger.again(claimed.id, claimed.attempt, stop.seconds, waits)
+            return told, lambda: ledger.again(*key, stop.seconds, waits)
         case Interrupted():
-            ledger.again(claimed.id, claimed.attempt, 0)
+            return told, lambda: ledger.again(*key, 0)
         case _:  # the lease is lost: nothing of this attempt may be written any more
-            pass
-    return f"stopped: {stop}"
+            return told, lambda: None
 
 
-def _retry(services: Services, claimed: Job, error: Unavailable) -> str:
-    settings = services.settings.jobs
+def _retry(services: Services, claimed: Job, error: Unavailable) -> tuple[str, Write]:
+    ledger, key, settings = services.ledger, (claimed.id, claimed.attempt), services.settings.jobs
     if claimed.retries >= settings.max_retries:
-        services.ledger.fail(claimed.id, claimed.attempt, error)
-        return f"failed: {error.code} after {claimed.retries} retries"
+        return f"failed: {error.code} after {claimed.retries} retries", lambda: ledger.fail(*key, error)
     backoff = min(settings.backoff_seconds * 2**claimed.retries, settings.backoff_cap_seconds)
     delay = max(error.retry_after or 0.0, backoff * random.uniform(0.5, 1.0))
     body = error_body(error, retry_at=time.time() + delay)
-    services.ledger.again(claimed.id, claimed.attempt, delay, body, counted=True)
-    return f"again in {delay:.1f} s: {error.code}"
+    return f"again in {delay:.1f} s: {error.code}", lambda: ledger.again(*key, delay, body, counted=True)

@@ -1,5 +1,7 @@
 """What a worker process does beside its jobs: opens its services, keeps the rescue going, shows signs of life."""
 
+import fcntl
+import os
 import platform
 import random
 import threading
@@ -12,7 +14,7 @@ from shared.broker import Broker, make_app
 from shared.db import devices
 from shared.db.session import Database
 from shared.db.tables import Device as DeviceRow
-from shared.errors import ModelyardError
+from shared.errors import Conflict, ModelyardError
 from shared.jobs import Ledger
 from shared.progress import Events, Leases, Workers, connect
 from shared.settings import Settings
@@ -29,12 +31,29 @@ def open_services(settings: Settings, name: str) -> Services:
     database = Database(settings.database)
     client = connect(settings.redis)
     events = Events(client, settings.redis)
-    broker = Broker(make_app(settings))
+    broker = Broker(make_app(settings, publisher=True))
     layout = Layout(settings.store_root)
     layout.ensure()
     ledger = Ledger(database, settings.jobs, broker, events)
     owner = f"{name}@{settings.node}.{platform.node()}"
     return Services(settings, database, broker, events, Leases(client), Workers(client), ledger, layout, owner)
+
+
+def own_device(settings: Settings, device_id: str) -> int:
+    """Be the one worker of a device on this machine, until the process ends. Answers the lock's descriptor.
+
+    Raises:
+        Conflict: there is another one.
+    """
+    folder = settings.data_dir / "run"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder / f"device-{device_id}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise Conflict("device_taken", f"Another worker serves {device_id}.", "Stop it first.") from error
+    return descriptor
 
 
 class Keeper(threading.Thread):

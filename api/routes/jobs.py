@@ -86,15 +86,13 @@ async def job_events(front: FrontDep, job_id: str, last_event_id: LastEventId = 
         job: Job = await run_sync(read_job, front, job_id)
         return {"job": view_job(job).model_dump(mode="json", by_alias=True)}
 
-    async for event in stream(front.hub, last_event_id, snapshot, lambda event: event.get("jobId") == job_id):
+    async for event in stream(front.hub, last_event_id, snapshot, lambda event: event.get("jobId") == job_id, _ends):
         yield event
-        if _ends(event.data):
-            return
 
 
 def _ends(event: dict[str, Any]) -> bool:
     status = event.get("status") or event.get("job", {}).get("status")
-    return event["type"] in ("job.state", "snapshot", "resync") and status in ENDED
+    return event["type"] != "job.progress" and status in ENDED
 
 
 @router.get("/events", summary="Follow everything", response_class=EventSourceResponse)

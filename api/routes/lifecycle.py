@@ -37,7 +37,7 @@ async def switch(
 @router.post("/deactivate/{model_id}", status_code=202, summary="Take a model out of memory")
 async def deactivate(front: FrontDep, model_id: str, response: Response, wait: Wait = 0) -> Accepted:
     """Its requests end first, then its runner stops and its memory comes back."""
-    contract = Unload(model_id=known(front, model_id))
+    contract = Unload(model_id=await run_sync(known, front, model_id))
     await run_sync(_in_memory, front, model_id)
     return await accepted(front, response, await run_sync(submit, front, contract), wait)
 

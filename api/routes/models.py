@@ -68,7 +68,7 @@ async def download(front: FrontDep, body: DownloadBody, response: Response, wait
 @router.post("/{model_id}/verify", status_code=202, summary="Verify every byte of a model")
 async def verify(front: FrontDep, model_id: str, response: Response, wait: Wait = 0) -> Accepted:
     """Hash its files again; what is damaged is quarantined. The job's result is the report."""
-    contract = Verify(model_id=known(front, model_id))
+    contract = Verify(model_id=await run_sync(known, front, model_id))
     await run_sync(_on_disk, front, model_id)
     return await accepted(front, response, await run_sync(submit, front, contract), wait)
 
@@ -76,7 +76,7 @@ async def verify(front: FrontDep, model_id: str, response: Response, wait: Wait 
 @router.post("/{model_id}/repair", status_code=202, summary="Repair a model")
 async def repair(front: FrontDep, model_id: str, response: Response, wait: Wait = 0) -> Accepted:
     """Verify it, and fetch again only what is missing or damaged."""
-    contract = Repair(model_id=known(front, model_id))
+    contract = Repair(model_id=await run_sync(known, front, model_id))
     await run_sync(_on_disk, front, model_id)
     return await accepted(front, response, await run_sync(submit, front, contract), wait)
 
@@ -92,7 +92,7 @@ def get_model(front: FrontDep, model_id: str) -> ModelView:
 @router.delete("/{model_id}", status_code=202, summary="Remove a model")
 async def remove(front: FrontDep, model_id: str, response: Response, wait: Wait = 0) -> Accepted:
     """Its files go to the trash, its entry leaves the registry; refused while it is in memory or comes down."""
-    contract = Remove(model_id=known(front, model_id))
+    contract = Remove(model_id=await run_sync(known, front, model_id))
     await run_sync(_not_in_use, front, model_id)
     return await accepted(front, response, await run_sync(submit, front, contract), wait)
 

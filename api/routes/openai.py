@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
@@ -49,15 +49,15 @@ class CompletionBody(Ask):
 
 
 @router.post("/chat/completions", summary="Chat with the active model", response_model=None)
-async def chat(front: FrontDep, body: ChatBody) -> Response:
+async def chat(front: FrontDep, request: Request, body: ChatBody) -> Response:
     """Streams when `stream` is true. A swap in the meantime delays the answer; it does not fail it."""
-    return await front.gateway.forward("/v1/chat/completions", _plain(body))
+    return await front.gateway.forward("/v1/chat/completions", _plain(body), request.is_disconnected)
 
 
 @router.post("/completions", summary="Complete a prompt with the active model", response_model=None)
-async def completions(front: FrontDep, body: CompletionBody) -> Response:
+async def completions(front: FrontDep, request: Request, body: CompletionBody) -> Response:
     """Streams when `stream` is true. A swap in the meantime delays the answer; it does not fail it."""
-    return await front.gateway.forward("/v1/completions", _plain(body))
+    return await front.gateway.forward("/v1/completions", _plain(body), request.is_disconnected)
 
 
 @router.get("/models", summary="Models that can be asked now")

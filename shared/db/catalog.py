@@ -3,9 +3,10 @@
 from typing import Any
 
 from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, delete, func, select
 
-from shared.db.session import now
+from shared.db.session import now, serialise
 from shared.db.tables import Installation, Job, Model, Residency, ScheduleRun
 from shared.errors import Conflict, NotFound
 from shared.states import LIVE, RESIDENT, Availability, InstallationState, JobState, ResidencyState
@@ -21,12 +22,16 @@ def add_model(session: Session, model: Model) -> Model:
     clock = session.exec(select(now())).one()
     model.created_at = model.updated_at = clock
     session.add(model)
-    session.flush()
+    try:
+        session.flush()
+    except IntegrityError as error:  # the same ask at the same moment
+        raise Conflict("model_exists", f"There is already a model {model.id!r}.", "Choose another id.") from error
     return model
 
 
 def seed(session: Session, models: list[Model]) -> None:
     """Enter each model once in the life of this database: one that was removed does not come back."""
+    serialise(session, "catalogue")
     for model in models:
         entered = f"catalogue {model.id}"
         if session.get(ScheduleRun, (entered, 0)) is None:
@@ -48,6 +53,26 @@ def get_model(session: Session, model_id: str) -> Model:
     return model
 
 
+def exists(session: Session, model_id: str) -> bool:
+    """Is there such a model?"""
+    return session.get(Model, model_id) is not None
+
+
+def hold_model(session: Session, model_id: str) -> Model:
+    """The model's row, locked until the transaction ends: loading and removing take turns at it.
+
+    Raises:
+        NotFound
+    """
+    session.exec(select(Model.id).where(col(Model.id) == model_id).with_for_update()).first()
+    return get_model(session, model_id)
+
+
+def uninstall(session: Session, model_id: str) -> None:
+    """From now on there is nothing to load."""
+    session.exec(delete(Installation).where(col(Installation.model_id) == model_id))
+
+
 def list_models(
     session: Session, *, type_: str | None = None, text: str | None = None, after: str | None = None, limit: int = 100
 ) -> list[Model]:
@@ -65,7 +90,7 @@ def list_models(
 
 def forget_model(session: Session, model_id: str) -> None:
     """Take a model and its installation off the registry."""
-    session.exec(delete(Installation).where(col(Installation.model_id) == model_id))
+    uninstall(session, model_id)
     session.exec(delete(Model).where(col(Model.id) == model_id))
 
 

@@ -10,6 +10,9 @@ from shared.errors import Unavailable
 from shared.queues import device_lane
 from shared.states import RESIDENT, ResidencyState
 
+AWAY_SECONDS = 60
+"""A device whose worker was silent so long is chosen only where there is no other."""
+
 
 def report(session: Session, device: Device) -> None:
     """A worker says that it serves this device, now."""
@@ -25,12 +28,16 @@ def place(session: Session, model_id: str) -> str:
     Raises:
         Unavailable: no device worker has ever reported here.
     """
+    away = col(Device.seen_at) < now() - AWAY_SECONDS
     there = select(Residency.device).where(
-        col(Residency.model_id) == model_id, col(Residency.state).in_((*RESIDENT, ResidencyState.LOST))
+        col(Residency.model_id) == model_id,
+        col(Residency.state).in_((*RESIDENT, ResidencyState.LOST)),
+        col(Residency.device) == col(Device.id),
+        ~away,
     )
     if device := session.exec(there.order_by(col(Residency.active).desc()).limit(1)).first():
         return device_lane(device)
-    best = select(Device.id).order_by(col(Device.kind) == "cpu", col(Device.memory_total).desc()).limit(1)
+    best = select(Device.id).order_by(away, col(Device.kind) == "cpu", col(Device.memory_total).desc()).limit(1)
     if device := session.exec(best).first():
         return device_lane(device)
     raise Unavailable(

@@ -3,7 +3,8 @@
 from sqlalchemy import ColumnElement, update
 from sqlmodel import Session, col, select
 
-from shared.db.session import now
+from shared.db import catalog
+from shared.db.session import now, serialise
 from shared.db.tables import Residency
 from shared.errors import Conflict
 from shared.states import RESIDENT, ResidencyState
@@ -12,7 +13,13 @@ HELD = (*RESIDENT, ResidencyState.LOST)
 
 
 def start(session: Session, row: Residency) -> None:
-    """A runner is about to be started."""
+    """A runner is about to be started, for an installation that a removal can no longer take away unseen.
+
+    Raises:
+        NotFound, Conflict: the model or its installation is gone by now.
+    """
+    catalog.hold_model(session, row.model_id)
+    catalog.installed(session, row.model_id)
     row.started_at = session.exec(select(now())).one()
     session.add(row)
 
@@ -31,25 +38,39 @@ def resident(session: Session, model_id: str, device: str) -> Residency | None:
     return session.exec(query).first()
 
 
-def flip(session: Session, new: Residency) -> list[Residency]:
-    """Route a type to another residency, in the caller's one transaction. Answers those that served it before.
+def flip(session: Session, new: Residency) -> None:
+    """Route a type to another residency, in the caller's one transaction; those before it drain from now on.
 
     Raises:
         Conflict: the new one is not ready any more; the route stays as it was.
     """
-    before = select(Residency).where(
-        col(Residency.model_type) == new.model_type, col(Residency.active), col(Residency.id) != new.id
-    )
-    served = list(session.exec(before).all())
-    ids = [row.id for row in served]
-    session.exec(update(Residency).where(col(Residency.id).in_(ids)).values(active=False))
+    serialise(session, f"route {new.model_type}")
+    others = (col(Residency.model_type) == new.model_type) & col(Residency.active) & (col(Residency.id) != new.id)
+    lost = others & (col(Residency.state) == ResidencyState.LOST)
+    session.exec(update(Residency).where(lost).values(active=False, state=ResidencyState.STOPPED))
+    session.exec(update(Residency).where(others).values(active=False, state=ResidencyState.DRAINING))
     ready = (col(Residency.id) == new.id) & (col(Residency.state) == ResidencyState.READY)
     turned = session.exec(update(Residency).where(ready).values(active=True).returning(col(Residency.id)))
     if turned.one_or_none() is None:
         raise Conflict(
             "residency_gone", f"The runner of {new.model_id!r} ended before it could serve.", "Switch again."
         )
-    return served
+
+
+def draining(session: Session, model_type: str) -> list[Residency]:
+    """Residencies of a type that have lost their route and are to be let go."""
+    query = select(Residency).where(
+        col(Residency.model_type) == model_type, col(Residency.state) == ResidencyState.DRAINING
+    )
+    return list(session.exec(query).all())
+
+
+def lost(session: Session, device: str) -> list[Residency]:
+    """Residencies that serve a type and whose runner is gone."""
+    query = select(Residency).where(
+        of_device(device), col(Residency.active), col(Residency.state) == ResidencyState.LOST
+    )
+    return list(session.exec(query).all())
 
 
 def clear(session: Session, model_id: str, device: str) -> list[Residency]:
@@ -60,19 +81,17 @@ def clear(session: Session, model_id: str, device: str) -> list[Residency]:
     return found
 
 
-def lose(session: Session, lost: ColumnElement[bool]) -> list[Residency]:
-    """These runners are gone: those that serve a type are marked lost and answered, the others are over."""
-    held = lost & col(Residency.state).in_(HELD)
+def lose(session: Session, which: ColumnElement[bool]) -> None:
+    """These runners are gone: those that serve a type are marked lost, the others are over."""
+    held = which & col(Residency.state).in_(HELD)
     gone = {"pid": None, "url": None}
     session.exec(update(Residency).where(held, col(Residency.active)).values(state=ResidencyState.LOST, **gone))
     session.exec(update(Residency).where(held, ~col(Residency.active)).values(state=ResidencyState.STOPPED, **gone))
-    serving = lost & (col(Residency.state) == ResidencyState.LOST) & col(Residency.active)
-    return list(session.exec(select(Residency).where(serving)).all())
 
 
 def of_device(device: str) -> ColumnElement[bool]:
     return col(Residency.device) == device
 
 
-def of_id(residency_id: str) -> ColumnElement[bool]:
-    return col(Residency.id) == residency_id
+def of_ids(ids: list[str]) -> ColumnElement[bool]:
+    return col(Residency.id).in_(ids)

@@ -8,18 +8,30 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Float, event, text
+from sqlalchemy import Connection, Float, event, func, select, text
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 from sqlmodel import Session, create_engine
 
-from shared.errors import Unavailable
+from shared.errors import Invalid, Unavailable
 from shared.settings import Settings
 
 BUSY_SECONDS = 5
 """Longest wait for another writer of SQLite; after it the caller hears `database_busy`."""
+
+
+PATIENCE = {
+    "connect_timeout": BUSY_SECONDS,
+    "options": "-c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=15s",
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""PostgreSQL: no statement, lock or dead connection holds a thread for more than seconds."""
 
 
 class now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function it is
@@ -71,12 +83,14 @@ class Database:
         try:
             with Session(engine, expire_on_commit=False) as session, session.begin():
                 yield session
-        except DBAPIError as error:
-            if _is_passing(error):
-                raise Unavailable(
-                    "database_unavailable", "The database does not answer.", "Try again in a few seconds.", None, 2
-                ) from error
-            raise
+        except DataError as error:
+            raise Invalid("invalid_text", "A value cannot be stored.", "Leave out control characters.") from error
+        except (DBAPIError, PoolTimeout) as error:
+            if isinstance(error, DBAPIError) and not _is_passing(error):
+                raise
+            raise Unavailable(
+                "database_unavailable", "The database does not answer.", "Try again in a few seconds.", None, 2
+            ) from error
 
     def ping(self) -> None:
         """Raises: Unavailable."""
@@ -89,7 +103,7 @@ class Database:
 
 def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, pool_size=10, connect_args={"connect_timeout": 5})
+        return create_engine(url, pool_pre_ping=True, pool_size=10, pool_timeout=BUSY_SECONDS, connect_args=PATIENCE)
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
@@ -114,9 +128,17 @@ def _engine(url: str) -> Engine:
 
 
 def _is_passing(error: DBAPIError) -> bool:
-    return (
-        error.connection_invalidated or "locked" in str(error.orig) or "OperationalError" in type(error.orig).__name__
-    )
+    """Will the same statement work later? On SQLite the one class of error stands for defects, too."""
+    if error.connection_invalidated:
+        return True
+    on_sqlite = type(error.orig).__module__.startswith("sqlite3")
+    return isinstance(error, OperationalError) and (not on_sqlite or "locked" in str(error.orig))
+
+
+def serialise(session: Session, name: str) -> None:
+    """Let one transaction at a time past this point, until it ends. SQLite has one writer anyhow."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
 
 
 def migrate(settings: Settings) -> None:

@@ -16,6 +16,7 @@ class Model(SQLModel, table=True):
     """A registry entry: what a model is and where it comes from."""
 
     __tablename__ = "models"
+    __table_args__ = (Index("ix_models_lower_id", text("lower(id)"), unique=True),)
 
     id: str = Field(primary_key=True, max_length=96)
     type: str = Field(index=True, max_length=32)

@@ -102,7 +102,7 @@ def test_the_fence_holds_a_worker_that_was_away(ledger: Ledger) -> None:
     assert ledger.beat(job.id, 1, None) is None
     assert not ledger.succeed(job.id, 1, {"stale": True})
     assert not ledger.fail(job.id, 1, Failed("late", "too late"))
-    assert not ledger.rest(job.id, 1, JobState.CANCELLED)
+    assert not ledger.stop(job.id, 1)
     assert ledger.succeed(job.id, 2, None)
 
 
@@ -129,8 +129,30 @@ def test_a_wish_reaches_waiting_and_running_jobs(ledger: Ledger, wish: str, stat
     runs = running(ledger)
     assert getattr(ledger, wish)(runs.id).state == JobState.RUNNING
     assert ledger.beat(runs.id, 1, None) == Desired(wish)
-    assert ledger.rest(runs.id, 1, state)
+    assert ledger.stop(runs.id, 1)
     assert read(ledger, runs.id).state == state
+
+
+@pytest.mark.parametrize(("wish", "state"), [("cancel", JobState.CANCELLED), ("pause", JobState.PAUSED)])
+def test_a_wish_wins_over_a_retry(ledger: Ledger, wish: str, state: JobState) -> None:
+    """The body met a passing fault, or its worker was shut down, before it heard."""
+    job = running(ledger)
+    getattr(ledger, wish)(job.id)
+    assert ledger.again(job.id, 1, 0)
+    ended = read(ledger, job.id)
+    assert (ended.state, ended.finished_at is not None) == (state, state == JobState.CANCELLED)
+    if wish == "pause":
+        assert ledger.claim(job.id, ledger.resume(job.id).ticket, "worker") is not None
+
+
+def test_cancel_wins_over_pause(ledger: Ledger) -> None:
+    job = running(ledger)
+    ledger.pause(job.id)
+    ledger.cancel(job.id)
+    with pytest.raises(Conflict):
+        ledger.pause(job.id)
+    assert ledger.stop(job.id, 1)
+    assert read(ledger, job.id).state == JobState.CANCELLED
 
 
 def test_a_wish_outlives_its_worker(ledger: Ledger) -> None:

@@ -6,32 +6,44 @@ from shared.contracts import Remove
 from shared.db import catalog
 from shared.db.jobs import live
 from shared.errors import Conflict, Snooze
-from shared.states import JobState
 from workers.job import Work, job
 from workers.store.publish import remove as remove_files
 
 
 @job(Remove)
 def remove(args: Remove, work: Work) -> dict[str, Any]:
-    """Move the files to the trash and forget the model; refused while it is in memory."""
+    """Move the files to the trash and forget the model; refused while it is in memory.
+
+    The installation leaves the registry first, in the transaction that has made sure that nothing loads it.
+    """
     services = work.services
     with services.layout.lock(args.model_id):
-        with services.database.reading() as session:
-            catalog.get_model(session, args.model_id)
-            installation = catalog.installation(session, args.model_id)
-            others = [job.id for job in live(session, [args.model_id]) if job.id != work.job_id]
-            in_memory = catalog.residencies(session, [args.model_id])
-        if in_memory:
-            raise Conflict("model_in_use", "The model is in memory.", f"First: modelyard unload {args.model_id}.")
-        if others:
-            raise Snooze(2, f"waits for job {others[0]} of the same model")
         work.report("removing")
+        with services.database.reading() as session:
+            if work.attempt > 1 and not catalog.exists(session, args.model_id):
+                return {"freedBytes": 0}  # an attempt before this one had forgotten it when its worker died
         work.confirm()
         freed = 0
-        if installation is not None:
-            freed = remove_files(services.layout, installation.model_type, args.model_id, installation.revision)
+        for model_type, revision in _take_off(work, args.model_id):
+            freed += remove_files(services.layout, model_type, args.model_id, revision)
         services.layout.discard_staging(args.model_id)
         with services.database.session() as session:
             catalog.forget_model(session, args.model_id)
     services.events.publish("model.state", modelId=args.model_id, status="removed")
-    return {"freedBytes": freed, "status": JobState.SUCCEEDED}
+    return {"freedBytes": freed}
+
+
+def _take_off(work: Work, model_id: str) -> list[tuple[str, str]]:
+    """From now on nothing can load the model. Answers type and revision of what lies on disk."""
+    with work.services.database.session() as session:
+        model = catalog.hold_model(session, model_id)
+        if catalog.residencies(session, [model_id]):
+            raise Conflict("model_in_use", "The model is in memory.", f"First: modelyard unload {model_id}.")
+        others = [job.id for job in live(session, [model_id]) if job.id != work.job_id]
+        if others:
+            raise Snooze(2, f"waits for job {others[0]} of the same model")
+        installation = catalog.installation(session, model_id)
+        catalog.uninstall(session, model_id)
+    where = {(installation.model_type, installation.revision)} if installation else set()
+    found = work.services.layout.published_revisions(model.type, model_id)  # also where a crash came after uninstall
+    return sorted(where | {(model.type, revision) for revision in found})

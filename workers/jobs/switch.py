@@ -8,8 +8,6 @@ from typing import Any
 
 from shared.contracts import Switch, Unload
 from shared.db import catalog, residency
-from shared.db.tables import Residency
-from shared.states import ResidencyState
 from workers.job import Work, job
 from workers.residency.manager import manager_of
 
@@ -22,29 +20,35 @@ def switch(args: Switch, work: Work) -> dict[str, Any]:
         with services.database.reading() as session:
             model = catalog.get_model(session, args.model_id)
             installation = catalog.installed(session, args.model_id)
-        new = manager.ensure_ready(model, installation, work)
-        work.report("switching", fraction=0.9)
-        work.confirm()
-        with services.database.session() as session:
-            served = residency.flip(session, new)
+        new, fresh = manager.ensure_ready(model, installation, work)
+        try:
+            work.report("switching", fraction=0.9)
+            work.confirm()
+            with services.database.session() as session:
+                residency.flip(session, new)
+        except BaseException:
+            if fresh:  # nobody knows it yet: it must not stay in memory
+                manager.retire(new.id)
+            raise
         services.events.publish("model.active", modelId=new.model_id, modelType=new.model_type, residencyId=new.id)
-        for old in served:
-            _let_go(work, old)
     return {
         "modelId": new.model_id, "modelType": new.model_type, "device": new.device, "runtime": new.runtime,
-        "loadSeconds": new.load_seconds, "memoryBytes": new.memory_bytes,
-        "replaced": [old.model_id for old in served if old.model_id != new.model_id],
+        "loadSeconds": new.load_seconds, "memoryBytes": new.memory_bytes, "replaced": _let_go(work, model.type),
     }  # fmt: skip
 
 
-def _let_go(work: Work, old: Residency) -> None:
-    """The route has moved: drain and stop the old one here, or have its own device's worker do so."""
+def _let_go(work: Work, model_type: str) -> list[str]:
+    """The route has moved: drain and stop what served before here, or have its own device's worker do so.
+
+    The rows say what is to be let go, so that an attempt that was cut off here is finished by the next one.
+    """
     services, manager = work.services, manager_of(work)
+    with services.database.reading() as session:
+        rows = residency.draining(session, model_type)
     work.report("draining", fraction=0.95)
-    if old.device == manager.device.id:
-        manager.retire(old.id)
-    elif old.state == ResidencyState.LOST:
-        with services.database.session() as session:
-            residency.update_row(session, old.id, state=ResidencyState.STOPPED)
-    else:
-        services.ledger.submit(Unload(model_id=old.model_id), origin="switch")
+    for old in rows:
+        if old.device == manager.device.id:
+            manager.retire(old.id)
+        else:
+            services.ledger.submit(Unload(model_id=old.model_id), origin="switch")
+    return sorted({old.model_id for old in rows})

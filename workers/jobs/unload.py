@@ -17,7 +17,7 @@ def unload(args: Unload, work: Work) -> dict[str, Any]:
         with services.database.session() as session:
             catalog.get_model(session, args.model_id)
             rows = residency.clear(session, args.model_id, manager.device.id)
-        work.report("draining", fraction=0.5)
-        for row in rows:
-            manager.retire(row.id)
+    work.report("draining", fraction=0.5)
+    for row in rows:  # outside the lock: the route has moved, and a drain may take a minute
+        manager.retire(row.id)
     return {"modelId": args.model_id, "unloaded": len(rows)}

@@ -14,6 +14,7 @@ import structlog
 
 from shared.contracts import Switch
 from shared.db import residency
+from shared.db.jobs import switching
 from shared.db.tables import Installation, Model, Residency
 from shared.errors import Failed, ModelyardError
 from shared.keys import installation_secret, runner_key
@@ -30,8 +31,8 @@ log = structlog.get_logger()
 STOP_SECONDS = 5.0
 """Between SIGTERM and SIGKILL of a drained runner."""
 WATCH_SECONDS = 0.5
-CRASHES, CRASH_WINDOW_SECONDS = 3, 600.0
-"""A model whose runner died so often in that time is not started again by itself."""
+ASKS, ASK_WINDOW_SECONDS = 4, 600.0
+"""A model that was lost so often in that time is not loaded again by itself."""
 
 
 class Manager:
@@ -45,7 +46,7 @@ class Manager:
         self._runtimes: tuple[Runtime, ...] = (TorchRunner(self._settings), LlamaCpp(self._settings))
         self._runners: dict[str, Runner] = {}
         self._changing = threading.Lock()
-        self._crashes: dict[str, deque[float]] = {}
+        self._asked: dict[str, deque[float]] = {}
         # Runners die with the thread that started them, so that thread must live as long as this process.
         self._spawn = ThreadPoolExecutor(1, thread_name_prefix="spawn")
         self._closing = threading.Event()
@@ -63,8 +64,8 @@ class Manager:
         finally:
             self._changing.release()
 
-    def ensure_ready(self, model: Model, installation: Installation, work: Work) -> Residency:
-        """The model's residency here, started and proved by a real inference if there is none.
+    def ensure_ready(self, model: Model, installation: Installation, work: Work) -> tuple[Residency, bool]:
+        """The model's residency here, started and proved by a real inference if there is none; and if it is fresh.
 
         Raises:
             Failed: no runtime for its files, or its runner did not become ready; nothing of it is left running.
@@ -72,7 +73,7 @@ class Manager:
         with self._services.database.reading() as session:
             row = residency.resident(session, model.id, self.device.id)
         if row is not None and row.revision == installation.revision and self._lives(row.id):
-            return row
+            return row, False
         folder = self._services.layout.published(installation.model_type, model.id, installation.revision)
         runtime = self._runtime_for(folder, model.id)
         row = Residency(
@@ -83,7 +84,7 @@ class Manager:
             residency.start(session, row)
         self._tell(row, ResidencyState.STARTING)
         try:
-            return self._start(row, runtime, folder, work)
+            return self._start(row, runtime, folder, work), True
         except BaseException:
             self._end(row.id, ResidencyState.FAILED)
             raise
@@ -99,19 +100,22 @@ class Manager:
     def recover(self) -> None:
         """This worker starts anew: the runners of the one before died with it; what served is loaded again."""
         with self._services.database.session() as session:
-            lost = residency.lose(session, residency.of_device(self.device.id))
-        for row in lost:
-            self._ask_for(row)
+            residency.lose(session, residency.of_device(self.device.id))
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
-    def close(self) -> None:
-        """This worker shuts down: every runner is stopped, and what served is marked as lost until the next start."""
+    def stop_waiting(self) -> None:
+        """This worker shuts down: drains end now."""
         self._closing.set()
-        with ThreadPoolExecutor(max_workers=8) as stopping:
-            list(stopping.map(lambda runner: runner.stop(STOP_SECONDS), self._runners.values()))
+
+    def close(self) -> None:
+        """Stop every runner; what served is marked as lost until a worker of this device starts again."""
+        self._closing.set()
+        mine = dict(self._runners)
         self._runners.clear()
+        with ThreadPoolExecutor(max_workers=8) as stopping:
+            list(stopping.map(lambda runner: runner.stop(STOP_SECONDS), mine.values()))
         with self._services.database.session() as session:
-            residency.lose(session, residency.of_device(self.device.id))
+            residency.lose(session, residency.of_ids(list(mine)))
 
     # -- inside ---------------------------------------------------------------------------------------------
 
@@ -155,7 +159,7 @@ class Manager:
         """Wait for the last lease, at most the drain time. While Redis is away the leases are unknown: wait on."""
         deadline = time.monotonic() + self._settings.drain_seconds
         closed = False
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self._closing.is_set():
             try:
                 if not closed:
                     self._services.leases.close(residency_id)
@@ -169,9 +173,11 @@ class Manager:
 
     def _end(self, residency_id: str, state: ResidencyState) -> None:
         runner = self._runners.pop(residency_id, None)
-        if runner is not None:
-            runner.stop(STOP_SECONDS)
-        self._mark(residency_id, state=state, url=None, pid=None)
+        try:
+            if runner is not None:
+                runner.stop(STOP_SECONDS)
+        finally:
+            self._mark(residency_id, state=state, active=False, url=None, pid=None)
         log.info("residency.ended", residency_id=residency_id, state=state)
 
     def _mark(self, residency_id: str, **values: object) -> None:
@@ -184,37 +190,50 @@ class Manager:
         )
 
     def _watch(self) -> None:
+        """Until this worker ends: bury runners that died by themselves, and have what served loaded again."""
         while not self._closing.wait(WATCH_SECONDS):
-            for residency_id, runner in list(self._runners.items()):
-                if not runner.alive() and self._changing.acquire(blocking=False):
-                    try:
+            try:
+                for residency_id, runner in list(self._runners.items()):
+                    if not runner.alive():
                         self._bury(residency_id, runner)
-                    except ModelyardError as error:
-                        log.warning("watch.failed", code=error.code)
-                    finally:
-                        self._changing.release()
+                self._replace_lost()
+            except ModelyardError as error:
+                log.warning("watch.failed", code=error.code)
+            except Exception:
+                log.exception("watch.crashed")
 
     def _bury(self, residency_id: str, runner: Runner) -> None:
-        """A runner died by itself. Called with the device held, so that no job is changing it."""
-        if residency_id not in self._runners:
+        """A runner died by itself; a job that is changing it at this moment sees to it itself."""
+        if not self._changing.acquire(blocking=False):
             return
-        log.warning("runner.died", residency_id=residency_id, exit_code=runner.exit_code, log=runner.log_tail(5))
-        with self._services.database.session() as session:
-            lost = residency.lose(session, residency.of_id(residency_id))
-        del self._runners[residency_id]
-        for row in lost:
-            self._tell(row, ResidencyState.LOST)
+        try:
+            if self._runners.get(residency_id) is not runner:
+                return
+            log.warning("runner.died", residency_id=residency_id, exit_code=runner.exit_code, log=runner.log_tail(5))
+            with self._services.database.session() as session:
+                residency.lose(session, residency.of_ids([residency_id]))
+            self._runners.pop(residency_id, None)
+        finally:
+            self._changing.release()
+
+    def _replace_lost(self) -> None:
+        """What should serve and has no runner gets a job, unless one is on its way; asked again until it serves."""
+        with self._services.database.reading() as session:
+            lost = residency.lost(session, self.device.id)
+            waiting = [row for row in lost if not switching(session, row.model_id)]
+        for row in waiting:
             self._ask_for(row)
 
     def _ask_for(self, lost: Residency) -> None:
-        """Have a model that served its type loaded again, unless its runner dies again and again."""
-        crashes = self._crashes.setdefault(lost.model_id, deque(maxlen=CRASHES))
+        """Have a model loaded again, unless its runner died, or its loading failed, again and again."""
+        asked = self._asked.setdefault(lost.model_id, deque(maxlen=ASKS))
         moment = time.monotonic()
-        if len(crashes) == CRASHES and moment - crashes[0] < CRASH_WINDOW_SECONDS:
-            log.error("runner.crash_loop", model_id=lost.model_id)
+        if len(asked) == ASKS and moment - asked[0] < ASK_WINDOW_SECONDS:
+            log.error("runner.given_up", model_id=lost.model_id)
             self._mark(lost.id, state=ResidencyState.FAILED, active=False)
             return
-        crashes.append(moment)
+        asked.append(moment)
+        self._tell(lost, ResidencyState.LOST)
         self._services.ledger.submit(Switch(model_id=lost.model_id), origin="recovery", priority=Priority.CRITICAL)
 
 

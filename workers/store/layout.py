@@ -113,6 +113,12 @@ class Layout:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path.with_name(path.name + PARTIAL)
 
+    def published_revisions(self, model_type: str, model_id: str) -> list[str]:
+        """Revisions of a model that have a published folder."""
+        with storage():
+            folder = self.published(model_type, model_id, "any").parent
+            return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+
     def trash(self, model_id: str, revision: str) -> Path:
         """A place in the trash that nothing has yet; its name says when, and from whom."""
         name = f"{int(time.time())}-{_id(model_id)}-{_revision(revision)[:100]}-{secrets.token_hex(4)}"

@@ -92,6 +92,7 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.Float(precision=53), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("ix_models_lower_id", "models", [sa.text("lower(id)")], unique=True)
     op.create_index("ix_models_type", "models", ["type"], unique=False)
     op.create_table(
         "residencies",
@@ -162,6 +163,7 @@ def downgrade() -> None:
         postgresql_where=sa.text("active"),
     )
     op.drop_table("residencies")
+    op.drop_index("ix_models_lower_id", table_name="models")
     op.drop_index("ix_models_type", table_name="models")
     op.drop_table("models")
     op.drop_index(

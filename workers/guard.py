@@ -1,0 +1,97 @@
+"""What stands between Redis and a worker: no message, however odd or hostile, stops it or makes it do more than a job.
+
+Stock Celery dies on a JSON body that is no three-item list, again at every restart; runs callbacks that a message
+carries along; holds a message with a distant ETA in memory. Here a message is read once with bounds: what is no job is
+put aside, counted and logged; what is one is handed on with its arguments and nothing else.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from celery.worker.consumer import Consumer
+
+from shared.errors import Invalid
+
+log = structlog.get_logger()
+
+MAX_BODY_BYTES = 16 * 1024
+MAX_ID = 128
+NOT_BEFORE_HEADER = "modelyard_not_before"
+"""Where the ETA of a message goes, in seconds since 1970: the ledger waits for it, no worker's memory does."""
+
+put_aside: Counter[str] = Counter()
+"""Messages that were no job, by reason, since this process started."""
+
+
+class GuardedConsumer(Consumer):  # type: ignore[misc] # celery ships no types
+    """Celery's consumer with a guard before its task handler."""
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def on_message(message: Any) -> None:
+            try:
+                clean(message)
+            except Invalid as error:
+                put_aside[error.code] += 1
+                log.warning("message.put_aside", reason=error.message, code=error.code, seen=put_aside[error.code])
+                message.ack()
+            else:
+                handle(message)
+
+        return on_message
+
+
+def clean(message: Any) -> None:
+    """Reduce a message to what a job needs, in place.
+
+    Raises:
+        Invalid: it is no job in JSON; its content is not logged.
+    """
+    if message.content_type != "application/json":
+        raise Invalid("unreadable_message", "Its content is not JSON.")
+    body = message.body.encode() if isinstance(message.body, str) else message.body
+    if len(body) > MAX_BODY_BYTES:
+        raise Invalid("oversized_message", f"It is larger than {MAX_BODY_BYTES} bytes.")
+    headers = message.headers
+    if not isinstance(headers, dict) or not _is_text(headers.get("task")) or not _is_text(headers.get("id")):
+        raise Invalid("unreadable_message", "It has no task and id in its headers.")
+    args, kwargs = _arguments(body)
+    message.body = json.dumps([args, kwargs, {}])  # without callbacks, chains and chords
+    message.content_encoding = "utf-8"
+    eta = headers.get("eta")
+    kept = {name: value for name, value in headers.items() if name.startswith("modelyard_") or name in KEPT}
+    message.headers = {**EMPTY, **kept, **({NOT_BEFORE_HEADER: _seconds(eta)} if eta else {})}
+
+
+KEPT = frozenset({"lang", "task", "id", "root_id", "origin", "argsrepr", "kwargsrepr", "ignore_result"})
+EMPTY: dict[str, Any] = {
+    "eta": None, "expires": None, "group": None, "group_index": None, "retries": 0, "timelimit": [None, None],
+    "parent_id": None, "shadow": None, "stamped_headers": None, "stamps": {}, "replaced_task_nesting": 0,
+}  # fmt: skip
+
+
+def _arguments(body: bytes) -> tuple[list[Any], dict[str, Any]]:
+    try:
+        args, kwargs, _ = json.loads(body)
+    except (ValueError, TypeError, RecursionError):
+        raise Invalid("unreadable_message", "Its body is not [args, kwargs, embed].") from None
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        raise Invalid("unreadable_message", "Its body is not [args, kwargs, embed].")
+    return args, kwargs
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID and value.isprintable()
+
+
+def _seconds(eta: Any) -> float:
+    try:
+        moment = datetime.fromisoformat(eta)
+    except (TypeError, ValueError):
+        raise Invalid("unreadable_message", "Its ETA is no time.") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
