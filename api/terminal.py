@@ -10,12 +10,27 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from api.client import Client, Refused
+from shared.errors import ModelyardError
 from shared.states import ENDED, JobState
 
 IN_BYTES = {"size", "memoryBytes", "refetchedBytes", "freedBytes", "checkedBytes"}
-out, err = Console(), Console(stderr=True)
+out = Console(markup=False)
+err = Console(stderr=True, markup=False)
+
+
+def refuse(error: ModelyardError) -> None:
+    """What went wrong, and the next step."""
+    err.print(Text(error.code, "red"), f": {error.message}", sep="")
+    if error.hint:
+        err.print(f"  → {error.hint}")
+
+
+def tick(ok: bool, text: str) -> None:
+    """One line with its mark."""
+    out.print(Text("✓" if ok else "✗", "green" if ok else "red"), text)
 
 
 def end(client: Client, accepted: dict[str, Any], *, wait: bool, as_json: bool) -> dict[str, Any]:
@@ -28,7 +43,8 @@ def end(client: Client, accepted: dict[str, Any], *, wait: bool, as_json: bool) 
     if as_json:
         print_json(job)
     elif job["status"] == JobState.SUCCEEDED:
-        out.print(f"[green]✓[/green] {job['kind']} {job['modelId']}: {_brief(job['result'] or {})}", highlight=False)
+        result = job["result"] or {}
+        tick(result.get("ok", True), f"{job['kind']} {job['modelId']}: {_brief(result)}")
     elif job["status"] not in ENDED:
         out.print(
             f"{job['kind']} {job['modelId']}: {job['status']}. Follow it: modelyard jobs {job['id']}", highlight=False
@@ -56,9 +72,7 @@ def checked(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stop_watching(job_id: str) -> None:
-    err.print(
-        f"\nThe job goes on. Follow it: modelyard jobs {job_id}; stop it: modelyard cancel {job_id}", highlight=False
-    )
+    err.print(f"\nThe job goes on. Follow it: modelyard jobs {job_id}; stop it: modelyard cancel {job_id}")
     sys.exit(130)
 
 
@@ -107,7 +121,7 @@ def report(readiness: dict[str, Any], as_json: bool) -> None:
     else:
         table = Table("PART", "STATE", "DETAIL", box=None)
         for name, part in readiness["parts"].items():
-            table.add_row(name, "[green]ok[/green]" if part["ok"] else "[red]missing[/red]", part["detail"])
+            table.add_row(name, "ok" if part["ok"] else "missing", part["detail"])
         out.print(table)
     sys.exit(0 if readiness["status"] == "ready" else 1)
 
@@ -125,8 +139,19 @@ def facts(thing: dict[str, Any], as_json: bool) -> None:
 
 def _brief(result: dict[str, Any]) -> str:
     told = {name: value for name, value in result.items() if name not in ("modelId", "modelType") and value}
-    shown = (f"{name} {size_text(value) if name in IN_BYTES else value}" for name, value in told.items())
-    return ", ".join(shown) or "done"
+    if result.get("alreadyPresent"):
+        return "already there, whole"
+    if "repaired" in result and not result["repaired"]:
+        return "nothing to repair"
+    return ", ".join(f"{name} {_said(name, value)}" for name, value in told.items()) or "done"
+
+
+def _said(name: str, value: Any) -> str:
+    if name in IN_BYTES:
+        return size_text(value)
+    if isinstance(value, list):
+        return " ".join(entry["name"] if isinstance(entry, dict) else str(entry) for entry in value)
+    return "yes" if value is True else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def size_text(count: int | None) -> str:
@@ -143,8 +168,8 @@ def announce(instance: Any) -> None:
     for process in instance.processes():
         table.add_row(process.name, str(process.pid), process.state)
     out.print(table)
-    out.print(f"\nReady. API {instance.url}, its pages {instance.url}/docs", highlight=False)
+    out.print(f"\nReady. API {instance.url}, its pages {instance.url}/docs")
     if instance.flower_url:
         secret = instance.folder.root / "secrets" / "flower"
-        out.print(f"Flower {instance.flower_url}, user modelyard, password in {secret}", highlight=False)
-    out.print("Stop with Ctrl-C.", highlight=False)
+        out.print(f"Flower {instance.flower_url}, user modelyard, password in {secret}")
+    out.print(f"For the command line elsewhere: export MODELYARD_URL={instance.url}")

@@ -216,7 +216,7 @@ class Ledger:
         states = [JobState.FAILED, JobState.CANCELLED]
         with self.database.reading() as session:
             job = jobs.get(session, job_id)
-            rival = jobs.live_with_key(session, job.unique_key)
+            rival = jobs.live_with_key(session, job.unique_key) if job.state in states else None
         if rival is None or rival.id == job_id:
             fresh = {"lost": 0, "retries": 0, "progress": None, "finished_at": None}
             try:

@@ -232,7 +232,7 @@ class Heart(threading.Thread):
                 work.stop(Interrupted("the worker shuts down"))
 
     def run(self) -> None:
-        while True:
+        while self._works or not self.closing.is_set():
             time.sleep(self._services.settings.jobs.heartbeat_seconds)
             with self._lock:
                 works = list(self._works)

@@ -1,15 +1,17 @@
 """The OpenAI dialect: clients that speak it reach the active model with no change but the address."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.responses import Response
 
 from api.deps import FrontDep, run_sync
 from shared.db import catalog
 from shared.states import ResidencyState
 
+SAID_TO_US = {"user", "n", "store", "metadata", "tools", "response_format", "logprobs"}
+"""Accepted at their harmless values, so that clients work that always send them; nothing for a runner."""
 router = APIRouter(prefix="/v1", tags=["openai"])
 
 
@@ -29,19 +31,47 @@ class Ask(BaseModel):
     stream: bool = False
     stream_options: dict[str, bool] | None = None
     user: Annotated[str, Field(max_length=200)] | None = None
+    n: Literal[1] | None = None
+    store: Literal[False] | None = None
+    metadata: dict[str, str] | None = None
+
+
+class TextPart(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+    text: str
+
+
+class TextFormat(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
 
 
 class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Annotated[str, Field(pattern="^(system|developer|user|assistant)$")]
-    content: str
+    content: str | list[TextPart]
     name: Annotated[str, Field(max_length=64)] | None = None
 
 
 class ChatBody(Ask):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=2000)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=131_072)] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None
+    response_format: TextFormat | None = None
+    logprobs: Literal[False] | None = None
+
+    @field_validator("messages")
+    @classmethod
+    def _joined(cls, messages: list[ChatMessage]) -> list[ChatMessage]:
+        """Parts of text become one text: runners need not know the difference."""
+        for message in messages:
+            if isinstance(message.content, list):
+                message.content = "\n".join(part.text for part in message.content)
+        return messages
 
 
 class CompletionBody(Ask):
@@ -68,7 +98,7 @@ async def models(front: FrontDep) -> dict[str, Any]:
 
 
 def _plain(body: Ask) -> dict[str, Any]:
-    return body.model_dump(exclude_none=True, exclude={"user"})
+    return body.model_dump(exclude_none=True, exclude=SAID_TO_US)
 
 
 def _ready(front: FrontDep) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import sys
 
-from api.terminal import out
+from api.terminal import out, refuse
 from deploy.demo.story import tell
 from shared.errors import ModelyardError
 
@@ -10,5 +10,5 @@ if __name__ == "__main__":
     try:
         sys.exit(tell(out, stay="--stay" in sys.argv))
     except ModelyardError as error:
-        out.print(f"[red]{error.code}[/red]: {error.message}\n  → {error.hint}", highlight=False)
+        refuse(error)
         sys.exit(1)

@@ -51,7 +51,7 @@ def tell(console: Console, *, stay: bool) -> int:
         _pull_and_prove(console, client, models)
         tally, swaps = _swap_under_load(console, client, models)
         healed = _break_and_heal(console, client)
-        _summary(console, client, tally, swaps, healed, time.monotonic() - began)
+        _summary(console, client, tally, swaps, healed, time.monotonic() - began, stay)
         if stay:
             console.print("It stays up. Stop it with Ctrl-C.")
             _until_interrupted(instance)
@@ -59,7 +59,7 @@ def tell(console: Console, *, stay: bool) -> int:
 
 
 def _step(console: Console, title: str) -> None:
-    console.print(f"\n[bold]▌ {title}[/bold]")
+    console.print(f"\n▌ {title}", style="bold")
 
 
 def _make_models(console: Console, root: Path) -> dict[str, str]:
@@ -71,13 +71,13 @@ def _make_models(console: Console, root: Path) -> dict[str, str]:
     try:
         find_binary(Settings().runners)
     except ModelyardError as missing:
-        console.print(f"  No GGUF model in this run: {missing.message} {missing.hint}", highlight=False)
+        console.print(f"  No GGUF model in this run: {missing.message} {missing.hint}")
     else:
         make_gguf_llm(root / "demo" / "cedar" / "cedar.gguf", 3, name="cedar")
         models["cedar"] = "hf:demo/cedar"
     for name in models:
         size = sum(file.stat().st_size for file in (root / "demo" / name).rglob("*") if file.is_file())
-        console.print(f"  {name}: {size / MIB:.1f} MiB")
+        console.print(f"  {name}: {size / 1e6:.1f} MB")
     return models
 
 
@@ -124,13 +124,13 @@ def _break_and_heal(console: Console, client: Client) -> bool:
     _flip(weights, weights.stat().st_size // 2)
     found = _report(client)
     for file in found["corrupted"]:
-        console.print(f"  found: {file['name']}, bytes {file['ranges']}", highlight=False)
+        console.print(f"  found: {file['name']}, bytes {file['ranges']}")
     try:
         client.post("/api/v1/models/birch/switch")
         refused = False
     except Refused as refusal:
         refused = True
-        console.print(f"  quarantined: {refusal.message} {refusal.hint}", highlight=False)
+        console.print(f"  quarantined: {refusal.message} {refusal.hint}")
     end(client, client.post("/api/v1/models/birch/repair"), wait=True, as_json=False)
     whole = _report(client)
     return not found["ok"] and refused and bool(whole["ok"])
@@ -153,21 +153,25 @@ def _flip(file: Path, offset: int) -> None:
     file.chmod(0o440)
 
 
-def _summary(console: Console, client: Client, tally: Tally, swaps: list[float], healed: bool, seconds: float) -> None:
+def _summary(
+    console: Console, client: Client, tally: Tally, swaps: list[float], healed: bool, seconds: float, stay: bool
+) -> None:
     _step(console, "Summary")
     jobs: list[dict[str, Any]] = client.get("/api/v1/jobs", limit=100)["jobs"]
     ended = sum(job["status"] == "succeeded" for job in jobs)
     served = ", ".join(f"{model} {count}" for model, count in tally.served.most_common())
-    console.print(f"  {ended} of {len(jobs)} jobs succeeded", highlight=False)
-    console.print(f"  {tally.whole} requests answered ({served}), {len(tally.failures)} failed", highlight=False)
+    console.print(f"  {ended} of {len(jobs)} jobs succeeded")
+    console.print(f"  {tally.whole} requests answered ({served}), {len(tally.failures)} failed")
     for failure in tally.failures[:5]:
-        console.print(f"    [red]{failure}[/red]", highlight=False)
+        console.print(f"    {failure}", style="red")
     if tally.seconds:
         centiles = statistics.quantiles(tally.seconds, n=100)
-        console.print(f"  answer time p50 {centiles[49]:.2f} s, p99 {centiles[98]:.2f} s", highlight=False)
-    console.print(f"  {len(swaps)} swaps: {', '.join(f'{swap:.1f} s' for swap in swaps)}", highlight=False)
+        console.print(f"  answer time p50 {centiles[49]:.2f} s, p99 {centiles[98]:.2f} s")
+    console.print(f"  {len(swaps)} swaps: {', '.join(f'{swap:.1f} s' for swap in swaps)}")
     console.print(f"  flipped byte found and healed: {'yes' if healed else 'NO'}")
-    console.print(f"  {client.url}/docs, after {seconds:.0f} s", highlight=False)
+    console.print(f"  {seconds:.0f} s in all")
+    where = f"{client.url}/docs" if stay else "gone with this run; `modelyard demo --stay` keeps it up"
+    console.print(f"  the pages of its API: {where}")
 
 
 def _until_interrupted(instance: Instance) -> None:

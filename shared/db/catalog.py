@@ -17,7 +17,9 @@ def add_model(session: Session, model: Model) -> Model:
     # Some file systems do not tell A from a, and neither do people.
     if session.exec(select(Model.id).where(func.lower(col(Model.id)) == model.id.lower())).first() is not None:
         raise Conflict(
-            "model_exists", f"There is already a model {model.id!r}.", "Choose another id, or change this one."
+            "model_exists",
+            f"There is already a model {model.id!r}.",
+            "Choose another id, or `modelyard rm` that one.",
         )
     clock = session.exec(select(now())).one()
     model.created_at = model.updated_at = clock
@@ -48,7 +50,7 @@ def get_model(session: Session, model_id: str) -> Model:
         raise NotFound(
             "model_not_found",
             f"There is no model {model_id!r}.",
-            "GET /api/v1/models lists them; POST /api/v1/models/add adds one.",
+            "`modelyard ls` lists them (GET /api/v1/models); `modelyard pull REF` adds one.",
         )
     return model
 

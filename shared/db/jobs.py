@@ -12,7 +12,9 @@ def get(session: Session, job_id: str) -> Job:
     """Raises: NotFound."""
     job = session.get(Job, job_id)
     if job is None:
-        raise NotFound("job_not_found", "There is no job with this id.", "GET /api/v1/jobs lists them.")
+        raise NotFound(
+            "job_not_found", "There is no job with this id.", "`modelyard jobs` (GET /api/v1/jobs) lists them."
+        )
     return job
 
 

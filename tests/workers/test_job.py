@@ -1,7 +1,7 @@
 """From message to outcome: the one way of every kind, with a real ledger and bodies made for the occasion."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,12 @@ def services(ledger: Ledger, settings: Settings, tmp_path: Path) -> Services:
 
 
 @pytest.fixture
-def heart(services: Services) -> Heart:
+def heart(services: Services) -> Iterator[Heart]:
     heart = Heart(services)
     heart.start()
-    return heart
+    yield heart
+    heart.close()
+    heart.join()
 
 
 @pytest.fixture

