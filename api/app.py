@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
 
 from api import problems
 from api.catalogue import enter_catalogue
@@ -19,7 +20,7 @@ from shared.broker import Broker, make_app
 from shared.db.session import Database
 from shared.jobs import Ledger
 from shared.progress import Events, Workers, connect
-from shared.settings import Settings
+from shared.settings import Settings, load
 
 ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": problems.Problem} for status in (401, 404, 409, 422, 503)}
 
@@ -30,7 +31,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Raises:
         Invalid: it would be reachable from other machines without a key.
     """
-    settings = settings or Settings()
+    settings = settings or load()
     check_bind(settings, settings.api.host)
     logs.configure(settings, "api")
 
@@ -60,7 +61,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(jobs.router, prefix="/api/v1", dependencies=[KEY], responses=ERRORS)
     app.include_router(openai.router, dependencies=[KEY], responses=ERRORS)
     app.include_router(system.router)
+    app.add_api_route("/", _front_page, include_in_schema=False)
     return app
+
+
+async def _front_page() -> RedirectResponse:
+    return RedirectResponse("/docs")
 
 
 def _open(settings: Settings) -> Front:

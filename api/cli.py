@@ -13,7 +13,7 @@ from api.client import Client, Refused
 from api.terminal import announce, end, facts, out, pages, print_json, refuse, report, size_text, tick
 from shared.errors import ModelyardError
 from shared.refs import parse_ref, slug
-from shared.settings import Settings
+from shared.settings import load
 from shared.states import JobState, Priority
 
 app = typer.Typer(
@@ -238,7 +238,7 @@ def up(
     """Run the whole service on this machine, in the foreground."""
     from deploy.local import up as run
 
-    settings = Settings()
+    settings = load()
     changes = {"host": host, "port": port}
     settings.api = settings.api.model_copy(update={name: value for name, value in changes.items() if value is not None})
     settings.data_dir = Path(data_dir) if data_dir else settings.data_dir

@@ -6,13 +6,13 @@ from typing import Any
 
 from api.client import Client
 from shared.errors import ModelyardError
-from shared.settings import Settings
+from shared.settings import Settings, load
 from shared.states import Availability
 
 
 def examine(client: Client) -> list[dict[str, Any]]:
     """Findings in the order in which to mend them: `{what, ok, fix, needed}`."""
-    settings = Settings()
+    settings = load()
     return [*_service(client), _disk(settings), _redis(settings), _llama(settings), _torch()]
 
 

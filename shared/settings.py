@@ -8,8 +8,10 @@ these classes by a test.
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.errors import Invalid
 
 CommaList = Annotated[list[str], NoDecode]
 
@@ -184,3 +186,18 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.data_dir / 'modelyard.db'}"
+
+
+def load() -> Settings:
+    """The settings of this process, from its environment.
+
+    Raises:
+        Invalid: a variable has a value that it cannot have; names it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = ".".join(str(part) for part in fault["loc"])
+        hint = "docs/configuration.md lists every variable and what it takes."
+        raise Invalid("invalid_setting", f"{error.title}: {name}: {fault['msg']}.", hint) from error

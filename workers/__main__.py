@@ -8,7 +8,7 @@ from shared.db.session import migrate
 from shared.errors import Invalid, ModelyardError
 from shared.logs import configure
 from shared.queues import IO, device_lane
-from shared.settings import Settings
+from shared.settings import Settings, load
 from workers.devices import inventory
 from workers.devices.base import Device
 
@@ -24,9 +24,8 @@ def main() -> int:
     roles.add_parser("devices", help="print the ids of this machine's devices as JSON")
     roles.add_parser("migrate", help="bring the database's schema up to date")
     options = parser.parse_args()
-    settings = Settings()
     try:
-        return _run(settings, options)
+        return _run(load(), options)
     except ModelyardError as error:
         sys.stderr.write(f"{error.message} {error.hint}\n")
         return 1

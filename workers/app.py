@@ -12,7 +12,7 @@ from shared.errors import Invalid
 from shared.queues import queue_name, worker_queues
 from shared.settings import Settings
 from shared.states import Priority
-from workers.guard import NOT_BEFORE_HEADER
+from workers import guard
 from workers.job import BODIES, Heart, Message, Services, receive
 from workers.jobs import download, remove, repair, switch, unload, verify
 from workers.lifecycle import Keeper
@@ -30,9 +30,10 @@ def make_worker_app(services: Services, lane: str, keeper: Keeper, *, urgent: bo
     Args:
         keeper: started once the worker consumes, so that its sign of life is true.
     """
+    guard.install()
     app = make_app(services.settings)
     names = [queue_name(priority, lane) for priority in (Priority.CRITICAL, Priority.HIGH)] if urgent else []
-    app.conf.worker_consumer = "workers.guard:GuardedConsumer"
+    app.conf.worker_consumer = f"{guard.__name__}:GuardedConsumer"
     app.conf.task_queues = [named_queue(name) for name in names or worker_queues(lane)]
     heart = Heart(services)
     heart.start()
@@ -79,7 +80,7 @@ def _register(app: Celery, services: Services, heart: Heart, kind: str) -> None:
 
     def task(self: Any, *args: Any, **kwargs: Any) -> None:
         request = self.request
-        ticket, not_before = request.get(TICKET_HEADER), request.get(NOT_BEFORE_HEADER) or 0.0
+        ticket, not_before = request.get(TICKET_HEADER), request.get(guard.NOT_BEFORE_HEADER) or 0.0
         queue = (request.delivery_info or {}).get("routing_key") or ""
         ours = ticket if isinstance(ticket, int) else None
         receive(services, heart, Message(request.id, kind, args, kwargs, queue, ours, not_before))

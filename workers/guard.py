@@ -9,10 +9,13 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from queue import Empty
 from typing import Any
 
 import structlog
 from celery.worker.consumer import Consumer
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport.redis import Channel, Transport
 
 from shared.errors import Invalid
 
@@ -36,14 +39,44 @@ class GuardedConsumer(Consumer):  # type: ignore[misc] # celery ships no types
         def on_message(message: Any) -> None:
             try:
                 clean(message)
-            except Invalid as error:
-                put_aside[error.code] += 1
-                log.warning("message.put_aside", reason=error.message, code=error.code, seen=put_aside[error.code])
-                message.ack()
-            else:
                 handle(message)
+            except Invalid as error:
+                _put_aside(error.code, error.message)
+                message.ack()
+            except self.connection_errors:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next message must be read
+                _put_aside("unreadable_message", repr(error))
+                message.ack()
 
         return on_message
+
+
+class GuardedChannel(Channel):
+    """Reads on after something that is no message at all."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call] # kombu ships no types
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            _put_aside("unreadable_message", repr(error))
+            raise Empty from error
+
+
+class GuardedTransport(Transport):
+    """Redis, with the channel above."""
+
+    Channel = GuardedChannel
+
+
+def install() -> None:
+    """Make the workers of this process read Redis through the guard."""
+    TRANSPORT_ALIASES["redis"] = f"{__name__}:GuardedTransport"
+
+
+def _put_aside(code: str, reason: str) -> None:
+    put_aside[code] += 1
+    log.warning("message.put_aside", code=code, reason=reason[:200], seen=put_aside[code])
 
 
 def clean(message: Any) -> None:
