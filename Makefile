@@ -44,7 +44,7 @@ lint: setup ## Check style, types and who imports whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-chaos: setup ## Kill processes at every stage and check that nothing is lost
+chaos: setup ## Run the whole system, kill its processes, and check that nothing is lost
 	$(BIN)/pytest -m system tests/system
 
 migrate: setup ## Bring the database's schema up to date
