@@ -92,6 +92,12 @@ def view_job(job: Job, position: int | None = None) -> JobView:
     )  # fmt: skip
 
 
+class JobChange(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"priority": "CRITICAL"}]})
+
+    priority: PriorityName
+
+
 class Accepted(View):
     """Long work was taken on: follow the job."""
 

@@ -7,6 +7,7 @@
 `attempt` is the fence: a worker that was away past its lease holds an old number, and its writes match no row.
 """
 
+import contextlib
 import uuid
 from typing import Any, NamedTuple
 
@@ -83,7 +84,8 @@ class Ledger:
             self._changed(submitted.job)
             return submitted
         if priority is not None and priority < submitted.job.priority and submitted.job.state == JobState.QUEUED:
-            return Submitted(self.reprioritise(submitted.job.id, priority), created=False)
+            with contextlib.suppress(Conflict):  # it has started meanwhile
+                return Submitted(self.reprioritise(submitted.job.id, priority), created=False)
         return submitted
 
     def adopt(
@@ -236,8 +238,19 @@ class Ledger:
         return job
 
     def reprioritise(self, job_id: str, priority: Priority) -> Job:
-        """Move a queued job to another priority by a new ticket; the old one finds nothing to do."""
-        return self._move(job_id, [JobState.QUEUED], priority=int(priority), ticket=col(Job.ticket) + 1, sent_at=None)
+        """Move a waiting job to another priority by a new ticket; the old one finds nothing to do.
+
+        Raises:
+            NotFound
+            Conflict: it does not wait any more.
+        """
+        waits = col(Job.state).in_([JobState.QUEUED, JobState.PAUSED])
+        job = self._update(job_id, waits, priority=int(priority), ticket=col(Job.ticket) + 1, sent_at=None)
+        if job is None:
+            raise Conflict(
+                "job_not_waiting", f"The job is {self._get(job_id).state}.", "Only a waiting job has a place."
+            )
+        return job
 
     def _move(self, job_id: str, states: list[JobState], **values: Any) -> Job:
         return self._update(job_id, col(Job.state).in_(states), **values) or self._get(job_id)

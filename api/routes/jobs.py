@@ -8,10 +8,10 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from api.deps import Front, FrontDep, read_job, run_sync
 from api.events import stream
-from api.views import JobPage, JobView, decode_cursor, encode_cursor, view_job
+from api.views import JobChange, JobPage, JobView, decode_cursor, encode_cursor, view_job
 from shared.db import jobs
 from shared.db.tables import Job
-from shared.states import ENDED, LIVE, JobState
+from shared.states import ENDED, LIVE, JobState, Priority
 
 router = APIRouter(tags=["jobs"])
 
@@ -42,6 +42,12 @@ def get_job(front: FrontDep, job_id: str) -> JobView:
         job = jobs.get(session, job_id)
         position = jobs.position(session, job) if job.state == JobState.QUEUED else None
     return view_job(job, position)
+
+
+@router.patch("/jobs/{job_id}", summary="Change a job's priority")
+def change(front: FrontDep, job_id: str, body: JobChange) -> JobView:
+    """At once, while it waits."""
+    return view_job(front.ledger.reprioritise(job_id, Priority[body.priority]))
 
 
 @router.post("/jobs/{job_id}/cancel", summary="Cancel a job")

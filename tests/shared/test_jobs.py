@@ -74,6 +74,16 @@ def test_one_ticket_is_claimed_once(ledger: Ledger) -> None:
     assert sum(claim is not None for claim in claims) == 1
 
 
+def test_a_waiting_job_changes_its_priority(ledger: Ledger) -> None:
+    job = ledger.submit(ONE, origin="test", priority=Priority.LOW).job
+    moved = ledger.reprioritise(job.id, Priority.CRITICAL)
+    assert (job.id, moved.ticket) in ledger.broker.waiting(["modelyard.p0.io"])
+    ledger.pause(job.id)
+    assert ledger.reprioritise(job.id, Priority.HIGH).state == JobState.PAUSED
+    with pytest.raises(Conflict):
+        ledger.reprioritise(running(ledger, TWO).id, Priority.HIGH)
+
+
 def test_a_device_job_goes_to_a_device(ledger: Ledger) -> None:
     assert ledger.submit(Switch(model_id="one"), origin="test").job.lane == "device.cpu"
 

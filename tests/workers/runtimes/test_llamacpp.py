@@ -48,7 +48,7 @@ def test_a_setting_that_names_nothing_is_not_passed_over(tmp_path: Path) -> None
     with pytest.raises(Failed) as caught:
         find_binary(RunnerSettings(llama_server_path=tmp_path / "none"))
     assert caught.value.code == "llama_server_missing"
-    for way_out in ("modelyard[llama]", "PATH", "LLAMA_SERVER_PATH"):
+    for way_out in ("make llama", "PATH", "LLAMA_SERVER_PATH"):
         assert way_out in caught.value.hint
 
 
