@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import redis
@@ -71,21 +70,6 @@ class Events:
         except redis.RedisError as error:
             self._silent_until = time.monotonic() + 1
             log.warning("events.unpublished", error=type(error).__name__)
-
-    def since(self, event_id: str, limit: int = 5000) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Kept events after that id, oldest first.
-
-        Raises:
-            redis.RedisError: Redis does not answer.
-        """
-        kept: Any = self.client.xrange(queues.EVENTS_STREAM, min=f"({event_id}", count=limit)
-        for key, fields in kept:
-            yield key, json.loads(fields["event"])
-
-    def oldest(self) -> str | None:
-        """Id of the oldest event that is still kept."""
-        first: Any = self.client.xrange(queues.EVENTS_STREAM, count=1)
-        return str(first[0][0]) if first else None
 
 
 class Leases:

@@ -35,6 +35,7 @@ class StoreSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MODELYARD_STORE__")
 
     root: Path | None = Field(None, description="Folder of the store; `<data dir>/store` when unset.")
+    trash_days: float = Field(7, ge=0, description="Days that removed and replaced files stay in the trash.")
     reserve_bytes: int = Field(2 * 1024**3, ge=0, description="Disk space that downloads always leave free.")
 
 

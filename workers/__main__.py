@@ -58,10 +58,11 @@ def _run_io(settings: Settings, *, urgent: bool) -> None:
     name = "io-urgent" if urgent else "io"
     configure(settings, name)
     from workers.app import make_worker_app
-    from workers.lifecycle import Keeper, alive_chore, open_services, rescue_chore
+    from workers.lifecycle import Keeper, alive_chore, open_services, rescue_chore, trash_chore
 
     services = open_services(settings, name)
-    keeper = Keeper(settings.jobs.rescue_seconds, alive_chore(services, IO), rescue_chore(services))
+    chores = (alive_chore(services, IO), rescue_chore(services), trash_chore(services))
+    keeper = Keeper(settings.jobs.rescue_seconds, *chores)
     app = make_worker_app(services, IO, keeper, urgent=urgent)
     app.worker_main(_celery_arguments(services.owner, slots=1 if urgent else settings.jobs.io_slots))
 

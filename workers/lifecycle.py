@@ -5,6 +5,7 @@ import os
 import platform
 import random
 import threading
+import time
 from collections.abc import Callable
 
 import redis
@@ -22,8 +23,11 @@ from workers.devices.base import Device
 from workers.job import Services
 from workers.rescue import rescue
 from workers.store.layout import Layout
+from workers.store.publish import empty_trash
 
 log = structlog.get_logger()
+
+TRASH_LOOK_SECONDS = 3600
 
 
 def open_services(settings: Settings, name: str) -> Services:
@@ -93,6 +97,18 @@ def rescue_chore(services: Services) -> Callable[[], None]:
 def alive_chore(services: Services, lane: str) -> Callable[[], None]:
     """Tells everybody that the lane has a worker."""
     return lambda: services.workers.report(lane, services.owner)
+
+
+def trash_chore(services: Services) -> Callable[[], None]:
+    """Empties the trash of what has lain there for its grace time; looks once an hour."""
+
+    def empty() -> None:
+        if services.ledger.first_in_slot(f"trash {services.layout.check_marker()}", TRASH_LOOK_SECONDS):
+            freed = empty_trash(services.layout, services.settings.store.trash_days * 86_400, time.time())
+            if freed:
+                log.info("trash.emptied", freed_bytes=freed)
+
+    return empty
 
 
 def report_chore(services: Services, device: Device) -> Callable[[], None]:
