@@ -16,7 +16,8 @@ def services(ledger: Ledger, settings: Settings, root: Path, *, trash_days: floa
     layout = Layout(root)
     layout.ensure()
     return Services(
-        settings, ledger.database, ledger.broker, ledger.events, Leases(client), Workers(client), ledger, layout, "me@test"
+        settings, ledger.database, ledger.broker, ledger.events, Leases(client), Workers(client), ledger, layout,
+        "me@test",
     )  # fmt: skip
 
 
