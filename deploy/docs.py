@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deploy.environment import variables
 from shared.contracts import KINDS, Contract
-from shared.queues import DEVICE, lane_queues
+from shared.queues import DEVICE, INTAKE, lane_queues
 from shared.states import Priority
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -30,7 +30,7 @@ def configuration_page() -> str:
 def _section(contract: type[Contract]) -> str:
     device = contract.lane == DEVICE
     lane = "device.<id>" if device else contract.lane
-    queue = "modelyard.intake" if device else lane_queues(contract.lane)[Priority(contract.priority)]
+    queue = INTAKE if device else lane_queues(contract.lane)[Priority(contract.priority)]
     text = " ".join((contract.__doc__ or "").split())
     fields = [
         f"| `{name}` | `{getattr(field.annotation, '__name__', 'str')}` "

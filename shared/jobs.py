@@ -26,6 +26,7 @@ from shared.db.session import Database, now
 from shared.db.tables import Job, ScheduleRun
 from shared.errors import Conflict, ModelyardError
 from shared.progress import Events
+from shared.queues import IO
 from shared.settings import JobSettings
 from shared.states import ENDED, Desired, JobState, Priority
 
@@ -119,7 +120,7 @@ class Ledger:
             "created_at": now(), "sent_at": now() if delivered else None,
         }  # fmt: skip
         with self.database.session() as session:
-            values["lane"] = contract.lane if contract.lane == "io" else place(session, contract.model_id)
+            values["lane"] = contract.lane if contract.lane == IO else place(session, contract.model_id)
             for _ in range(3):  # the job that stood in the way may end between the two statements
                 inserted = session.exec(self._insert(Job).values(**values).on_conflict_do_nothing().returning(Job))
                 if job := inserted.scalars().one_or_none():
@@ -132,7 +133,7 @@ class Ledger:
         """Keep a message that was no valid job, so that its sender finds out why. Twice is once."""
         values = {
             "id": job_id, "kind": kind[:64], "args": args, "origin": "foreign", "state": JobState.REJECTED,
-            "desired": Desired.RUN, "priority": int(Priority.MEDIUM), "lane": "io", "error": error_body(error),
+            "desired": Desired.RUN, "priority": int(Priority.MEDIUM), "lane": IO, "error": error_body(error),
             "attempt": 0, "lost": 0, "retries": 0, "ticket": 1, "not_before": 0.0, "parts": [],
             "created_at": now(), "finished_at": now(), "sent_at": now(),
         }  # fmt: skip

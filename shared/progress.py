@@ -19,14 +19,23 @@ redis.call('PUBLISH', KEYS[2], id .. ' ' .. ARGV[1])
 return id
 """
 
-# A residency that drains takes no new lease; leases that ran out are swept on the way.
-_LEASE = """
+LEASE_SCRIPT = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 local now = redis.call('TIME')[1]
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2] * 2)
 return 1
 """
+
+"""For the gateway, whose client is asyncio's. KEYS leases, closed; ARGV lease id, seconds. Answers 1 if taken: a
+residency that drains takes no new lease."""
+
+RENEW_SCRIPT = """
+local until_ = redis.call('TIME')[1] + ARGV[2]
+redis.call('EXPIRE', KEYS[1], ARGV[2] * 2)
+return redis.call('ZADD', KEYS[1], 'XX', until_, ARGV[1])
+"""
+"""KEYS leases; ARGV lease id, seconds."""
 
 _COUNT = """
 local now = redis.call('TIME')[1]
@@ -109,15 +118,3 @@ class Workers:
         """Redis' clock: those of several machines need not agree."""
         moment: Any = self._client.time()
         return int(moment[0])
-
-
-_RENEW = """
-local until_ = redis.call('TIME')[1] + ARGV[2]
-redis.call('EXPIRE', KEYS[1], ARGV[2] * 2)
-return redis.call('ZADD', KEYS[1], 'XX', until_, ARGV[1])
-"""
-
-RENEW_SCRIPT = _RENEW
-"""KEYS leases; ARGV lease id, seconds."""
-LEASE_SCRIPT = _LEASE
-"""For the gateway, whose client is asyncio's: KEYS leases, closed; ARGV lease id, seconds. Answers 1 if taken."""

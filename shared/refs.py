@@ -54,7 +54,7 @@ def parse_ref(text: str) -> Ref:
     raise Invalid(
         "invalid_reference",
         f"{text!r} is not a model reference.",
-        "Use hf:owner/name[@revision], https://…, ollama:name[:tag] or file:/path.",
+        "Use hf:owner/name[@revision] or https://….",
     )
 
 

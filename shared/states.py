@@ -71,7 +71,8 @@ class ResidencyState(StrEnum):
     """Its runner or its worker died; if it was active, a recovery job is on its way."""
     STOPPED = "stopped"
     FAILED = "failed"
-    """Never became ready."""
+    """Never became ready, or was lost again and again and given up."""
 
 
-RESIDENT = (ResidencyState.STARTING, ResidencyState.READY, ResidencyState.DRAINING)
+HELD = (ResidencyState.STARTING, ResidencyState.READY, ResidencyState.DRAINING, ResidencyState.LOST)
+"""In memory, or meant to be."""

@@ -9,7 +9,7 @@ from celery.bootsteps import StartStopStep
 from shared.broker import TICKET_HEADER, make_app, named_queue
 from shared.contracts import KINDS, RESCUE
 from shared.errors import Invalid
-from shared.queues import queue_name, worker_queues
+from shared.queues import IO, queue_name, worker_queues
 from shared.settings import Settings
 from shared.states import Priority
 from workers import guard
@@ -102,7 +102,7 @@ def make_beat_app(settings: Settings) -> Celery:
             "task": RESCUE,
             "schedule": settings.jobs.rescue_seconds,
             "options": {
-                "queue": named_queue(queue_name(Priority.CRITICAL, "io")),
+                "queue": named_queue(queue_name(Priority.CRITICAL, IO)),
                 "expires": settings.jobs.rescue_seconds,
             },
         }

@@ -17,6 +17,7 @@ from celery.worker.consumer import Consumer
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.redis import Channel, Transport
 
+from shared.broker import TICKET_HEADER
 from shared.errors import Invalid
 
 log = structlog.get_logger()
@@ -97,11 +98,11 @@ def clean(message: Any) -> None:
     message.body = json.dumps([args, kwargs, {}])  # without callbacks, chains and chords
     message.content_encoding = "utf-8"
     eta = headers.get("eta")
-    kept = {name: value for name, value in headers.items() if name.startswith("modelyard_") or name in KEPT}
+    kept = {name: value for name, value in headers.items() if name in KEPT}
     message.headers = {**EMPTY, **kept, **({NOT_BEFORE_HEADER: _seconds(eta)} if eta else {})}
 
 
-KEPT = frozenset({"lang", "task", "id", "root_id", "origin", "argsrepr", "kwargsrepr", "ignore_result"})
+KEPT = frozenset({"lang", "task", "id", "root_id", "origin", "argsrepr", "kwargsrepr", "ignore_result", TICKET_HEADER})
 EMPTY: dict[str, Any] = {
     "eta": None, "expires": None, "group": None, "group_index": None, "retries": 0, "timelimit": [None, None],
     "parent_id": None, "shadow": None, "stamped_headers": None, "stamps": {}, "replaced_task_nesting": 0,

@@ -67,17 +67,12 @@ class Keeper(threading.Thread):
         super().__init__(name="keeper", daemon=True)
         self._seconds = seconds
         self._chores = chores
-        self._stopped = threading.Event()
 
     def run(self) -> None:
         while True:
             for chore in self._chores:
                 self._do(chore)
-            if self._stopped.wait(self._seconds * random.uniform(0.8, 1.0)):
-                return
-
-    def stop(self) -> None:
-        self._stopped.set()
+            time.sleep(self._seconds * random.uniform(0.8, 1.0))
 
     def _do(self, chore: Callable[[], None]) -> None:
         try:

@@ -9,7 +9,7 @@ from api.routes.models import check_type, known
 from api.views import Accepted, ActiveView, ModelBody
 from shared.contracts import Switch, Unload
 from shared.db import catalog
-from shared.errors import Conflict, NotFound
+from shared.errors import Conflict, Invalid, NotFound
 
 router = APIRouter(prefix="/models", tags=["lifecycle"])
 
@@ -26,11 +26,13 @@ async def switch(
     model_id: str,
     response: Response,
     clear_gpu: Annotated[
-        bool, Query(description="Let go of the model before once it has drained; always done.")
+        bool, Query(description="Only true: the model before leaves memory once it has drained.")
     ] = True,
     wait: Wait = 0,
 ) -> Accepted:
     """The same as activate, by path: new one ready first, then the route, then the old one's last requests."""
+    if not clear_gpu:
+        raise Invalid("unsupported_option", "The model before always leaves memory.", "Leave clear_gpu out.")
     return await _switch(front, model_id, response, wait)
 
 

@@ -20,6 +20,7 @@ from api.terminal import announce, checked, end, follow
 from deploy.demo.hub import Hub
 from deploy.demo.load import Load, Tally
 from deploy.demo.models import make_gguf_llm, make_transformers_llm
+from deploy.environment import variables
 from deploy.local import READY_SECONDS, Instance
 from shared.errors import ModelyardError
 from shared.settings import Settings
@@ -40,9 +41,8 @@ def tell(console: Console, *, stay: bool) -> int:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         models = _make_models(console, folder / "hub")
         hub = stack.enter_context(Hub(folder / "hub", rate=RATE))
+        _forget_settings()
         os.environ |= {"HF_ENDPOINT": hub.url, "MODELYARD_DATA_DIR": str(folder / "data"), "MODELYARD_API__PORT": "0"}
-        for name in ("MODELYARD_URL", "MODELYARD_API_KEY", "MODELYARD_DATABASE_URL", "HF_TOKEN"):
-            os.environ.pop(name, None)
         instance = stack.enter_context(Instance(Settings()))
         _step(console, "Start: Redis, API, workers, beat, Flower")
         instance.wait_ready(READY_SECONDS)
@@ -56,6 +56,13 @@ def tell(console: Console, *, stay: bool) -> int:
             console.print("It stays up. Stop it with Ctrl-C.")
             _until_interrupted(instance)
     return 0 if not tally.failures and healed else 1
+
+
+def _forget_settings() -> None:
+    """The demo breaks what it has made: it must never reach the store or the Redis of a real service."""
+    for name in [variable.name for variable in variables()] + ["MODELYARD_URL"]:
+        if name != "LLAMA_SERVER_PATH":
+            os.environ.pop(name, None)
 
 
 def _step(console: Console, title: str) -> None:

@@ -9,7 +9,7 @@ from sqlmodel import Session, col, delete, func, select
 from shared.db.session import now, serialise
 from shared.db.tables import Installation, Job, Model, Residency, ScheduleRun
 from shared.errors import Conflict, NotFound
-from shared.states import LIVE, RESIDENT, Availability, InstallationState, JobState, ResidencyState
+from shared.states import HELD, LIVE, Availability, InstallationState, JobState, ResidencyState
 
 
 def add_model(session: Session, model: Model) -> Model:
@@ -150,8 +150,7 @@ def types(session: Session) -> set[str]:
 
 def residencies(session: Session, model_ids: list[str]) -> list[Residency]:
     """What is, or should be, in memory of these models."""
-    states = (*RESIDENT, ResidencyState.LOST)
-    query = select(Residency).where(col(Residency.model_id).in_(model_ids), col(Residency.state).in_(states))
+    query = select(Residency).where(col(Residency.model_id).in_(model_ids), col(Residency.state).in_(HELD))
     return list(session.exec(query).all())
 
 

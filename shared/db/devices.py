@@ -8,7 +8,7 @@ from shared.db.session import now
 from shared.db.tables import Device, Residency
 from shared.errors import Unavailable
 from shared.queues import device_lane
-from shared.states import RESIDENT, ResidencyState
+from shared.states import HELD
 
 AWAY_SECONDS = 60
 """A device whose worker was silent so long is chosen only where there is no other."""
@@ -31,7 +31,7 @@ def place(session: Session, model_id: str) -> str:
     away = col(Device.seen_at) < now() - AWAY_SECONDS
     there = select(Residency.device).where(
         col(Residency.model_id) == model_id,
-        col(Residency.state).in_((*RESIDENT, ResidencyState.LOST)),
+        col(Residency.state).in_(HELD),
         col(Residency.device) == col(Device.id),
         ~away,
     )

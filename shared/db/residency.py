@@ -7,9 +7,7 @@ from shared.db import catalog
 from shared.db.session import now, serialise
 from shared.db.tables import Residency
 from shared.errors import Conflict
-from shared.states import RESIDENT, ResidencyState
-
-HELD = (*RESIDENT, ResidencyState.LOST)
+from shared.states import HELD, ResidencyState
 
 
 def start(session: Session, row: Residency) -> None:

@@ -130,7 +130,7 @@ class Job(SQLModel, table=True):
     model_id: str | None = Field(default=None, index=True)
     args: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
     origin: str
-    """Who asked: `rest`, `foreign`, `schedule`, `recovery`."""
+    """Who asked: `rest`, `foreign`, `recovery` (a lost runner), `switch` (the one before, on another device)."""
 
     state: str
     desired: str

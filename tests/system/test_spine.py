@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
 
 @pytest.fixture(scope="module")
 def models(yard: Yard) -> list[str]:
-    """Two transformers models, and a GGUF where llama-server is, downloaded and published."""
+    """Two transformers models and a GGUF, downloaded and published."""
     names = ["acorn", "birch", "cedar"]
     for name in names:
         job = yard.pull(name, f"tiny/{name}")
@@ -196,6 +196,7 @@ def test_events_replay_after_a_reconnect(yard: Yard, models: list[str]) -> None:
     yard.ended(job_id)
     missed = listen(str(first[0][-1]["id"]), "succeeded")
     assert missed[-1]["jobId"] == job_id
+    assert all(event["id"] for event in missed), "replayed, not told anew"
     assert all(str(event["id"]) > str(first[0][-1]["id"]) for event in missed)
 
 

@@ -21,7 +21,7 @@ def remove(args: Remove, work: Work) -> dict[str, Any]:
         work.report("removing")
         with services.database.reading() as session:
             if work.attempt > 1 and not catalog.exists(session, args.model_id):
-                return {"freedBytes": 0}  # an attempt before this one had forgotten it when its worker died
+                return {"trashedBytes": 0}  # an attempt before this one had forgotten it when its worker died
         work.confirm()
         freed = 0
         for model_type, revision in _take_off(work, args.model_id):
@@ -30,7 +30,7 @@ def remove(args: Remove, work: Work) -> dict[str, Any]:
         with services.database.session() as session:
             catalog.forget_model(session, args.model_id)
     services.events.publish("model.state", modelId=args.model_id, status="removed")
-    return {"freedBytes": freed}
+    return {"trashedBytes": freed}
 
 
 def _take_off(work: Work, model_id: str) -> list[tuple[str, str]]:
