@@ -26,7 +26,6 @@ redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2] * 2)
 return 1
 """
-
 """For the gateway, whose client is asyncio's. KEYS leases, closed; ARGV lease id, seconds. Answers 1 if taken: a
 residency that drains takes no new lease."""
 

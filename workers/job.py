@@ -50,6 +50,8 @@ TRUSTED_SHARE = 0.7
 """Of its lease, how long an attempt goes on without having heard from the ledger."""
 SPEED_SECONDS = 5.0
 """Time constant of the moving average of bytes per second."""
+SETTLE_SECONDS = 1.0
+"""No speed, and so no time left, is told before it was measured for so long: the first bytes say nothing."""
 
 
 @dataclass
@@ -101,7 +103,7 @@ class Work:
         self._event_due = 0.0
         self._done: int | None = None
         self._speed: float | None = None
-        self._measured = (time.monotonic(), 0)
+        self._measured: tuple[float, int] | None = None
 
     def checkpoint(self) -> None:
         """Call at least twice a second in every loop.
@@ -177,10 +179,10 @@ class Work:
         )
 
     def _measure(self, moment: float, done: int | None) -> None:
-        then, before = self._measured
-        if done is None or done < before:
-            self._measured, self._speed = (moment, done or 0), None
-        elif moment > then:
+        then, before = self._measured or (moment, done or 0)
+        if done is None or done < before or self._measured is None:  # what a resume finds on disk is no speed
+            self._measured, self._speed = None if done is None else (moment, done), None
+        elif moment - then >= (SETTLE_SECONDS if self._speed is None else 0.0) and moment > then:
             speed, weight = (done - before) / (moment - then), min((moment - then) / SPEED_SECONDS, 1.0)
             self._speed = speed if self._speed is None else self._speed + weight * (speed - self._speed)
             self._measured = (moment, done)

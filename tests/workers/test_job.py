@@ -199,6 +199,19 @@ def test_progress_of_the_whole_job(services: Services, heart: Heart, body: Calla
     assert (seen[-1].bytes_done, seen[-1].bytes_total) == (0, 10), "bytes stay known"
 
 
+def test_a_speed_is_told_once_it_was_measured(services: Services) -> None:
+    job = submit(services)
+    claimed = services.ledger.claim(job.id, 1, "worker")
+    assert claimed is not None
+    work = Work(services, claimed)
+    told = []
+    found = 500_000_000  # by a resume, on disk
+    for moment, done in ((0.0, found), (0.3, found + 464), (1.0, found + 40_000_000), (2.0, found + 80_000_000)):
+        work._measure(moment, done)
+        told.append(work._speed)
+    assert told == [None, None, 40_000_000, 40_000_000]
+
+
 class TestForeignMessages:
     def message(self, **changes: Any) -> Message:
         return Message("their-id", "model.download", (), {"model_id": "one"}, "modelyard.p1.io", None)._replace(

@@ -152,10 +152,6 @@ class Partial:
                 filled += count
         return filled
 
-    def truncate(self, size: int) -> None:
-        with _storage():
-            os.ftruncate(self._file, size)
-
     def drop(self) -> None:
         """Delete both files."""
         with _storage():
