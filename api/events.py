@@ -11,6 +11,7 @@ import structlog
 from fastapi.sse import ServerSentEvent
 
 from shared import queues
+from shared.progress import PATIENCE_SECONDS
 from shared.settings import RedisSettings
 
 log = structlog.get_logger()
@@ -77,11 +78,12 @@ class EventHub:
     async def replay(self, last_id: str) -> list[Event] | None:
         """Kept events after that id; None where the gap is too old, the id is none of ours, or Redis is away."""
         try:
-            first: Any = await self._redis.xrange(queues.EVENTS_STREAM, count=1)
-            if not first or _order(first[0][0]) > _order(last_id):
-                return None
-            kept: Any = await self._redis.xrange(queues.EVENTS_STREAM, min=f"({last_id}", count=REPLAY_LIMIT)
-        except (redis.RedisError, ValueError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                first: Any = await self._redis.xrange(queues.EVENTS_STREAM, count=1)
+                if not first or _order(first[0][0]) > _order(last_id):
+                    return None
+                kept: Any = await self._redis.xrange(queues.EVENTS_STREAM, min=f"({last_id}", count=REPLAY_LIMIT)
+        except (redis.RedisError, TimeoutError, ValueError):
             return None
         if len(kept) == REPLAY_LIMIT:
             return None
@@ -90,15 +92,18 @@ class EventHub:
     async def _listen(self) -> None:
         while True:
             try:
-                async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-                    await pubsub.subscribe(queues.EVENTS_CHANNEL)
+                async with self._redis.pubsub() as pubsub:
+                    await asyncio.wait_for(pubsub.subscribe(queues.EVENTS_CHANNEL), PATIENCE_SECONDS)
                     self._tell({"type": "resync", "id": None})  # what was said while nobody listened is unknown
                     while True:
                         message = await pubsub.get_message(timeout=SILENCE_SECONDS)
-                        if message is not None:
+                        if message is None:  # a connection that is half open says nothing either
+                            await pubsub.ping()
+                            message = await pubsub.get_message(timeout=PATIENCE_SECONDS)
+                            if message is None:
+                                raise TimeoutError
+                        if message["type"] == "message":  # a pong has no one name
                             self._take(message["data"])
-                        else:  # a connection that is half open says nothing either
-                            await asyncio.wait_for(pubsub.ping(), AGAIN_SECONDS * 5)
             except (redis.RedisError, OSError, TimeoutError) as error:
                 log.warning("events.away", error=type(error).__name__)
                 await asyncio.sleep(AGAIN_SECONDS)

@@ -2,6 +2,11 @@
 
 A request that meets a swap waits for it rather than fails. It is sent again only while nothing of an answer has
 reached the client.
+
+While Redis is away requests are served without a lease: the database says who serves. Each takes its lease as soon as
+Redis is back, and a drain that could not see Redis waits for that, or for its whole time (`Manager._drain`). Only where
+the API alone has lost Redis can a runner be stopped under such a request; it is then sent again to the new one, unless
+a part of its answer has gone out.
 """
 
 import asyncio
@@ -15,6 +20,8 @@ from typing import Any, NamedTuple
 import httpx
 import redis.asyncio as redis
 import structlog
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
@@ -24,12 +31,14 @@ from shared.db.session import Database
 from shared.db.tables import Model
 from shared.errors import Conflict, Failed, NotFound, Unavailable
 from shared.keys import installation_secret, runner_key
-from shared.progress import LEASE_SCRIPT, LEASE_SECONDS, RENEW_SCRIPT
+from shared.progress import LEASE_RENEWAL_SECONDS, LEASE_SCRIPT, LEASE_SECONDS, PATIENCE_SECONDS, RENEW_SCRIPT
 from shared.settings import Settings
 from shared.states import ResidencyState
 
 log = structlog.get_logger()
 
+AWAY_SECONDS = 1.0
+"""After a failure Redis is left alone for so long."""
 AGAIN_SECONDS = 0.05
 """Between two looks for a model that is on its way."""
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
@@ -72,12 +81,14 @@ class Gateway:
         limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
         self._http = httpx.AsyncClient(timeout=TIMEOUT, limits=limits, trust_env=False)
         self._redis = redis.Redis.from_url(
-            settings.redis.url.get_secret_value(), socket_connect_timeout=1, socket_timeout=2, socket_keepalive=True
-        )
+            settings.redis.url.get_secret_value(), socket_connect_timeout=PATIENCE_SECONDS,
+            socket_timeout=PATIENCE_SECONDS, socket_keepalive=True, retry=Retry(NoBackoff(), 0),
+        )  # fmt: skip
         self._take_lease = self._redis.register_script(LEASE_SCRIPT)
         self._renew_lease = self._redis.register_script(RENEW_SCRIPT)
         self._closing: set[asyncio.Task[None]] = set()
         self._held: dict[str, str] = {}
+        self._away_until = 0.0
         self._renewing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -148,16 +159,19 @@ class Gateway:
         raise Conflict("model_not_active", f"{name!r} is not in memory.", hint)
 
     async def _lease(self, route: Route, lease: str) -> bool:
-        """Hold the residency; False: it drains, or Redis is away."""
-        keys = [queues.leases_key(route.residency_id), queues.closed_key(route.residency_id)]
-        try:
-            taken = await self._take_lease(keys=keys, args=[lease, LEASE_SECONDS])
-        except redis.RedisError as error:
-            log.warning("lease.failed", error=type(error).__name__)
-            return False
+        """Hold the residency; False: it drains. While Redis is away a request is served all the same."""
+        taken = True
+        if time.monotonic() >= self._away_until:
+            keys = [queues.leases_key(route.residency_id), queues.closed_key(route.residency_id)]
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    taken = bool(await self._take_lease(keys=keys, args=[lease, LEASE_SECONDS]))
+            except (redis.RedisError, TimeoutError) as error:
+                self._away_until = time.monotonic() + AWAY_SECONDS
+                log.warning("lease.unknown", error=type(error).__name__)
         if taken:
             self._held[lease] = route.residency_id
-        return bool(taken)
+        return taken
 
     def _give_back(self, lease: str, answer: httpx.Response | None = None) -> None:
         """Let go, in a task of our own: the request's may be cancelled at this moment."""
@@ -220,7 +234,16 @@ class Gateway:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(LEASE_SECONDS / 3)
-            with contextlib.suppress(redis.RedisError):
-                for lease, residency_id in list(self._held.items()):
+            await asyncio.sleep(LEASE_RENEWAL_SECONDS if await self._renew_all() else AWAY_SECONDS)
+
+    async def _renew_all(self) -> bool:
+        """False: Redis is away; to be tried again soon, because a drain may begin."""
+        for lease, residency_id in list(self._held.items()):
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     await self._renew_lease(keys=[queues.leases_key(residency_id)], args=[lease, LEASE_SECONDS])
+            except (redis.RedisError, TimeoutError):
+                return False
+            if lease not in self._held:  # given back meanwhile
+                await self._let_go(residency_id, lease, None)
+        return True

@@ -67,7 +67,8 @@ class JobView(View):
     bytes_per_second: float | None = None
     eta_seconds: float | None = Field(None, description="Absent when unknown, never guessed.")
     parts: list[dict[str, Any]] = []
-    queue_position: int | None = None
+    queue_position: int | None = Field(None, description="Place in its lane, counted from 1; of one waiting job.")
+    predicted_start: datetime | None = Field(None, description="Of one waiting job; absent when unknown.")
     attempt: int
     created_at: datetime
     started_at: datetime | None = None
@@ -76,16 +77,22 @@ class JobView(View):
     error: ErrorView | None = None
 
 
-def view_job(job: Job, position: int | None = None) -> JobView:
+def eta_seconds(job: Job) -> float | None:
+    """Seconds until the last byte of a running job, None where they cannot be told."""
+    if job.state != JobState.RUNNING or not job.bytes_total or not job.bytes_per_second:
+        return None
+    return (job.bytes_total - (job.bytes_done or 0)) / job.bytes_per_second
+
+
+def view_job(job: Job, position: int | None = None, predicted_start: float | None = None) -> JobView:
     running = job.state == JobState.RUNNING
-    left = (job.bytes_total or 0) - (job.bytes_done or 0)
-    eta = left / job.bytes_per_second if running and job.bytes_total and job.bytes_per_second else None
     return JobView(
         id=job.id, kind=job.kind, status=JobState(job.state), phase=job.phase if running else None,
         priority=Priority(job.priority).name, model_id=job.model_id, origin=job.origin,
         progress=job.progress, bytes_done=job.bytes_done, bytes_total=job.bytes_total,
-        bytes_per_second=job.bytes_per_second if running else None, eta_seconds=eta, parts=job.parts or [],
-        queue_position=position, attempt=job.attempt, created_at=datetime.fromtimestamp(job.created_at, UTC),
+        bytes_per_second=job.bytes_per_second if running else None, eta_seconds=eta_seconds(job),
+        parts=job.parts or [], queue_position=position, predicted_start=moment(predicted_start), attempt=job.attempt,
+        created_at=datetime.fromtimestamp(job.created_at, UTC),
         started_at=moment(job.started_at), finished_at=moment(job.finished_at), result=job.result,
         error=ErrorView.model_validate(job.error) if job.error else None,
     )  # fmt: skip

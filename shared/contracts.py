@@ -33,6 +33,8 @@ class Contract(BaseModel):
     kind: ClassVar[str]
     lane: ClassVar[str] = IO
     priority: ClassVar[Priority] = Priority.MEDIUM
+    makes_way: ClassVar[bool] = False
+    """Its body keeps what it did so far, so a more urgent job may have its slot in the middle of it."""
 
     model_id: ModelId
 
@@ -45,6 +47,7 @@ class Download(Contract):
     """Fetch a model's files, prove every digest, publish them by one rename."""
 
     kind = "model.download"
+    makes_way = True
 
     force_redownload: bool = False
     """Fetch again even where the published revision is the newest."""
@@ -54,6 +57,7 @@ class Verify(Contract):
     """Hash every published byte and compare it with the manifest; a corrupt model is quarantined."""
 
     kind = "model.verify"
+    makes_way = True
 
 
 class Repair(Contract):
@@ -61,6 +65,7 @@ class Repair(Contract):
 
     kind = "model.repair"
     priority = Priority.HIGH
+    makes_way = True
 
 
 class Remove(Contract):

@@ -100,6 +100,10 @@ class Interrupted(Stop):
     """This worker is shutting down; the job goes back to its queue at once."""
 
 
+class MadeWay(Stop):
+    """A more urgent job gets the slot; this one goes on after it."""
+
+
 class LeaseLost(Stop):
     """Another attempt owns the job now; this one must write nothing more."""
 

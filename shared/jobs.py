@@ -8,35 +8,63 @@
 """
 
 import contextlib
+import hashlib
+import itertools
+import json
 import uuid
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import structlog
-from sqlalchemy import ColumnElement, case, func, update
+from sqlalchemy import ColumnElement, case, func, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, delete, select
 
 from shared.broker import Broker
-from shared.contracts import Contract
+from shared.contracts import KINDS, Contract
 from shared.db import jobs
 from shared.db.devices import place
 from shared.db.session import Database, now
-from shared.db.tables import Job, ScheduleRun
+from shared.db.tables import IdempotencyKey, Job, ScheduleRun
 from shared.errors import Conflict, ModelyardError
+from shared.points import reached
 from shared.progress import Events
 from shared.queues import IO
 from shared.settings import JobSettings
-from shared.states import ENDED, Desired, JobState, Priority
+from shared.states import ENDED, LIVE, Desired, JobState, Priority
 
 log = structlog.get_logger()
+
+MAKES_WAY = [kind for kind, contract in KINDS.items() if contract.makes_way]
+WAY_GRACE_SECONDS = 0.2
+"""A ticket that no worker has taken after so long found no free slot."""
+WAY_AGAIN_SECONDS = 10.0
+"""Way is made once more for a job that has not come to run by then."""
+
+
+Aside = Callable[[Callable[[], None]], None]
+"""Does what is to be done once a change is committed, where its caller does not have to wait for it."""
 
 
 class Submitted(NamedTuple):
     job: Job
     created: bool
     """False: a live job for the same work was there already, and this ask joined it."""
+
+
+class Ask(NamedTuple):
+    """A caller's own name for what it asks, so that asking again is asking once."""
+
+    key: str
+    fingerprint: str
+    """Differs where the same key comes with another ask."""
+
+    @classmethod
+    def of(cls, key: str, *what: Any) -> Self:
+        """The ask for `what`, values that JSON can hold."""
+        return cls(key, hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest())
 
 
 class Progress(NamedTuple):
@@ -63,25 +91,36 @@ def error_body(error: ModelyardError, *, retry_at: float | None = None) -> dict[
 class Ledger:
     """Submits, moves and finds jobs. Rings the broker and tells listeners only after the change is committed."""
 
-    def __init__(self, database: Database, settings: JobSettings, broker: Broker, events: Events) -> None:
+    def __init__(
+        self, database: Database, settings: JobSettings, broker: Broker, events: Events, aside: Aside | None = None
+    ) -> None:
         self.database = database
         self.settings = settings
         self.broker = broker
         self.events = events
+        self._aside = aside or (lambda ring: ring())
         self._insert = sqlite_insert if database.engine.dialect.name == "sqlite" else postgresql_insert
 
     # -- asking for work ------------------------------------------------------------------------------------
 
     def submit(
-        self, contract: Contract, *, origin: str, priority: Priority | None = None, job_id: str | None = None
+        self, contract: Contract, *, origin: str, priority: Priority | None = None, ask: Ask | None = None
     ) -> Submitted:
         """Record a job and ring for it, or join the live one that does the same work.
 
         Raises:
             Unavailable: the database does not answer, or no device worker has ever reported.
+            Conflict: `idempotency_key_reused`, the key of the ask stands for another one.
         """
-        submitted = self._insert_or_join(contract, origin, priority, job_id or str(uuid.uuid4()), delivered=False)
+        try:
+            submitted = self._insert_or_join(contract, origin, priority, str(uuid.uuid4()), delivered=False, ask=ask)
+        except IntegrityError:  # the same ask was faster
+            known = self.asked(ask) if ask is not None else None
+            if known is None:
+                raise
+            return known
         if submitted.created:
+            reached("submit.committed")
             self._changed(submitted.job)
             return submitted
         if priority is not None and priority < submitted.job.priority and submitted.job.state == JobState.QUEUED:
@@ -110,12 +149,20 @@ class Ledger:
         return Submitted(self._move(job.id, [JobState.QUEUED], sent_at=None, not_before=not_before), created=True)
 
     def _insert_or_join(
-        self, contract: Contract, origin: str, priority: Priority | None, job_id: str, *, delivered: bool
+        self,
+        contract: Contract,
+        origin: str,
+        priority: Priority | None,
+        job_id: str,
+        *,
+        delivered: bool,
+        ask: Ask | None = None,
     ) -> Submitted:
+        urgency = int(contract.priority if priority is None else priority)
         values = {
             "id": job_id, "kind": contract.kind, "unique_key": contract.unique_key(), "model_id": contract.model_id,
             "args": contract.model_dump(mode="json"), "origin": origin, "state": JobState.QUEUED,
-            "desired": Desired.RUN, "priority": int(contract.priority if priority is None else priority),
+            "desired": Desired.RUN, "priority": urgency, "urgency": urgency, "aged": False,
             "attempt": 0, "lost": 0, "retries": 0, "ticket": 1, "not_before": 0.0, "parts": [],
             "created_at": now(), "sent_at": now() if delivered else None,
         }  # fmt: skip
@@ -123,17 +170,20 @@ class Ledger:
             values["lane"] = contract.lane if contract.lane == IO else place(session, contract.model_id)
             for _ in range(3):  # the job that stood in the way may end between the two statements
                 inserted = session.exec(self._insert(Job).values(**values).on_conflict_do_nothing().returning(Job))
-                if job := inserted.scalars().one_or_none():
-                    return Submitted(job, created=True)
-                if job := session.get(Job, job_id) or jobs.live_with_key(session, contract.unique_key()):
-                    return Submitted(job, created=False)
+                created = inserted.scalars().one_or_none()
+                job = created or session.get(Job, job_id) or jobs.live_with_key(session, contract.unique_key())
+                if job is not None:
+                    if ask is not None:
+                        session.add(IdempotencyKey(**ask._asdict(), job_id=job.id, created=created is not None))
+                    return Submitted(job, created=created is not None)
         raise Conflict("job_conflict", "Jobs for this model come and go at this moment.", "Send the request again.")
 
     def reject(self, job_id: str, kind: str, args: dict[str, Any], error: ModelyardError) -> None:
         """Keep a message that was no valid job, so that its sender finds out why. Twice is once."""
         values = {
             "id": job_id, "kind": kind[:64], "args": args, "origin": "foreign", "state": JobState.REJECTED,
-            "desired": Desired.RUN, "priority": int(Priority.MEDIUM), "lane": IO, "error": error_body(error),
+            "desired": Desired.RUN, "priority": int(Priority.MEDIUM), "urgency": int(Priority.MEDIUM), "aged": False,
+            "lane": IO, "error": error_body(error),
             "attempt": 0, "lost": 0, "retries": 0, "ticket": 1, "not_before": 0.0, "parts": [],
             "created_at": now(), "finished_at": now(), "sent_at": now(),
         }  # fmt: skip
@@ -184,8 +234,42 @@ class Ledger:
         """
         return self._settle(
             job_id, attempt, not_before=now() + delay if delay else 0.0, ticket=col(Job.ticket) + 1, sent_at=None,
-            error=error, retries=col(Job.retries) + int(counted), **_as_wished(),
+            error=error, retries=col(Job.retries) + int(counted), urgency=col(Job.priority), aged=False,
+            **_as_wished(),
         )  # fmt: skip
+
+    def give_way(self, job_id: str, attempt: int) -> bool:
+        """Queue the job again behind a more urgent one, before all others of its own class."""
+        error = {
+            "code": "made_way", "message": "A more urgent job has its slot.", "hint": "It goes on by itself.",
+            "retryable": True,
+        }  # fmt: skip
+        # A LOW one goes before all LOW ones, and a HIGH one may take its slot again; others are left alone by HIGH.
+        low = (col(Job.priority) == Priority.LOW) & ~col(Job.aged)
+        one_better = case((low, int(Priority.MEDIUM)), else_=int(Priority.HIGH))
+        return self._settle(
+            job_id, attempt, not_before=0.0, ticket=col(Job.ticket) + 1, sent_at=None, error=error,
+            urgency=one_better, **_as_wished(),
+        )  # fmt: skip
+
+    def make_way(self, lane: str, owner: str) -> tuple[str, int] | None:
+        """Id and attempt of the job that this worker must stop for a CRITICAL or HIGH one that waits.
+
+        None where nobody waits in vain, where no running job is less urgent, or where another worker has the least
+        urgent one. A waiting job gets way made once, however many workers look.
+        """
+        with self.database.reading() as session:
+            waiting = jobs.kept_waiting(session, lane, WAY_GRACE_SECONDS, WAY_AGAIN_SECONDS)
+            least = None if waiting is None else jobs.least_urgent(session, lane, MAKES_WAY)
+        if waiting is None or least is None or least.lease_owner != owner or least.urgency <= waiting.urgency:
+            return None
+        guard = (
+            (col(Job.id) == waiting.id) & (col(Job.state) == JobState.QUEUED)
+            & col(Job.way_made_at).is_not_distinct_from(waiting.way_made_at)
+        )  # fmt: skip
+        with self.database.session() as session:
+            won = session.exec(update(Job).where(guard).values(way_made_at=now())).rowcount == 1
+        return (least.id, least.attempt) if won else None
 
     # -- what people do -------------------------------------------------------------------------------------
 
@@ -232,50 +316,79 @@ class Ledger:
     def _requeue(self, job_id: str, states: list[JobState], code: str, hint: str, **values: Any) -> Job:
         job = self._update(
             job_id, col(Job.state).in_(states), state=JobState.QUEUED, desired=Desired.RUN, sent_at=None,
-            not_before=0.0, ticket=col(Job.ticket) + 1, error=None, **values,
+            not_before=0.0, ticket=col(Job.ticket) + 1, error=None, urgency=col(Job.priority), aged=False, **values,
         )  # fmt: skip
         if job is None:
             raise Conflict(code, f"The job is {self._get(job_id).state}.", hint)
         return job
 
     def reprioritise(self, job_id: str, priority: Priority) -> Job:
-        """Move a waiting job to another priority by a new ticket; the old one finds nothing to do.
+        """Move a live job to another priority: a waiting one at once, by a new ticket (the old one finds nothing).
 
         Raises:
             NotFound
-            Conflict: it does not wait any more.
+            Conflict: it has ended.
         """
+        change = {"priority": int(priority), "urgency": int(priority), "aged": False}
         waits = col(Job.state).in_([JobState.QUEUED, JobState.PAUSED])
-        job = self._update(job_id, waits, priority=int(priority), ticket=col(Job.ticket) + 1, sent_at=None)
+        job = self._update(job_id, waits, **change, ticket=col(Job.ticket) + 1, sent_at=None)
+        job = job or self._update(job_id, col(Job.state).in_(LIVE), **change)
         if job is None:
-            raise Conflict(
-                "job_not_waiting", f"The job is {self._get(job_id).state}.", "Only a waiting job has a place."
-            )
+            raise Conflict("job_ended", f"The job is {self._get(job_id).state}.", "Only a live job has a priority.")
         return job
+
+    def asked(self, ask: Ask) -> Submitted | None:
+        """What the same ask led to before; ask this first, then `submit`.
+
+        Raises:
+            Conflict: `idempotency_key_reused`, its key stands for another ask.
+        """
+        with self.database.reading() as session:
+            row = session.get(IdempotencyKey, ask.key)
+            if row is None:
+                return None
+            job = jobs.get(session, row.job_id)
+        if row.fingerprint != ask.fingerprint:
+            raise Conflict(
+                "idempotency_key_reused", "This Idempotency-Key stands for another request.", "Make a new key for it."
+            )
+        return Submitted(job, row.created)
 
     def _move(self, job_id: str, states: list[JobState], **values: Any) -> Job:
         return self._update(job_id, col(Job.state).in_(states), **values) or self._get(job_id)
 
     # -- the rescue's part ----------------------------------------------------------------------------------
 
-    def resend(self, job: Job) -> None:
-        """Ring again with a new ticket for one that Redis lost."""
-        self._update(
-            job.id, (col(Job.state) == JobState.QUEUED) & (col(Job.ticket) == job.ticket),
-            ticket=job.ticket + 1, sent_at=None,
-        )  # fmt: skip
+    def resend(self, lost: list[Job]) -> None:
+        """New tickets for jobs whose tickets Redis lost; they wait in the outbox."""
+        values = {"ticket": col(Job.ticket) + 1, "sent_at": None}
+        with self.database.session() as session:
+            session.exec(update(Job).where(_these(lost), col(Job.state) == JobState.QUEUED).values(values))
 
     def ring(self, job: Job) -> bool:
-        """Send the job's ticket and note that it went out."""
-        if not self.broker.send(job):
-            return False
-        with self.database.session() as session:
-            guard = (col(Job.id) == job.id) & (col(Job.ticket) == job.ticket) & col(Job.sent_at).is_(None)
-            session.exec(update(Job).where(guard).values(sent_at=now()))
-        return True
+        """Send the job's ticket and note that it went out. False: Redis is away."""
+        return self.ring_all([job]) == 1
+
+    def ring_all(self, waiting: list[Job]) -> int:
+        """Ring for each until Redis is away, and note it for all at once: a ticket that is sent twice is one.
+
+        Returns:
+            For how many.
+        """
+        sent = list(itertools.takewhile(self.broker.send, waiting))
+        if sent:
+            reached("ticket.sent")
+            with self.database.session() as session:
+                session.exec(update(Job).where(_these(sent), col(Job.sent_at).is_(None)).values(sent_at=now()))
+        return len(sent)
 
     def recover_lost(self) -> list[Job]:
-        """Take running jobs from workers that fell silent: back to the queue, or failed after too many."""
+        """Take running jobs from workers that fell silent: back to the queue, or failed after too many.
+
+        Nobody, for seconds after the database was out of reach: it was so for their hearts, too.
+        """
+        if self.database.seconds_since_away() < self.settings.lease_seconds / 2:
+            return []
         with self.database.reading() as session:
             found = jobs.silent(session)
         return [moved for job in found if (moved := self._recover(job)) is not None]
@@ -293,6 +406,35 @@ class Ledger:
         return self._update(
             job.id, guard, lost=lost, ticket=job.ticket + 1, sent_at=None, not_before=0.0, **_as_wished()
         )
+
+    def lift_overdue(self) -> list[Job]:
+        """Let what waited too long go with the HIGH ones: in each lane the oldest, and one at a time."""
+        with self.database.reading() as session:
+            found = jobs.overdue(session, self.settings.age_seconds)
+        return [lifted for job in found if (lifted := self._lift(job)) is not None]
+
+    def _lift(self, job: Job) -> Job | None:
+        guard = (col(Job.state) == JobState.QUEUED) & (col(Job.ticket) == job.ticket)
+        return self._update(job.id, guard, urgency=int(Priority.HIGH), aged=True, ticket=job.ticket + 1, sent_at=None)
+
+    def prune(self) -> int:
+        """Forget jobs that ended long ago, so that the table stays bounded. Answers how many."""
+        settings, forgotten = self.settings, 0
+        with self.database.reading() as session:
+            surplus = jobs.surplus_before(session, settings.keep_ended)
+        for state in ENDED:
+            days = settings.keep_succeeded_days if state == JobState.SUCCEEDED else settings.keep_failed_days
+            while count := self._forget(state, days * 86_400, surplus):
+                forgotten += count
+        return forgotten
+
+    def _forget(self, state: JobState, seconds: float, surplus: float) -> int:
+        """One small transaction's worth of old jobs."""
+        with self.database.session() as session:
+            old = jobs.ended_before(session, state, seconds, surplus)
+            session.exec(delete(IdempotencyKey).where(col(IdempotencyKey.job_id).in_(old)))
+            session.exec(delete(Job).where(col(Job.id).in_(old)))
+        return len(old)
 
     def first_in_slot(self, name: str, seconds: float) -> bool:
         """True for one caller per slot of that many seconds, over all processes."""
@@ -316,6 +458,7 @@ class Ledger:
             statement = update(Job).where(col(Job.id) == job_id, guard).values(**values).returning(Job)
             job = session.exec(statement).scalars().one_or_none()
         if job is not None:
+            reached("ledger", job.state)
             self._changed(job)
         return job
 
@@ -330,6 +473,9 @@ class Ledger:
         return now() + self.settings.lease_seconds
 
     def _changed(self, job: Job) -> None:
+        self._aside(lambda: self._announce(job))
+
+    def _announce(self, job: Job) -> None:
         self._tell(job)
         if job.state == JobState.QUEUED and job.sent_at is None and job.not_before == 0.0:
             self.ring(job)
@@ -339,6 +485,11 @@ class Ledger:
             "job.state", jobId=job.id, kind=job.kind, modelId=job.model_id, status=job.state, attempt=job.attempt,
             priority=Priority(job.priority).name, phase=job.phase, error=job.error,
         )  # fmt: skip
+
+
+def _these(found: list[Job]) -> ColumnElement[bool]:
+    """These jobs, as far as their tickets are still the same. A few hundred at most."""
+    return tuple_(col(Job.id), col(Job.ticket)).in_([(job.id, job.ticket) for job in found])
 
 
 def _as_wished() -> dict[str, Any]:

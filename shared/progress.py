@@ -6,6 +6,8 @@ from typing import Any
 
 import redis
 import structlog
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from shared import queues
 from shared.settings import RedisSettings
@@ -31,10 +33,12 @@ residency that drains takes no new lease."""
 
 RENEW_SCRIPT = """
 local until_ = redis.call('TIME')[1] + ARGV[2]
+local added = redis.call('ZADD', KEYS[1], until_, ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2] * 2)
-return redis.call('ZADD', KEYS[1], 'XX', until_, ARGV[1])
+return added
 """
-"""KEYS leases; ARGV lease id, seconds."""
+"""KEYS leases; ARGV lease id, seconds. Takes the lease where Redis was away or has forgotten it: whoever renews
+is served already, so that a drain has to count it."""
 
 _COUNT = """
 local now = redis.call('TIME')[1]
@@ -42,20 +46,23 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 return redis.call('ZCARD', KEYS[1])
 """
 
+PATIENCE_SECONDS = 1.0
 ALIVE_SECONDS = 30
 LEASE_SECONDS = 30
 """A request's lease runs out by itself when the API process that took it dies; renewed while it streams."""
+LEASE_RENEWAL_SECONDS = LEASE_SECONDS / 6
 
 
 def connect(settings: RedisSettings) -> "redis.Redis":
-    """A client whose every call ends within seconds, connected or not."""
+    """A client that gives up after a second, connected or not: what it carries can be lost, and a caller waits."""
     return redis.Redis.from_url(
         settings.url.get_secret_value(),
         decode_responses=True,
-        socket_connect_timeout=1,
-        socket_timeout=5,
+        socket_connect_timeout=PATIENCE_SECONDS,
+        socket_timeout=PATIENCE_SECONDS,
         socket_keepalive=True,
         health_check_interval=25,
+        retry=Retry(NoBackoff(), 0),  # left alone, the client tries four times
     )
 
 
@@ -87,9 +94,9 @@ class Leases:
         self._client = client
         self._count = client.register_script(_COUNT)
 
-    def close(self, residency_id: str) -> None:
-        """From now on the residency takes no new lease."""
-        self._client.set(queues.closed_key(residency_id), "1", ex=86_400)
+    def close(self, residency_id: str) -> bool:
+        """From now on the residency takes no new lease. False: it took none before, either."""
+        return bool(self._client.set(queues.closed_key(residency_id), "1", ex=86_400, nx=True))
 
     def count(self, residency_id: str) -> int:
         """Leases that are held now."""

@@ -13,6 +13,12 @@ INTAKE = "modelyard.intake"
 CELERY_DEFAULT = "celery"
 """Celery's own default queue, for foreign services that name none."""
 
+SEPARATOR, PRIORITY_STEPS = "\x06\x16", (0, 3, 6, 9)
+"""kombu's: a message with the priority 4 lies in `<queue><separator>3`, and one with 0 in `<queue>`."""
+OURS = ("modelyard.*", "celery[^a-z]*")
+"""SCAN patterns of the lists that messages to us may lie in."""
+
+_DEFAULT_VARIANT = re.compile(rf"^{CELERY_DEFAULT}({SEPARATOR}|:)\d$")
 _QUEUE = re.compile(r"^modelyard\.p(?P<priority>[0-3])\.(?P<lane>io|device\.[a-z0-9][a-z0-9-]{0,63})$")
 
 
@@ -40,6 +46,17 @@ def worker_queues(lane: str) -> list[str]:
     """What a worker of the lane consumes. Intake sorts first on purpose: adopting costs milliseconds."""
     intake: Iterable[str] = (CELERY_DEFAULT, INTAKE) if lane == IO else ()
     return [*intake, *lane_queues(lane)]
+
+
+def read_lists(lanes: Iterable[str]) -> set[str]:
+    """Every list that workers of these lanes, and of io, read."""
+    names = {name for lane in {IO, *lanes} for name in worker_queues(lane)}
+    return {f"{name}{SEPARATOR}{step}" if step else name for name in names for step in PRIORITY_STEPS}
+
+
+def is_ours(name: str) -> bool:
+    """Is a list one that somebody meant for us? Of Celery's own queue only variants that no default would read."""
+    return name.startswith("modelyard.") or _DEFAULT_VARIANT.match(name) is not None
 
 
 EVENTS_CHANNEL = "modelyard:events"

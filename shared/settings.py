@@ -123,6 +123,12 @@ class JobSettings(BaseSettings):
     max_retries: int = Field(8, ge=0, description="Retries after passing faults before a job fails.")
     backoff_seconds: float = Field(2, gt=0, description="First wait before a retry; doubled each time, with jitter.")
     backoff_cap_seconds: float = Field(300, gt=0, description="Longest wait between two retries.")
+    age_seconds: float = Field(
+        300, gt=0, description="A job that waited so long goes with the HIGH ones, one at a time in each lane."
+    )
+    keep_succeeded_days: float = Field(7, ge=0, description="Days that a job which succeeded stays in the ledger.")
+    keep_failed_days: float = Field(30, ge=0, description="Days that any other ended job stays.")
+    keep_ended: int = Field(100_000, ge=0, description="Ended jobs that stay at most.")
 
 
 class ApiSettings(BaseSettings):

@@ -12,6 +12,9 @@ from shared.settings import Settings, load
 from workers.devices import inventory
 from workers.devices.base import Device
 
+DEVICE_SLOTS = 2
+"""One job changes what is in the device's memory, one more may wait for it without keeping others from being seen."""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m workers")
@@ -58,13 +61,14 @@ def _run_io(settings: Settings, *, urgent: bool) -> None:
     name = "io-urgent" if urgent else "io"
     configure(settings, name)
     from workers.app import make_worker_app
-    from workers.lifecycle import Keeper, alive_chore, open_services, rescue_chore, trash_chore
+    from workers.lifecycle import Keeper, alive_chore, open_services, prune_chore, rescue_chore, trash_chore
 
     services = open_services(settings, name)
-    chores = (alive_chore(services, IO), rescue_chore(services), trash_chore(services))
+    chores = (alive_chore(services, IO), rescue_chore(services), trash_chore(services), prune_chore(services))
     keeper = Keeper(settings.jobs.rescue_seconds, *chores)
-    app = make_worker_app(services, IO, keeper, urgent=urgent)
-    app.worker_main(_celery_arguments(services.owner, slots=1 if urgent else settings.jobs.io_slots))
+    slots = 1 if urgent else settings.jobs.io_slots
+    app = make_worker_app(services, IO, keeper, slots=slots, urgent=urgent)
+    app.worker_main(_celery_arguments(services.owner, slots=slots))
 
 
 def _run_device(settings: Settings, device_id: str | None) -> None:
@@ -88,9 +92,9 @@ def _run_device(settings: Settings, device_id: str | None) -> None:
     services.manager.recover()
     lane = device_lane(device.id)
     chores = (alive_chore(services, lane), rescue_chore(services), report_chore(services, device))
-    app = make_worker_app(services, lane, Keeper(settings.jobs.rescue_seconds, *chores))
+    app = make_worker_app(services, lane, Keeper(settings.jobs.rescue_seconds, *chores), slots=DEVICE_SLOTS)
     try:
-        app.worker_main(_celery_arguments(services.owner, slots=2))
+        app.worker_main(_celery_arguments(services.owner, slots=DEVICE_SLOTS))
     finally:
         services.manager.close()
 

@@ -24,18 +24,19 @@ ALL_BODIES = (download, remove, repair, switch, unload, verify)
 """Imported for their registration, named here so that nothing registers behind anybody's back."""
 
 
-def make_worker_app(services: Services, lane: str, keeper: Keeper, *, urgent: bool = False) -> Celery:
+def make_worker_app(services: Services, lane: str, keeper: Keeper, *, slots: int, urgent: bool = False) -> Celery:
     """The Celery app of a worker that consumes one lane; `urgent` takes CRITICAL and HIGH only.
 
     Args:
         keeper: started once the worker consumes, so that its sign of life is true.
+        slots: jobs that it runs at a time.
     """
     guard.install()
     app = make_app(services.settings)
     names = [queue_name(priority, lane) for priority in (Priority.CRITICAL, Priority.HIGH)] if urgent else []
     app.conf.worker_consumer = f"{guard.__name__}:GuardedConsumer"
     app.conf.task_queues = [named_queue(name) for name in names or worker_queues(lane)]
-    heart = Heart(services)
+    heart = Heart(services, lane, slots)
     heart.start()
     for kind in KINDS:
         _register(app, services, heart, kind)

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from queue import Empty
 from typing import Any
 
@@ -24,6 +25,7 @@ log = structlog.get_logger()
 
 MAX_BODY_BYTES = 16 * 1024
 MAX_ID = 128
+RECONNECT_SECONDS = 5
 NOT_BEFORE_HEADER = "modelyard_not_before"
 """Where the ETA of a message goes, in seconds since 1970: the ledger waits for it, no worker's memory does."""
 
@@ -32,7 +34,14 @@ put_aside: Counter[str] = Counter()
 
 
 class GuardedConsumer(Consumer):  # type: ignore[misc] # celery ships no types
-    """Celery's consumer with a guard before its task handler."""
+    """Celery's consumer with a guard before its task handler; it looks for a lost Redis more often."""
+
+    def ensure_connected(self, connection: Any) -> Any:
+        # After a long outage Celery would look every half minute only.
+        connection.ensure_connection = partial(
+            connection.ensure_connection, interval_start=1, interval_step=1, interval_max=RECONNECT_SECONDS
+        )
+        return super().ensure_connected(connection)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         handle = super().create_task_handler(*args, **kwargs)

@@ -23,6 +23,7 @@ from shared.errors import (
     Interrupted,
     Invalid,
     LeaseLost,
+    MadeWay,
     ModelyardError,
     Paused,
     Snooze,
@@ -31,6 +32,7 @@ from shared.errors import (
 )
 from shared.jobs import Ledger, Progress, error_body
 from shared.logs import job_context
+from shared.points import reached
 from shared.progress import Events, Leases, Workers
 from shared.queues import parse_queue
 from shared.settings import Settings
@@ -44,10 +46,13 @@ log = structlog.get_logger()
 
 EVENT_SECONDS = 0.25
 """Progress is published at most this often."""
+LOOK_SECONDS = 0.25
+"""How often a worker whose slots are all taken looks for a more urgent job."""
 ADOPT_AGAIN_SECONDS = 2.0
 OUTCOME_AGAIN_SECONDS = 1.0
 TRUSTED_SHARE = 0.7
 """Of its lease, how long an attempt goes on without having heard from the ledger."""
+LEDGER_LOOK_SECONDS = 0.2
 SPEED_SECONDS = 5.0
 """Time constant of the moving average of bytes per second."""
 SETTLE_SECONDS = 1.0
@@ -106,13 +111,13 @@ class Work:
         self._measured: tuple[float, int] | None = None
 
     def checkpoint(self) -> None:
-        """Call at least twice a second in every loop.
+        """Call at least twice a second in every loop. Waits while the ledger is out of reach for too long.
 
         Raises:
             Stop: the job was cancelled or paused, its lease is lost, or the worker shuts down.
         """
-        if self._stop is None and time.monotonic() - self.last_beat > self._patience:
-            self.stop(LeaseLost("the ledger was out of reach for too long"))
+        while self._stop is None and time.monotonic() - self.last_beat > self._patience:
+            time.sleep(LEDGER_LOOK_SECONDS)  # the lease may be another's by now; the heart will hear whose it is
         if self._stop is not None:
             raise self._stop
 
@@ -126,9 +131,13 @@ class Work:
         Raises:
             Stop: it does not, or people want it stopped.
         """
-        self.checkpoint()
-        desired = self.services.ledger.beat(self.job_id, self.attempt, self.progress)
-        self.heard(desired)
+        while True:
+            self.checkpoint()
+            try:
+                self.heard(self.services.ledger.beat(self.job_id, self.attempt, self.progress))
+                break
+            except Unavailable:
+                time.sleep(LEDGER_LOOK_SECONDS)
         self.checkpoint()
 
     def heard(self, desired: Desired | None) -> None:
@@ -209,9 +218,11 @@ def job(contract: type[Args]) -> Callable[[Callable[[Args, Work], Result]], Call
 class Heart(threading.Thread):
     """Renews the leases of everything this process runs, and tells bodies when to stop."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, lane: str, slots: int) -> None:
         super().__init__(name="heart", daemon=True)
         self._services = services
+        self._lane = lane
+        self._slots = slots
         self._lock = threading.Lock()
         self._works: set[Work] = set()  # not by job: an attempt may still unwind while the next one runs
         self.closing = threading.Event()
@@ -234,12 +245,27 @@ class Heart(threading.Thread):
                 work.stop(Interrupted("the worker shuts down"))
 
     def run(self) -> None:
+        seconds, due = self._services.settings.jobs.heartbeat_seconds, time.monotonic()
         while self._works or not self.closing.is_set():
-            time.sleep(self._services.settings.jobs.heartbeat_seconds)
+            time.sleep(min(seconds, LOOK_SECONDS))
             with self._lock:
                 works = list(self._works)
-            for work in works:
-                self._beat(work)
+            if len(works) >= self._slots:
+                self._make_way(works)
+            if time.monotonic() >= due:
+                due = time.monotonic() + seconds
+                for work in works:
+                    self._beat(work)
+
+    def _make_way(self, works: list[Work]) -> None:
+        """Every slot is taken: stop the least urgent job of the lane, if it is here and a more urgent one waits."""
+        try:
+            least = self._services.ledger.make_way(self._lane, self._services.owner)
+        except ModelyardError:
+            return
+        for work in works:
+            if least == (work.job_id, work.attempt):
+                work.stop(MadeWay("a more urgent job waits"))
 
     def _beat(self, work: Work) -> None:
         try:
@@ -254,6 +280,7 @@ def receive(services: Services, heart: Heart, message: Message) -> None:
         ticket = message.ticket if message.ticket is not None else _adopted(services, heart, message)
         if ticket is None:
             return
+        reached("job.received")
         claimed = services.ledger.claim(message.id, ticket, services.owner)
         if claimed is None:
             log.info("ticket.stale", ticket=ticket)
@@ -319,9 +346,11 @@ def _run(services: Services, heart: Heart, claimed: Job) -> None:
     work = Work(services, claimed)
     heart.hold(work)
     log.info("job.started", attempt=claimed.attempt)
+    reached("job.claimed")
     began = time.monotonic()
     try:
         outcome, write = _carry_out(services, claimed, work)
+        reached("job.carried_out")
         _insist(heart, write)
     finally:
         heart.release(work)
@@ -375,6 +404,8 @@ def _stopped(ledger: Ledger, key: tuple[str, int], stop: Stop) -> tuple[str, Wri
             return told, lambda: ledger.again(*key, stop.seconds, waits)
         case Interrupted():
             return told, lambda: ledger.again(*key, 0)
+        case MadeWay():
+            return told, lambda: ledger.give_way(*key)
         case _:  # the lease is lost: nothing of this attempt may be written any more
             return told, lambda: None
 

@@ -28,6 +28,7 @@ from workers.store.publish import empty_trash
 log = structlog.get_logger()
 
 TRASH_LOOK_SECONDS = 3600
+PRUNE_LOOK_SECONDS = 3600
 
 
 def open_services(settings: Settings, name: str) -> Services:
@@ -104,6 +105,16 @@ def trash_chore(services: Services) -> Callable[[], None]:
                 log.info("trash.emptied", freed_bytes=freed)
 
     return empty
+
+
+def prune_chore(services: Services) -> Callable[[], None]:
+    """Forgets jobs that ended long ago; looks once an hour."""
+
+    def prune() -> None:
+        if services.ledger.first_in_slot("prune", PRUNE_LOOK_SECONDS) and (forgotten := services.ledger.prune()):
+            log.info("jobs.pruned", jobs=forgotten)
+
+    return prune
 
 
 def report_chore(services: Services, device: Device) -> Callable[[], None]:

@@ -1,14 +1,15 @@
 """One resource for work of every kind, and the events that tell of it."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-
 from api.deps import Front, FrontDep, read_job, run_sync
 from api.events import stream
-from api.views import JobChange, JobPage, JobView, decode_cursor, encode_cursor, view_job
+from api.forecast import seconds_left, seconds_until_start
+from api.views import JobChange, JobPage, JobView, decode_cursor, encode_cursor, eta_seconds, view_job
 from shared.db import jobs
 from shared.db.tables import Job
 from shared.states import ENDED, LIVE, JobState, Priority
@@ -40,13 +41,23 @@ def get_job(front: FrontDep, job_id: str) -> JobView:
     """State, progress, result or error, as the ledger knows them."""
     with front.database.reading() as session:
         job = jobs.get(session, job_id)
-        position = jobs.position(session, job) if job.state == JobState.QUEUED else None
-    return view_job(job, position)
+        if job.state != JobState.QUEUED:
+            return view_job(job)
+        position = jobs.position(session, job)
+        usual, running = jobs.usual_seconds(session, job.lane), jobs.running(session, job.lane)
+    return view_job(job, position, _predicted_start(job, position, running, usual))
+
+
+def _predicted_start(job: Job, position: int, running: list[Job], usual: float | None) -> float | None:
+    moment = time.time()
+    left = [seconds_left(moment - (one.started_at or moment), eta_seconds(one), usual) for one in running]
+    seconds = seconds_until_start(position, left, usual)
+    return None if seconds is None else max(moment + seconds, job.not_before)
 
 
 @router.patch("/jobs/{job_id}", summary="Change a job's priority")
 def change(front: FrontDep, job_id: str, body: JobChange) -> JobView:
-    """At once, while it waits."""
+    """A waiting job moves at once; a running one may from now on give its slot to others, or keep it."""
     return view_job(front.ledger.reprioritise(job_id, Priority[body.priority]))
 
 

@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query
 
-from api.deps import Front, FrontDep, Wait, accepted, run_sync, submit
-from api.routes.models import check_type, known
+from api.deps import AskingDep, Front, FrontDep
+from api.routes.models import check_type
 from api.views import Accepted, ActiveView, ModelBody
 from shared.contracts import Switch, Unload
 from shared.db import catalog
@@ -15,33 +15,29 @@ router = APIRouter(prefix="/models", tags=["lifecycle"])
 
 
 @router.post("/activate", status_code=202, summary="Make a model serve its type")
-async def activate(front: FrontDep, body: ModelBody, response: Response, wait: Wait = 0) -> Accepted:
+async def activate(asking: AskingDep, body: ModelBody) -> Accepted:
     """Load it, prove it with a real inference, route its type to it; the one before is drained, never cut."""
-    return await _switch(front, body.model_id, response, wait)
+    return await asking.accept(Switch, body.model_id, _loadable)
 
 
 @router.post("/{model_id}/switch", status_code=202, summary="Switch a type to this model")
 async def switch(
-    front: FrontDep,
+    asking: AskingDep,
     model_id: str,
-    response: Response,
     clear_gpu: Annotated[
         bool, Query(description="Only true: the model before leaves memory once it has drained.")
     ] = True,
-    wait: Wait = 0,
 ) -> Accepted:
     """The same as activate, by path: new one ready first, then the route, then the old one's last requests."""
     if not clear_gpu:
         raise Invalid("unsupported_option", "The model before always leaves memory.", "Leave clear_gpu out.")
-    return await _switch(front, model_id, response, wait)
+    return await asking.accept(Switch, model_id, _loadable)
 
 
 @router.post("/deactivate/{model_id}", status_code=202, summary="Take a model out of memory")
-async def deactivate(front: FrontDep, model_id: str, response: Response, wait: Wait = 0) -> Accepted:
+async def deactivate(asking: AskingDep, model_id: str) -> Accepted:
     """Its requests end first, then its runner stops and its memory comes back."""
-    contract = Unload(model_id=await run_sync(known, front, model_id))
-    await run_sync(_in_memory, front, model_id)
-    return await accepted(front, response, await run_sync(submit, front, contract), wait)
+    return await asking.accept(Unload, model_id, _in_memory)
 
 
 @router.get("/active/{model_type}", summary="Who serves a type")
@@ -59,16 +55,9 @@ def active(front: FrontDep, model_type: str) -> ActiveView:
     return ActiveView.model_validate(serving, from_attributes=True)
 
 
-async def _switch(front: Front, model_id: str, response: Response, wait: float) -> Accepted:
-    contract = Switch(model_id=await run_sync(_loadable, front, model_id))
-    return await accepted(front, response, await run_sync(submit, front, contract), wait)
-
-
-def _loadable(front: Front, model_id: str) -> str:
+def _loadable(front: Front, model_id: str) -> None:
     with front.database.reading() as session:
-        catalog.get_model(session, model_id)
         catalog.installed(session, model_id)
-    return model_id
 
 
 def _in_memory(front: Front, model_id: str) -> None:

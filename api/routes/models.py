@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from api.deps import Front, FrontDep, Wait, accepted, run_sync, submit
+from api.deps import AskingDep, Front, FrontDep
 from api.views import (
     Accepted,
     AddModel,
@@ -57,28 +57,23 @@ def add_model(front: FrontDep, body: AddModel, response: Response) -> ModelView:
 
 
 @router.post("/download", status_code=202, summary="Download a model")
-async def download(front: FrontDep, body: DownloadBody, response: Response, wait: Wait = 0) -> Accepted:
+async def download(asking: AskingDep, body: DownloadBody) -> Accepted:
     """Fetch, prove and publish its files. Asked for again, the live job is returned."""
-    contract = Download(model_id=body.model_id, force_redownload=body.force_redownload)
     priority = Priority[body.priority] if body.priority else None
-    return await accepted(front, response, await run_sync(submit, front, contract, priority), wait)
+    return await asking.accept(Download, body.model_id, priority=priority, force_redownload=body.force_redownload)
 
 
 @router.post("/validate/{model_id}", status_code=202, summary="Verify every byte of a model")
 @router.post("/{model_id}/verify", status_code=202, summary="Verify every byte of a model")
-async def verify(front: FrontDep, model_id: str, response: Response, wait: Wait = 0) -> Accepted:
+async def verify(asking: AskingDep, model_id: str) -> Accepted:
     """Hash its files again; what is damaged is quarantined. The job's result is the report."""
-    contract = Verify(model_id=await run_sync(known, front, model_id))
-    await run_sync(_on_disk, front, model_id)
-    return await accepted(front, response, await run_sync(submit, front, contract), wait)
+    return await asking.accept(Verify, model_id, _on_disk)
 
 
 @router.post("/{model_id}/repair", status_code=202, summary="Repair a model")
-async def repair(front: FrontDep, model_id: str, response: Response, wait: Wait = 0) -> Accepted:
+async def repair(asking: AskingDep, model_id: str) -> Accepted:
     """Verify it, and fetch again only what is missing or damaged."""
-    contract = Repair(model_id=await run_sync(known, front, model_id))
-    await run_sync(_on_disk, front, model_id)
-    return await accepted(front, response, await run_sync(submit, front, contract), wait)
+    return await asking.accept(Repair, model_id, _on_disk)
 
 
 @router.get("/{model_id}", summary="One model")
@@ -90,17 +85,9 @@ def get_model(front: FrontDep, model_id: str) -> ModelView:
 
 
 @router.delete("/{model_id}", status_code=202, summary="Remove a model")
-async def remove(front: FrontDep, model_id: str, response: Response, wait: Wait = 0) -> Accepted:
+async def remove(asking: AskingDep, model_id: str) -> Accepted:
     """Its files go to the trash, its entry leaves the registry; refused while it is in memory or comes down."""
-    contract = Remove(model_id=await run_sync(known, front, model_id))
-    await run_sync(_not_in_use, front, model_id)
-    return await accepted(front, response, await run_sync(submit, front, contract), wait)
-
-
-def known(front: Front, model_id: str) -> str:
-    """The id of a model that exists, before a contract judges its form: an impossible id is simply not found."""
-    with front.database.reading() as session:
-        return catalog.get_model(session, model_id).id
+    return await asking.accept(Remove, model_id, _not_in_use)
 
 
 def _on_disk(front: Front, model_id: str) -> None:

@@ -1,14 +1,22 @@
 """Is it alive, is it ready, and if not, what is missing."""
 
+import asyncio
+from collections.abc import Callable
 from typing import Literal
 
 import redis
+from anyio import move_on_after, to_thread
 from fastapi import APIRouter, Response
 
 from api.deps import Front, FrontDep
+from api.fitness import examine
 from api.views import Part, Readiness
 from shared.errors import ModelyardError
 from shared.queues import IO
+
+Parts = dict[str, Part]
+LOOK_SECONDS = 1.8
+CHECK_DATABASE = "Check MODELYARD_DATABASE_URL."
 
 router = APIRouter(prefix="/health", tags=["health"])
 
@@ -20,9 +28,13 @@ async def live() -> dict[Literal["status"], Literal["alive"]]:
 
 
 @router.get("/ready", summary="Readiness", responses={503: {"model": Readiness}})
-def ready(front: FrontDep, response: Response) -> Readiness:
+async def ready(front: FrontDep, response: Response) -> Readiness:
     """Database, Redis, and a worker for each kind of place; 503 names what is missing and what to do."""
-    parts = {"database": _database(front), **_redis_and_workers(front)}
+    looks = await asyncio.gather(
+        _in_time(_database, front, {"database": Part(ok=False, detail=f"Does not answer. {CHECK_DATABASE}")}),
+        _in_time(_redis_and_workers, front, _without_redis("Redis does not answer.", "Check MODELYARD_REDIS__URL.")),
+    )
+    parts = {name: part for look in looks for name, part in look.items()}
     if all(part.ok for part in parts.values()):
         return Readiness(status="ready", parts=parts)
     response.status_code = 503
@@ -30,27 +42,38 @@ def ready(front: FrontDep, response: Response) -> Readiness:
     return Readiness(status="not_ready", parts=parts)
 
 
-def _database(front: Front) -> Part:
+async def _in_time(look: Callable[[Front], Parts], front: Front, too_late: Parts) -> Parts:
+    """Whoever asks for readiness has little time, and what is stuck is not ready."""
+    with move_on_after(LOOK_SECONDS):
+        return await to_thread.run_sync(look, front, abandon_on_cancel=True)
+    return too_late
+
+
+def _database(front: Front) -> Parts:
     try:
         front.database.ping()
     except ModelyardError as error:
-        return Part(ok=False, detail=f"{error.message} Check MODELYARD_DATABASE_URL.")
-    return Part(ok=True, detail="answers")
+        return {"database": Part(ok=False, detail=f"{error.message} {CHECK_DATABASE}")}
+    return {"database": Part(ok=True, detail="answers")}
 
 
-def _redis_and_workers(front: Front) -> dict[str, Part]:
+def _redis_and_workers(front: Front) -> Parts:
+    fitness = examine(front.redis)
     try:
         lanes = front.workers.lanes()
     except redis.RedisError:
-        away = Part(ok=False, detail="Redis does not answer. Check MODELYARD_REDIS__URL.")
-        unknown = Part(ok=False, detail="Unknown while Redis is away.")
-        return {"redis": away, "ioWorker": unknown, "deviceWorker": unknown}
+        return _without_redis(fitness.detail, fitness.fix)
     device = any(lane.startswith("device.") for lane in lanes)
     return {
-        "redis": Part(ok=True, detail="answers"),
+        "redis": Part(ok=fitness.ok, detail=f"{fitness.detail} {fitness.fix}".strip()),
         "ioWorker": _worker(IO in lanes, "python -m workers io"),
         "deviceWorker": _worker(device, "python -m workers device"),
     }
+
+
+def _without_redis(detail: str, fix: str) -> Parts:
+    unknown = Part(ok=False, detail="Unknown while Redis is away.")
+    return {"redis": Part(ok=False, detail=f"{detail} {fix}"), "ioWorker": unknown, "deviceWorker": unknown}
 
 
 def _worker(alive: bool, command: str) -> Part:

@@ -87,6 +87,10 @@ class Hub:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def throttle(self, rate: float | None) -> None:
+        """Another rate for answers from now on; those on their way keep theirs."""
+        self._server.rate = rate
+
     def sent(self, part: str = "") -> int:
         """Bytes of bodies sent for paths that contain `part`."""
         with self._lock:

@@ -22,6 +22,11 @@ def report(session: Session, device: Device) -> None:
     session.exec(statement.on_conflict_do_update(index_elements=["id"], set_={**fixed, "seen_at": now()}))
 
 
+def lanes(session: Session) -> list[str]:
+    """The lanes of every device that was ever served, its worker up or down."""
+    return [device_lane(device) for device in session.exec(select(Device.id)).all()]
+
+
 def place(session: Session, model_id: str) -> str:
     """The lane for a job on a device: where the model is already, else the largest GPU, else the CPU.
 

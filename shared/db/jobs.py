@@ -5,7 +5,7 @@ from sqlmodel import Session, col, func, select
 from shared.db.session import now
 from shared.db.tables import Job, Model
 from shared.errors import NotFound
-from shared.states import LIVE, JobState
+from shared.states import ENDED, LIVE, Desired, JobState, Priority
 
 
 def get(session: Session, job_id: str) -> Job:
@@ -51,11 +51,69 @@ def live_with_key(session: Session, unique_key: str | None) -> Job | None:
 
 def position(session: Session, job: Job) -> int:
     """Place of a queued job in its lane, counted from 1."""
-    sooner = (col(Job.priority) < job.priority) | (
-        (col(Job.priority) == job.priority) & (col(Job.created_at) < job.created_at)
+    waiting = select(func.count()).where(col(Job.state) == JobState.QUEUED, col(Job.lane) == job.lane)
+    sooner = waiting.where(col(Job.urgency) < job.urgency)
+    earlier = waiting.where(col(Job.urgency) == job.urgency, col(Job.created_at) < job.created_at)
+    return session.exec(sooner).one() + session.exec(earlier).one() + 1
+
+
+def running(session: Session, lane: str) -> list[Job]:
+    """What a lane works on now."""
+    return list(session.exec(select(Job).where(col(Job.state) == JobState.RUNNING, col(Job.lane) == lane)).all())
+
+
+def usual_seconds(session: Session, lane: str) -> float | None:
+    """Mean run time of a lane's jobs among the last 500 that succeeded anywhere; None where there is none."""
+    last = (
+        select(Job.lane, Job.started_at, Job.finished_at)
+        .where(col(Job.state) == JobState.SUCCEEDED)
+        .order_by(col(Job.finished_at).desc())
+        .limit(500)
+        .subquery()
     )
-    query = select(func.count()).where(col(Job.state) == JobState.QUEUED, col(Job.lane) == job.lane, sooner)
-    return session.exec(query).one() + 1
+    mean = session.exec(select(func.avg(last.c.finished_at - last.c.started_at)).where(last.c.lane == lane)).one()
+    return None if mean is None else float(mean)
+
+
+def kept_waiting(session: Session, lane: str, grace: float, again: float) -> Job | None:
+    """The most urgent CRITICAL or HIGH job of a lane whose ticket has found no free slot.
+
+    Args:
+        grace: seconds that a ticket is given to find one.
+        again: seconds after which way is made for it once more.
+    """
+    query = select(Job).where(
+        col(Job.state) == JobState.QUEUED, col(Job.lane) == lane, col(Job.priority) <= Priority.HIGH,
+        col(Job.sent_at) < now() - grace, col(Job.not_before) <= now(),
+        col(Job.way_made_at).is_(None) | (col(Job.way_made_at) < now() - again),
+    )  # fmt: skip
+    return session.exec(query.order_by(col(Job.urgency), col(Job.created_at)).limit(1)).first()
+
+
+def least_urgent(session: Session, lane: str, kinds: list[str]) -> Job | None:
+    """The running job of a lane that is to make way first: of the lowest class, the one that started last."""
+    query = select(Job).where(
+        col(Job.state) == JobState.RUNNING, col(Job.lane) == lane, col(Job.desired) == Desired.RUN,
+        col(Job.kind).in_(kinds),
+    )  # fmt: skip
+    return session.exec(query.order_by(col(Job.urgency).desc(), col(Job.started_at).desc()).limit(1)).first()
+
+
+def overdue(session: Session, seconds: float) -> list[Job]:
+    """For each lane without a live job that was lifted for its age: its oldest waiting one, if that old."""
+    lifted = select(Job.lane).where(col(Job.aged), col(Job.state).in_([JobState.QUEUED, JobState.RUNNING]))
+    oldest = (
+        select(Job.lane, func.min(Job.created_at).label("created_at"))
+        .where(
+            col(Job.state) == JobState.QUEUED, col(Job.urgency) > Priority.HIGH, col(Job.not_before) <= now(),
+            col(Job.created_at) < now() - seconds, col(Job.lane).not_in(lifted),
+        )
+        .group_by(Job.lane)
+        .subquery()
+    )  # fmt: skip
+    same = (col(Job.lane) == oldest.c.lane) & (col(Job.created_at) == oldest.c.created_at)
+    query = select(Job).join(oldest, same).where(col(Job.state) == JobState.QUEUED, col(Job.urgency) > Priority.HIGH)
+    return list({job.lane: job for job in session.exec(query).all()}.values())
 
 
 def unsent(session: Session, limit: int = 500) -> list[Job]:
@@ -76,6 +134,19 @@ def silent(session: Session) -> list[Job]:
     """Running jobs whose worker let the lease run out."""
     query = select(Job).where(col(Job.state) == JobState.RUNNING, col(Job.lease_until) < now())
     return list(session.exec(query).all())
+
+
+def surplus_before(session: Session, keep: int) -> float:
+    """The time of end of the first ended job that is one too many, counted from the newest; 0 where none is."""
+    ended = select(Job.finished_at).where(col(Job.state).in_(ENDED)).order_by(col(Job.finished_at).desc())
+    return session.exec(ended.offset(keep).limit(1)).first() or 0.0
+
+
+def ended_before(session: Session, state: JobState, seconds: float, moment: float) -> list[str]:
+    """Ids of up to 1,000 jobs that ended in this state `seconds` ago, or at that moment or before."""
+    at = col(Job.finished_at)
+    query = select(Job.id).where(col(Job.state) == state, (at < now() - seconds) | (at <= moment))
+    return list(session.exec(query.limit(1000)).all())
 
 
 def switching(session: Session, name: str) -> bool:

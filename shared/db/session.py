@@ -1,6 +1,10 @@
 """The database: engine, clock, transactions, migration."""
 
+import contextlib
+import math
 import os
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +12,8 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Float, event, func, select, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError
@@ -16,12 +22,32 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 from sqlmodel import Session, create_engine
 
-from shared.errors import Invalid, Unavailable
+from shared.errors import Conflict, Corrupt, Invalid, Unavailable
 from shared.settings import Settings
 
 BUSY_SECONDS = 5
 """Longest wait for another writer of SQLite; after it the caller hears `database_busy`."""
 
+
+SQLITE_TROUBLE = {
+    "SQLITE_BUSY": ("database_busy", "Another program keeps the database locked.", "Try again in a few seconds."),
+    "SQLITE_LOCKED": ("database_busy", "Another program keeps the database locked.", "Try again in a few seconds."),
+    "SQLITE_FULL": ("database_full", "The disk of the database is full.", "Free some space; it goes on by itself."),
+    "SQLITE_IOERR": ("database_unavailable", "The disk of the database has an error.", "Look at the disk."),
+    "SQLITE_READONLY": ("database_unavailable", "The database cannot be written to.", "Look at its file's rights."),
+    "SQLITE_CANTOPEN": ("database_unavailable", "The database cannot be opened.", "Look at its folder."),
+    "SQLITE_CORRUPT": (
+        "database_damaged",
+        "The database is damaged.",
+        "Stop the service; its next start says what helps.",
+    ),
+    "SQLITE_NOTADB": (
+        "database_damaged",
+        "The database is damaged.",
+        "Stop the service; its next start says what helps.",
+    ),
+}
+"""By the beginning of SQLite's own name for an error: code, message and hint. All of them may pass."""
 
 PATIENCE = {
     "connect_timeout": BUSY_SECONDS,
@@ -57,6 +83,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
         self._readers = self.engine.execution_options(reads=True)
+        self._away_at = -math.inf
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -86,11 +113,14 @@ class Database:
         except DataError as error:
             raise Invalid("invalid_text", "A value cannot be stored.", "Leave out control characters.") from error
         except (DBAPIError, PoolTimeout) as error:
-            if isinstance(error, DBAPIError) and not _is_passing(error):
+            if (passing := _as_passing(error)) is None:
                 raise
-            raise Unavailable(
-                "database_unavailable", "The database does not answer.", "Try again in a few seconds.", None, 2
-            ) from error
+            self._away_at = time.monotonic()
+            raise passing from error
+
+    def seconds_since_away(self) -> float:
+        """How long ago this process last found the database out of reach; infinite when it never did."""
+        return time.monotonic() - self._away_at
 
     def ping(self) -> None:
         """Raises: Unavailable."""
@@ -127,12 +157,20 @@ def _engine(url: str) -> Engine:
     return engine
 
 
-def _is_passing(error: DBAPIError) -> bool:
-    """Will the same statement work later? On SQLite the one class of error stands for defects, too."""
-    if error.connection_invalidated:
-        return True
-    on_sqlite = type(error.orig).__module__.startswith("sqlite3")
-    return isinstance(error, OperationalError) and (not on_sqlite or "locked" in str(error.orig))
+def _as_passing(error: DBAPIError | PoolTimeout) -> Unavailable | None:
+    """What to tell people where the same statement may work later; None where the defect is ours."""
+    if isinstance(error, DBAPIError):
+        cause = str(getattr(error.orig, "sqlite_errorname", ""))
+        for prefix, (code, message, hint) in SQLITE_TROUBLE.items():
+            if cause.startswith(prefix):
+                return Unavailable(code, message, hint, None, 2)
+        # On SQLite the one class of error stands for defects, too; a server that became read-only is an internal one.
+        on_sqlite = type(error.orig).__module__.startswith("sqlite3")
+        refused = getattr(error.orig, "sqlstate", None) in {"25006", "25P03"}
+        if not (error.connection_invalidated or refused or (isinstance(error, OperationalError) and not on_sqlite)):
+            return None
+    message = "The database does not answer."
+    return Unavailable("database_unavailable", message, "Try again in a few seconds.", None, 2)
 
 
 def serialise(session: Session, name: str) -> None:
@@ -142,18 +180,67 @@ def serialise(session: Session, name: str) -> None:
 
 
 def migrate(settings: Settings) -> None:
-    """Bring the schema to the newest version; safe to run from several processes at once."""
+    """Bring the schema to the newest version; safe to run from several processes at once.
+
+    Raises:
+        Corrupt: the file of SQLite is not whole; nothing was touched.
+        Conflict: the schema is of a newer version.
+    """
     url = settings.database
     if url.startswith("sqlite:///"):
         path = Path(url.removeprefix("sqlite:///"))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_file(path)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     database = Database(url)
     try:
+        _refuse_newer(database, config)
         with database.engine.connect() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     finally:
         database.close()
+
+
+def _refuse_newer(database: Database, config: Config) -> None:
+    """An older version must not write to what a newer one has changed.
+
+    Raises:
+        Conflict
+    """
+    with database.reading() as session:
+        there = set(MigrationContext.configure(session.connection()).get_current_heads())
+    if there - {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}:
+        message = f"The database is of a newer version of Modelyard (schema {', '.join(sorted(there))})."
+        hint = "Start that version, or put back the backup that was made before the upgrade."
+        raise Conflict("database_newer", message, hint)
+
+
+def _check_file(path: Path) -> None:
+    """Refuse to start on a file that is not whole, rather than to write over what may still be saved.
+
+    Raises:
+        Corrupt
+    """
+    wal, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    if wal.exists() and wal.stat().st_size and not (path.exists() and path.stat().st_size):
+        hint = f"Put it back beside {wal.name}. To start with an empty ledger: rm {wal}"
+        raise Corrupt("database_missing", f"{path} is gone, and its log {wal.name} is still there.", hint)
+    if index.exists() and not wal.exists():
+        hint = f"Put it back, or a backup of all. To go on without the last changes: rm {index}"
+        raise Corrupt("database_log_missing", f"{wal}, with the last changes, was deleted.", hint)
+    if not path.exists():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+            (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError:
+        return  # busy, or out of reach: whoever opens it next says so
+    except sqlite3.DatabaseError as error:
+        answer = str(error)
+    if answer != "ok":
+        mended = path.with_name("mended.db")
+        hint = f"Put a backup in its place, or save what can be read: sqlite3 {path} .recover | sqlite3 {mended}"
+        raise Corrupt("database_damaged", f"{path} is damaged: {answer}.", hint)

@@ -118,16 +118,38 @@ class Job(SQLModel, table=True):
             sqlite_where=text("state = 'queued' AND sent_at IS NULL"),
             postgresql_where=text("state = 'queued' AND sent_at IS NULL"),
         ),
-        Index("ix_jobs_state", "state", "lease_until"),
+        Index(
+            "ix_jobs_waiting",
+            "lane",
+            "urgency",
+            "created_at",
+            sqlite_where=text("state = 'queued'"),
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index(
+            "ix_jobs_running",
+            "lease_until",
+            sqlite_where=text("state = 'running'"),
+            postgresql_where=text("state = 'running'"),
+        ),
+        Index("ix_jobs_finished", "state", "finished_at"),
+        # For the lists: newest first, with and without one filter.
         Index("ix_jobs_created", "created_at", "id"),
+        Index("ix_jobs_state", "state", "created_at", "id"),
+        Index("ix_jobs_kind", "kind", "created_at", "id"),
+        Index("ix_jobs_model_id", "model_id", "created_at", "id"),
     )
 
     id: str = Field(primary_key=True, max_length=128)
-    kind: str = Field(index=True, max_length=64)
+    kind: str = Field(max_length=64)
     unique_key: str | None = None
     lane: str
     priority: int
-    model_id: str | None = Field(default=None, index=True)
+    urgency: int
+    """The class of queue its ticket goes to: its priority, or better where it made way or waited too long."""
+    aged: bool = False
+    """It waited so long that it goes with the HIGH ones; one live job per lane at a time."""
+    model_id: str | None = None
     args: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
     origin: str
     """Who asked: `rest`, `foreign`, `recovery` (a lost runner), `switch` (the one before, on another device)."""
@@ -144,6 +166,8 @@ class Job(SQLModel, table=True):
     sent_at: float | None = Field(default=None, sa_column=Column(Float(53)))
     """When that message went out, None while it waits in this outbox."""
     not_before: float = Field(default=0.0, sa_column=Column(Float(53), nullable=False))
+    way_made_at: float | None = Field(default=None, sa_column=Column(Float(53)))
+    """When a running job was last told to give its slot to this one."""
     lease_owner: str | None = None
     lease_until: float | None = Field(default=None, sa_column=Column(Float(53)))
 
@@ -159,6 +183,19 @@ class Job(SQLModel, table=True):
     created_at: float = Field(sa_column=Column(Float(53), nullable=False))
     started_at: float | None = Field(default=None, sa_column=Column(Float(53)))
     finished_at: float | None = Field(default=None, sa_column=Column(Float(53)))
+
+
+class IdempotencyKey(SQLModel, table=True):
+    """A caller's own name for one ask, so that the same ask sent again finds the same job. Goes with its job."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: str = Field(primary_key=True, max_length=255)
+    fingerprint: str
+    """SHA-256 of what was asked for."""
+    job_id: str = Field(index=True, max_length=128)
+    created: bool
+    """The ask made the job; False: it joined one."""
 
 
 class ScheduleRun(SQLModel, table=True):

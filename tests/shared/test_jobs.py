@@ -8,11 +8,12 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from shared.broker import Broker, make_app
-from shared.contracts import Download, Switch, Verify
+from shared.contracts import Contract, Download, Remove, Switch, Verify
 from shared.db import jobs
 from shared.db.tables import Job
 from shared.errors import Conflict, Failed, Invalid, NotFound, Unavailable
-from shared.jobs import Ledger, Progress
+from shared.jobs import Ask, Ledger, Progress
+from shared.queues import queue_name
 from shared.settings import RedisSettings, Settings
 from shared.states import Desired, JobState, Priority
 from tests.conftest import free_port
@@ -80,8 +81,9 @@ def test_a_waiting_job_changes_its_priority(ledger: Ledger) -> None:
     assert (job.id, moved.ticket) in ledger.broker.waiting(["modelyard.p0.io"])
     ledger.pause(job.id)
     assert ledger.reprioritise(job.id, Priority.HIGH).state == JobState.PAUSED
+    ledger.cancel(job.id)
     with pytest.raises(Conflict):
-        ledger.reprioritise(running(ledger, TWO).id, Priority.HIGH)
+        ledger.reprioritise(job.id, Priority.HIGH)
 
 
 def test_a_device_job_goes_to_a_device(ledger: Ledger) -> None:
@@ -274,3 +276,177 @@ def test_no_device_worker_yet(ledger: Ledger) -> None:
         session.connection().exec_driver_sql("DELETE FROM devices")
     with pytest.raises(Unavailable, match="device worker"):
         ledger.submit(Switch(model_id="one"), origin="test")
+
+
+# -- the same ask twice -------------------------------------------------------------------------------------
+
+
+def test_the_same_ask_finds_its_job(ledger: Ledger) -> None:
+    ask = Ask.of("key", "model.download", "one")
+    assert ledger.asked(ask) is None
+    job = ledger.submit(ONE, origin="test", ask=ask).job
+    end(ledger, job)
+    assert ledger.asked(ask) == (read(ledger, job.id), True), "also after its end"
+    with pytest.raises(Conflict, match="another request"):
+        ledger.asked(Ask.of("key", "model.download", "two"))
+
+
+@pytest.mark.fault("F-11")
+def test_an_ask_that_was_faster_is_joined(ledger: Ledger) -> None:
+    ask = Ask.of("key", "model.download", "one")
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: ledger.submit(ONE, origin="test", ask=ask), range(16)))
+    assert len({job.id for job, _ in answers}) == 1
+    assert all(created for _, created in answers), "each is told that it made the job"
+
+
+# -- who goes first -----------------------------------------------------------------------------------------
+
+
+def aged(ledger: Ledger, job: Job, seconds: float, column: str = "created_at") -> None:
+    with ledger.database.session() as session:
+        values = {column: col(getattr(Job, column)) - seconds}
+        session.exec(update(Job).where(col(Job.id) == job.id).values(values))
+
+
+def end(ledger: Ledger, job: Job) -> None:
+    claimed = ledger.claim(job.id, read(ledger, job.id).ticket, "worker")
+    assert claimed is not None
+    assert ledger.succeed(job.id, claimed.attempt, {})
+
+
+def busy(ledger: Ledger, contract: Contract, priority: Priority, owner: str = "worker") -> Job:
+    job = ledger.submit(contract, origin="test", priority=priority).job
+    claimed = ledger.claim(job.id, job.ticket, owner)
+    assert claimed is not None
+    return claimed
+
+
+def kept_waiting(ledger: Ledger, contract: Contract, priority: Priority) -> Job:
+    job = ledger.submit(contract, origin="test", priority=priority).job
+    aged(ledger, job, 1, "sent_at")
+    return job
+
+
+@pytest.mark.parametrize(
+    ("waits", "runs", "makes_way"),
+    [
+        (Priority.CRITICAL, Priority.HIGH, True),
+        (Priority.CRITICAL, Priority.CRITICAL, False),
+        (Priority.HIGH, Priority.LOW, True),
+        (Priority.HIGH, Priority.MEDIUM, True),
+        (Priority.HIGH, Priority.HIGH, False),
+        (Priority.MEDIUM, Priority.LOW, False),
+    ],
+)
+def test_only_urgent_jobs_displace_and_only_less_urgent_ones(
+    ledger: Ledger, waits: Priority, runs: Priority, makes_way: bool
+) -> None:
+    victim = busy(ledger, ONE, runs)
+    kept_waiting(ledger, TWO, waits)
+    assert (ledger.make_way("io", "worker") == (victim.id, victim.attempt)) is makes_way
+
+
+def test_the_lowest_job_makes_way_wherever_it_runs(ledger: Ledger) -> None:
+    busy(ledger, ONE, Priority.MEDIUM, "worker")
+    low = busy(ledger, Verify(model_id="one"), Priority.LOW, "other")
+    kept_waiting(ledger, TWO, Priority.CRITICAL)
+    assert ledger.make_way("io", "worker") is None, "the other worker has a lower one"
+    assert ledger.make_way("io", "other") == (low.id, low.attempt)
+
+
+def test_way_is_made_once_for_each_waiting_job(ledger: Ledger) -> None:
+    busy(ledger, ONE, Priority.LOW)
+    busy(ledger, Verify(model_id="one"), Priority.LOW)
+    kept_waiting(ledger, TWO, Priority.CRITICAL)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: ledger.make_way("io", "worker"), range(16)))
+    assert len([victim for victim in found if victim]) == 1
+
+
+def test_what_cannot_go_on_later_is_not_displaced(ledger: Ledger) -> None:
+    busy(ledger, Remove(model_id="one"), Priority.LOW)
+    kept_waiting(ledger, TWO, Priority.CRITICAL)
+    assert ledger.make_way("io", "worker") is None
+
+
+def test_a_job_that_made_way_goes_before_its_class(ledger: Ledger) -> None:
+    low = busy(ledger, ONE, Priority.LOW)
+    assert ledger.give_way(low.id, low.attempt)
+    job = read(ledger, low.id)
+    assert (job.state, job.priority, job.urgency) == (JobState.QUEUED, Priority.LOW, Priority.MEDIUM)
+    assert (job.id, job.ticket) in ledger.broker.waiting([queue_name(Priority.MEDIUM, "io")])
+    assert ledger.claim(job.id, job.ticket, "worker") is not None
+
+
+def test_a_paused_job_does_not_come_back_when_it_makes_way(ledger: Ledger) -> None:
+    low = busy(ledger, ONE, Priority.LOW)
+    ledger.pause(low.id)
+    ledger.give_way(low.id, low.attempt)
+    assert read(ledger, low.id).state == JobState.PAUSED
+
+
+@pytest.mark.fault("F-28")
+def test_what_waited_too_long_goes_with_the_high_ones_one_at_a_time(ledger: Ledger) -> None:
+    older = ledger.submit(ONE, origin="test", priority=Priority.LOW).job
+    old = ledger.submit(TWO, origin="test", priority=Priority.LOW).job
+    young = ledger.submit(Verify(model_id="one"), origin="test", priority=Priority.LOW).job
+    aged(ledger, older, 1000)
+    aged(ledger, old, 900)
+    assert [job.id for job in ledger.lift_overdue()] == [older.id]
+    lifted = read(ledger, older.id)
+    assert (lifted.urgency, lifted.priority) == (Priority.HIGH, Priority.LOW)
+    assert (lifted.id, lifted.ticket) in ledger.broker.waiting([queue_name(Priority.HIGH, "io")])
+    assert ledger.lift_overdue() == [], "one live lifted job in a lane"
+    kept_waiting(ledger, Verify(model_id="two"), Priority.HIGH)
+    claimed = ledger.claim(lifted.id, lifted.ticket, "worker")
+    assert claimed is not None
+    assert ledger.make_way("io", "worker") is None, "HIGH does not displace it"
+    assert ledger.lift_overdue() == []
+    ledger.succeed(claimed.id, claimed.attempt, {})
+    assert [job.id for job in ledger.lift_overdue()] == [old.id]
+    assert read(ledger, young.id).urgency == Priority.LOW
+
+
+def test_a_running_job_takes_another_priority(ledger: Ledger) -> None:
+    job = running(ledger)
+    changed = ledger.reprioritise(job.id, Priority.LOW)
+    assert (changed.state, changed.priority, changed.urgency) == (JobState.RUNNING, Priority.LOW, Priority.LOW)
+    assert changed.ticket == job.ticket
+    assert ledger.succeed(job.id, job.attempt, {}), "its fence is the same"
+
+
+# -- what ended long ago ------------------------------------------------------------------------------------
+
+
+def test_old_ends_are_forgotten_and_live_jobs_stay(ledger: Ledger) -> None:
+    ask = Ask.of("key", "x")
+    done = ledger.submit(ONE, origin="test", ask=ask).job
+    end(ledger, done)
+    failed = running(ledger, TWO)
+    ledger.fail(failed.id, failed.attempt, Failed("broken", "It broke.", "Mend it."))
+    live = ledger.submit(Verify(model_id="one"), origin="test").job
+    aged(ledger, live, 1e7)
+    aged(ledger, done, 8 * 86_400, "finished_at")
+    aged(ledger, failed, 8 * 86_400, "finished_at")
+    assert ledger.prune() == 1
+    with pytest.raises(NotFound):
+        read(ledger, done.id)
+    assert ledger.asked(ask) is None, "its key goes with it"
+    aged(ledger, failed, 30 * 86_400, "finished_at")
+    assert ledger.prune() == 1
+    assert read(ledger, live.id).state == JobState.QUEUED
+
+
+def test_no_more_ends_than_wanted_are_kept(ledger: Ledger) -> None:
+    ledger.settings = ledger.settings.model_copy(update={"keep_ended": 3})
+    for number in range(7):
+        ledger.reject(f"odd-{number}", "kind", {}, Invalid("odd", "Odd."))
+        aged_by(ledger, f"odd-{number}", 100 - number)
+    assert ledger.prune() == 4
+    with ledger.database.reading() as session:
+        assert {job.id for job in jobs.find(session)} == {"odd-4", "odd-5", "odd-6"}
+
+
+def aged_by(ledger: Ledger, job_id: str, seconds: float) -> None:
+    aged(ledger, read(ledger, job_id), seconds, "finished_at")

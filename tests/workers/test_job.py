@@ -1,7 +1,10 @@
 """From message to outcome: the one way of every kind, with a real ledger and bodies made for the occasion."""
 
+import contextlib
+import copy
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,7 @@ def services(ledger: Ledger, settings: Settings, tmp_path: Path) -> Services:
 
 @pytest.fixture
 def heart(services: Services) -> Iterator[Heart]:
-    heart = Heart(services)
+    heart = Heart(services, "io", slots=4)
     heart.start()
     yield heart
     heart.close()
@@ -292,15 +295,26 @@ class TestRescue:
         until(lambda: rescue(services) or (job.id, 2) in services.broker.waiting(["modelyard.p2.io"]))  # type: ignore[func-returns-value] # then look
 
 
-def test_a_heart_that_cannot_reach_the_ledger_stops_its_jobs(services: Services) -> None:
+@pytest.mark.fault("F-30")
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_body_waits_for_a_ledger_that_is_out_of_reach(services: Services, heart: Heart, taken: bool) -> None:
+    """It goes on where its fence still holds, and stops where another attempt owns the job by then."""
     job = submit(services)
     claimed = services.ledger.claim(job.id, 1, "worker")
     assert claimed is not None
     work = Work(services, claimed)
-    heart = Heart(services)
+    database, services.ledger.database = services.ledger.database, None  # type: ignore[assignment] # gone
     heart.hold(work)
     work.last_beat -= services.settings.jobs.lease_seconds
-    services.ledger.database = None  # type: ignore[assignment] # gone, as a network can be
-    heart._beat(work)
-    with pytest.raises(LeaseLost):
-        work.checkpoint()
+    with ThreadPoolExecutor(1) as body:
+        waiting = body.submit(work.checkpoint)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.5)
+        if taken:
+            theirs = copy.copy(services.ledger)
+            theirs.database = database
+            theirs.again(job.id, 1, 0)
+        services.ledger.database = database
+        with pytest.raises(LeaseLost) if taken else contextlib.nullcontext():
+            waiting.result(10)
+    heart.release(work)

@@ -7,6 +7,7 @@ from shared.contracts import Download
 from shared.db import catalog
 from shared.db.tables import Installation, Model
 from shared.errors import Exhausted
+from shared.points import reached
 from shared.refs import Ref, SourceKind, checked
 from shared.states import InstallationState
 from workers.job import Services, Work, job
@@ -30,6 +31,7 @@ def download(args: Download, work: Work) -> dict[str, Any]:
     with services.layout.lock(model.id):
         work.report("resolving")
         snapshot = resolve(services, model)
+        reached("download.resolved")
         there = None if args.force_redownload else _there(services, model, before, snapshot.revision)
         return there or fetch_and_publish(work, model, snapshot)
 
@@ -56,14 +58,17 @@ def fetch_and_publish(work: Work, model: Model, snapshot: Snapshot) -> dict[str,
     partials = {file.name: services.layout.partial(model.id, snapshot.revision, file.name) for file in snapshot.files}
     _make_room(services, snapshot, partials)
     files, refetched = _fetch_all(work, snapshot, partials)
+    reached("download.fetched")
     problems = check_essentials(staging, partials)
     for problem in problems:
         raise problem.error()
     work.report("publishing", fraction=1.0)
     work.confirm()
+    reached("download.confirmed")
     source = f"{model.source}:{model.source_url}"
     manifest = Manifest.of(model.id, model.type, snapshot.revision, source, files, snapshot.skipped)
     publish(services.layout, manifest, partials)
+    reached("download.published")
     return {**record(services, manifest), "refetchedBytes": refetched, "skipped": list(snapshot.skipped)}
 
 
@@ -88,6 +93,7 @@ def _fetch_all(work: Work, snapshot: Snapshot, partials: dict[str, Path]) -> tup
             work.report("downloading", done=done, total=total, parts=parts(name))
 
         work.checkpoint()
+        on_bytes(0)
         fetched = fetch(file, partials[file.name], policy, settings, work.checkpoint, on_bytes)
         refetched += fetched.refetched
         files.append(_manifest_file(file, fetched))
@@ -124,5 +130,6 @@ def record(services: Services, manifest: Manifest) -> dict[str, Any]:
     )  # fmt: skip
     with services.database.session() as session:
         catalog.publish(session, row)
+    reached("download.recorded")
     services.events.publish("model.state", modelId=manifest.model_id, status="available", revision=manifest.revision)
     return {"revision": manifest.revision, "size": size, "files": len(manifest.files)}

@@ -6,6 +6,7 @@ from shared.contracts import Remove
 from shared.db import catalog
 from shared.db.jobs import live
 from shared.errors import Conflict, Snooze
+from shared.points import reached
 from workers.job import Work, job
 from workers.store.publish import remove as remove_files
 
@@ -24,11 +25,15 @@ def remove(args: Remove, work: Work) -> dict[str, Any]:
                 return {"trashedBytes": 0}  # an attempt before this one had forgotten it when its worker died
         work.confirm()
         freed = 0
-        for model_type, revision in _take_off(work, args.model_id):
+        found = _take_off(work, args.model_id)
+        reached("remove.taken_off")
+        for model_type, revision in found:
             freed += remove_files(services.layout, model_type, args.model_id, revision)
+        reached("remove.trashed")
         services.layout.discard_staging(args.model_id)
         with services.database.session() as session:
             catalog.forget_model(session, args.model_id)
+        reached("remove.forgotten")
     services.events.publish("model.state", modelId=args.model_id, status="removed")
     return {"trashedBytes": freed}
 

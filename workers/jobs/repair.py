@@ -7,6 +7,7 @@ from shared.contracts import Repair
 from shared.db import catalog
 from shared.db.tables import Model
 from shared.errors import Conflict
+from shared.points import reached
 from shared.refs import Ref, SourceKind, checked
 from workers.job import Work, job
 from workers.jobs.download import fetch_and_publish
@@ -30,6 +31,7 @@ def repair(args: Repair, work: Work) -> dict[str, Any]:
             model = catalog.get_model(session, args.model_id)
         snapshot = _same_revision(work, model, manifest)
         bad = _stage_good_files(work, manifest, report)
+        reached("repair.staged")
         done = fetch_and_publish(work, model, snapshot)
         size = sum(file.size for file in manifest.files if file.name in bad)
         return {"revision": manifest.revision, "repaired": sorted(bad), "refetchedBytes": size, "size": done["size"]}

@@ -8,6 +8,7 @@ from typing import Any
 
 from shared.contracts import Switch, Unload
 from shared.db import catalog, residency
+from shared.points import reached
 from workers.job import Work, job
 from workers.residency.manager import manager_of
 
@@ -24,8 +25,10 @@ def switch(args: Switch, work: Work) -> dict[str, Any]:
         try:
             work.report("switching", fraction=0.9)
             work.confirm()
+            reached("switch.confirmed")
             with services.database.session() as session:
                 residency.flip(session, new)
+            reached("switch.flipped")
         except BaseException:
             if fresh:  # nobody knows it yet: it must not stay in memory
                 manager.retire(new.id)

@@ -4,6 +4,7 @@ from typing import Any
 
 from shared.contracts import Unload
 from shared.db import catalog, residency
+from shared.points import reached
 from workers.job import Work, job
 from workers.residency.manager import manager_of
 
@@ -17,6 +18,7 @@ def unload(args: Unload, work: Work) -> dict[str, Any]:
         with services.database.session() as session:
             catalog.get_model(session, args.model_id)
             rows = residency.clear(session, args.model_id, manager.device.id)
+    reached("unload.closed")
     work.report("draining", fraction=0.5)
     for row in rows:  # outside the lock: the route has moved, and a drain may take a minute
         manager.retire(row.id)

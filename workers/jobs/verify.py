@@ -6,8 +6,10 @@ from shared.contracts import Verify
 from shared.db import catalog
 from shared.db.tables import Installation
 from shared.errors import Conflict
+from shared.points import reached
 from workers.job import Work, job
 from workers.store.manifest import Manifest, read
+from workers.store.publish import adopt
 from workers.store.verify import Report
 from workers.store.verify import verify as verify_files
 
@@ -26,6 +28,8 @@ def examine(work: Work, model_id: str) -> tuple[Manifest, Report]:
     services.layout.check_marker()
     with services.database.reading() as session:
         installation = _published(catalog.installation(session, model_id), model_id)
+    # A publication that was cut off after its rename is finished first: its files and its manifest belong together.
+    adopt(services.layout, installation.model_type, model_id, installation.revision)
     manifest = read(services.layout.manifest(model_id, installation.revision))
     total, done = sum(file.size for file in manifest.files), 0
 
@@ -33,13 +37,16 @@ def examine(work: Work, model_id: str) -> tuple[Manifest, Report]:
         nonlocal done
         done += count
         work.report("verifying", done=done, total=total)
+        reached("verify.hashed")
 
     work.report("verifying", done=0, total=total)
     report = verify_files(services.layout, manifest, full=True, checkpoint=work.checkpoint, on_bytes=on_bytes)
+    reached("verify.finished")
     with services.database.session() as session:
         catalog.record_verify(
             session, model_id, installation.revision, integrity=report.score, problems=report.findings()
         )
+    reached("verify.recorded")
     status = "available" if report.ok else "corrupted"
     services.events.publish("model.state", modelId=model_id, status=status, revision=installation.revision)
     return manifest, report

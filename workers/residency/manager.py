@@ -18,6 +18,8 @@ from shared.db.jobs import switching
 from shared.db.tables import Installation, Model, Residency
 from shared.errors import Failed, ModelyardError
 from shared.keys import installation_secret, runner_key
+from shared.points import reached
+from shared.progress import LEASE_RENEWAL_SECONDS
 from shared.states import Priority, ResidencyState
 from workers.devices.base import Device
 from workers.job import Services, Work
@@ -31,6 +33,7 @@ log = structlog.get_logger()
 STOP_SECONDS = 5.0
 """Between SIGTERM and SIGKILL of a drained runner."""
 WATCH_SECONDS = 0.5
+LEASES_BACK_SECONDS = LEASE_RENEWAL_SECONDS + 5.0
 ASKS, ASK_WINDOW_SECONDS = 4, 600.0
 """A model that was lost so often in that time is not loaded again by itself."""
 
@@ -93,7 +96,9 @@ class Manager:
         """Let the requests end that hold it, then stop it. Not to be cancelled: its route has moved already."""
         self._mark(residency_id, state=ResidencyState.DRAINING)
         self._drain(residency_id)
+        reached("residency.drained")
         self._end(residency_id, ResidencyState.STOPPED)
+        reached("residency.stopped")
 
     # -- the process ----------------------------------------------------------------------------------------
 
@@ -129,9 +134,11 @@ class Manager:
         logs = self._services.settings.data_dir / "logs" / "runners"
         runner = Runner.start(runtime, request, self._spawn, self._settings, logs)
         self._runners[row.id] = runner
+        reached("runner.started")
         runner.wait_ready(work.checkpoint)
         work.report("probing", fraction=0.8)
         runner.probe()
+        reached("runner.probed")
         values = {
             "state": ResidencyState.READY, "url": runner.url, "pid": runner.pid,
             "memory_bytes": runner.rss_bytes(), "load_seconds": round(time.monotonic() - began, 3),
@@ -156,17 +163,22 @@ class Manager:
         return runner is not None and runner.alive()
 
     def _drain(self, residency_id: str) -> None:
-        """Wait for the last lease, at most the drain time. While Redis is away the leases are unknown: wait on."""
-        deadline = time.monotonic() + self._settings.drain_seconds
+        """Wait for the last lease, at most the drain time.
+
+        While Redis is away requests are served without a lease; they take one as soon as it is back, also where it
+        came back empty. Until they had the time to, a count of none means nothing.
+        """
+        deadline, believed = time.monotonic() + self._settings.drain_seconds, 0.0
         closed = False
-        while time.monotonic() < deadline and not self._closing.is_set():
+        while (moment := time.monotonic()) < deadline and not self._closing.is_set():
             try:
-                if not closed:
-                    self._services.leases.close(residency_id)
-                    closed = True
-                if self._services.leases.count(residency_id) == 0:
+                if self._services.leases.close(residency_id) and closed:
+                    believed = moment + LEASES_BACK_SECONDS
+                closed = True
+                if self._services.leases.count(residency_id) == 0 and moment >= believed:
                     return
             except redis.RedisError as error:
+                believed = moment + LEASES_BACK_SECONDS
                 log.warning("drain.blind", residency_id=residency_id, error=type(error).__name__)
             self._closing.wait(0.05)
         log.warning("drain.timeout", residency_id=residency_id)

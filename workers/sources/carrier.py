@@ -7,6 +7,7 @@ from enum import Enum, auto
 from http import HTTPStatus
 
 from shared.errors import Corrupt, ModelyardError, Unavailable
+from shared.points import reached
 from workers.sources import answers
 from workers.sources.base import RemoteFile
 from workers.sources.board import Board, Piece
@@ -200,14 +201,16 @@ class Carrier:
         """Read until the piece is complete; False when the body ends before it."""
         while piece.done < piece.end:
             count = body.fill(view[: piece.end - piece.done])
+            if count:  # what has come is kept, also where this is the last of it
+                self.partial.write(view[:count], piece.done)
+                reached("download.written")
+                piece.hasher.update(view[:count])
+                self.board.advance(piece, count)
+                self.scribe.mark(piece)
             if self.stop.is_set():
                 raise Stopped
             if not count:
                 return False
-            self.partial.write(view[:count], piece.done)
-            piece.hasher.update(view[:count])
-            self.board.advance(piece, count)
-            self.scribe.mark(piece)
         return True
 
     def _stream(self, body: Body, piece: Piece, view: memoryview) -> None:

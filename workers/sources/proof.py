@@ -8,6 +8,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from shared.points import reached
 from workers.sources.base import Checkpoint, RemoteFile
 from workers.sources.board import CHUNK_BYTES, Board, Piece
 from workers.sources.journal import Partial, Proof
@@ -68,6 +69,7 @@ class Scribe:
                 if not marks:
                     return
                 self._partial.record(marks)
+                reached("download.proven")
                 with self._changed:
                     self._backlog -= backlog
                     self.proven += backlog

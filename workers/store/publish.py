@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from shared.errors import Corrupt, Forbidden
+from shared.points import reached
 from workers.store import swap
 from workers.store.layout import PARTIAL, SEAL, Layout, storage, sync_folder
 from workers.store.manifest import Manifest, ManifestFile, read, write
@@ -52,6 +53,7 @@ def publish(layout: Layout, manifest: Manifest, partials: Mapping[str, Path]) ->
         for file in manifest.files:
             _check_staged(layout.inside(staging, file.name), partials.get(file.name), file)
         write(staging / SEAL, manifest)
+        reached("publish.sealed")
         _complete(layout, manifest, staging)
 
 
@@ -108,6 +110,7 @@ def remove(layout: Layout, model_type: str, model_id: str, revision: str) -> int
             _check_owned(published, kept, model_type, model_id, revision)
             freed = bytes_alone(published)
             kept.rename(published / SEAL)
+            reached("remove.sealed")
             published.rename(layout.trash(model_id, revision))
             sync_folder(published.parent)
         for empty in (published.parent, kept.parent):
@@ -172,7 +175,9 @@ def _complete(layout: Layout, manifest: Manifest, staging: Path) -> None:
             Path(folder).rmdir()  # left over from names that are no longer wanted
             continue
         sync_folder(Path(folder))
+    reached("publish.settled")
     _move_in(layout, manifest, staging)
+    reached("publish.moved")
     _finish(layout, manifest.model_type, manifest.model_id, manifest.revision)
 
 
@@ -198,6 +203,7 @@ def _move_in(layout: Layout, manifest: Manifest, staging: Path) -> None:
         published.unlink()
     if published.exists():
         if swap.exchange(staging, published):
+            reached("publish.exchanged")
             sync_folder(published.parent)
             _discard(layout, manifest.model_id, manifest.revision)
             return

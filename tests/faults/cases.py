@@ -1,0 +1,82 @@
+"""The list of cases that must each have a test, in a few words, and which tests name them."""
+
+import ast
+from pathlib import Path
+
+from tests.faults.matrix import CELLS
+
+TESTS = Path(__file__).parents[1]
+
+CASES: dict[str, str] = {
+    "A-81": "messages in pickle, YAML or msgpack",
+    "A-82": "tasks nobody knows, messages of other applications",
+    "A-83": "a JSON body that is no task",
+    "A-84": "garbage pushed into the queue",
+    "A-85": "a known task with arguments that do not fit",
+    "A-86": "callbacks and chains smuggled into a message",
+    "A-87": "forged results in the backend",
+    "A-88": "a Redis client that is not let in",
+    "A-89": "forged events on our channel",
+    "F-1": "worker killed before it claims",
+    "F-2": "worker killed in the middle of a download",
+    "F-3": "worker killed after the last byte",
+    "F-4": "worker killed while it verifies",
+    "F-5": "worker killed between the rename and the row",
+    "F-6": "worker killed between the commit and the event",
+    "F-7": "worker killed while it loads a model",
+    "F-8": "worker killed at each step of a swap",
+    "F-9": "worker killed while it removes or cleans up",
+    "F-10": "API killed after the commit, before the message",
+    "F-11": "API killed after the message, before the answer",
+    "F-12": "power lost",
+    "F-13": "a job that kills every worker it meets",
+    "F-14": "Redis restarts",
+    "F-15": "Redis loses all its data",
+    "F-16": "Redis is down for long",
+    "F-17": "network between a process and Redis: cut, slow, half open",
+    "F-18": "Redis is full",
+    "F-19": "a subscriber is disconnected",
+    "F-20": "events twice, missing, out of order",
+    "F-21": "Redis fails over, or refuses the password",
+    "F-22": "two beats at once",
+    "F-23": "one message delivered to two workers",
+    "F-24": "a worker that was frozen past its lease",
+    "F-25": "a job longer than the broker's visibility timeout",
+    "F-26": "SIGTERM at every stage",
+    "F-27": "cancel at every stage, twice, and against the end",
+    "F-28": "priority against a long queue",
+    "F-29": "old and new versions side by side",
+    "F-50": "a removal or a cleanup against everything else on the model",
+    "F-51": "removing what is in use, or removing twice",
+    "F-52": "adding again what is being removed",
+    "F-53": "two models that share files",
+    "F-54": "a crash in the middle of writing the registry",
+    "F-55": "the same request fifty times at once",
+    "F-56": "several API processes",
+}
+
+
+def covered() -> dict[str, list[str]]:
+    """Every case with the tests that name it, `<file>::<test>`; the matrix names them per point and fault."""
+    found: dict[str, set[str]] = {}
+    for cell in CELLS:
+        for case in cell.ids:
+            found.setdefault(case, set()).add("faults/test_matrix.py")
+    for path in sorted(TESTS.rglob("test_*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                for case in _named(node):
+                    found.setdefault(case, set()).add(f"{path.relative_to(TESTS)}::{node.name}")
+    return {case: sorted(tests) for case, tests in found.items()}
+
+
+def _named(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> list[str]:
+    """Arguments of `@pytest.mark.fault(…)` on a test or a class of tests."""
+    return [
+        str(argument.value)
+        for decorator in node.decorator_list
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.fault"
+        for argument in decorator.args
+        if isinstance(argument, ast.Constant)
+    ]

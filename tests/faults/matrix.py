@@ -1,0 +1,181 @@
+"""The matrix as data: at which point of which work which part is taken away.
+
+A cell is (scenario, point, which time it is reached, fault). Every cell runs on both kinds of database.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    """What happens at the point."""
+
+    KILL = "kill -9"
+    TERM = "SIGTERM"
+    REDIS = "Redis lost"
+    REDIS_EMPTIED = "Redis lost with its data"
+    DATABASE = "database lost"
+
+
+DATABASES = ("sqlite", "postgresql")
+
+POINTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "job.received": ("a worker has the message, the ledger does not know yet", ("F-1",)),
+    "job.claimed": ("the job is claimed, nothing is done", ("F-1",)),
+    "download.resolved": ("the source has told the files", ("F-2",)),
+    "download.written": ("bytes are written, not yet journalled", ("F-2",)),
+    "download.proven": ("bytes are synced and journalled", ("F-2",)),
+    "download.fetched": ("every byte is there", ("F-3",)),
+    "download.confirmed": ("the ledger has confirmed the attempt, nothing is published", ("F-3",)),
+    "publish.sealed": ("the manifest lies with the files", ("F-5",)),
+    "publish.settled": ("real names, synced, read-only; before the rename", ("F-5",)),
+    "publish.exchanged": ("the new folder is in the place of the old one", ("F-5",)),
+    "publish.moved": ("after the rename", ("F-5",)),
+    "download.published": ("published, the registry does not know", ("F-5", "F-54")),
+    "download.recorded": ("published and recorded, the job still runs", ("F-5",)),
+    "verify.hashed": ("part of the bytes is hashed", ("F-4",)),
+    "verify.finished": ("all is hashed, nothing is recorded", ("F-4",)),
+    "verify.recorded": ("the verdict is recorded, the job still runs", ("F-4",)),
+    "repair.staged": ("what is whole is linked into staging", ()),
+    "remove.taken_off": ("off the registry's list of what is installed, files in place", ("F-9",)),
+    "remove.sealed": ("the manifest has joined the files that leave", ("F-9",)),
+    "remove.trashed": ("files in the trash, the model still known", ("F-9",)),
+    "remove.forgotten": ("the model is forgotten, the job still runs", ("F-9",)),
+    "runner.started": ("the runner's process is started", ("F-7",)),
+    "runner.probed": ("the runner has answered its first inference", ("F-7",)),
+    "switch.confirmed": ("ready, the route not moved yet", ("F-8",)),
+    "switch.flipped": ("the route has moved", ("F-8",)),
+    "unload.closed": ("off its route, its requests not drained", ("F-8",)),
+    "residency.drained": ("drained, the runner still runs", ("F-8",)),
+    "residency.stopped": ("the old runner is stopped, the job still runs", ("F-8",)),
+    "job.carried_out": ("the work is done, its outcome not written", ()),
+    "ledger.succeeded": ("the outcome is written, nobody is told", ("F-6",)),
+    "submit.committed": ("the API has committed the job, sent nothing", ("F-10",)),
+    "ticket.sent": ("the message is sent, the ledger does not know that", ("F-11",)),
+    "api.answer": ("everything is done but the answer to the client", ("F-11",)),
+}
+"""Each point in words, and which cases of the fault list a cell there shows."""
+
+OF_FAULT: dict[Fault, tuple[str, ...]] = {
+    Fault.TERM: ("F-26",),
+    Fault.REDIS: ("F-14",),
+    Fault.REDIS_EMPTIED: ("F-15",),
+    Fault.DATABASE: ("F-30", "F-32"),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment."""
+
+    scenario: str
+    point: str
+    fault: Fault
+    nth: int = 1
+
+    def __str__(self) -> str:
+        which = f"-{self.nth}" if self.nth > 1 else ""
+        return f"{self.scenario}-{self.point}{which}-{self.fault.replace(' ', '-')}"
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Cases of the fault list that it shows."""
+        return (*POINTS[self.point][1], *OF_FAULT.get(self.fault, ()))
+
+
+def _cells(scenario: str, table: dict[str | tuple[str, int], str]) -> list[Cell]:
+    """One row per point: a letter for each fault."""
+    letters = dict(zip("ktred", Fault, strict=True))
+    return [
+        Cell(scenario, point, letters[letter], nth)
+        for key, faults in table.items()
+        for point, nth in [key if isinstance(key, tuple) else (key, 1)]
+        for letter in faults
+    ]
+
+
+# k kill -9 · t SIGTERM · r Redis lost · e Redis lost with its data · d database lost
+CELLS: list[Cell] = [
+    *_cells(
+        "download",
+        {
+            "job.received": "k",
+            "job.claimed": "ktrd",
+            "download.resolved": "kd",
+            "download.written": "kt",
+            ("download.written", 10): "ktred",
+            ("download.written", 20): "k",
+            "download.proven": "kd",
+            "download.fetched": "ktrd",
+            "download.confirmed": "kd",
+            "publish.sealed": "k",
+            "publish.settled": "k",
+            "publish.moved": "ktr",
+            "download.published": "ktd",
+            "download.recorded": "k",
+            "job.carried_out": "ktred",
+            "ledger.succeeded": "kr",
+        },
+    ),
+    *_cells(
+        "verify",
+        {
+            "job.claimed": "k",
+            ("verify.hashed", 8): "ktrd",
+            "verify.finished": "kd",
+            "verify.recorded": "k",
+            "job.carried_out": "kd",
+        },
+    ),
+    *_cells(
+        "repair",
+        {
+            "job.claimed": "k",
+            ("verify.hashed", 8): "k",
+            "repair.staged": "ktd",
+            ("download.written", 5): "kr",
+            "publish.sealed": "k",
+            "publish.exchanged": "kt",
+            "publish.moved": "k",
+            "download.published": "kd",
+            "job.carried_out": "k",
+        },
+    ),
+    *_cells(
+        "remove",
+        {
+            "job.claimed": "kt",
+            "remove.taken_off": "ktd",
+            "remove.sealed": "k",
+            "remove.trashed": "krd",
+            "remove.forgotten": "kt",
+            "job.carried_out": "kd",
+        },
+    ),
+    *_cells(
+        "switch",
+        {
+            "job.claimed": "k",
+            "runner.started": "ktd",
+            "runner.probed": "kr",
+            "switch.confirmed": "ktd",
+            "switch.flipped": "ktred",
+            "residency.drained": "ktr",
+            "residency.stopped": "k",
+            "job.carried_out": "kd",
+        },
+    ),
+    *_cells("unload", {"unload.closed": "ktd", "residency.drained": "kr", "residency.stopped": "kd"}),
+    *_cells("load", {"runner.started": "kt", "runner.probed": "kd", "switch.flipped": "kr"}),
+    *_cells("ask", {"submit.committed": "kred", "ticket.sent": "krd", "api.answer": "k"}),
+]
+
+SHORT: list[tuple[str, Cell]] = [
+    ("sqlite", Cell("download", "download.written", Fault.KILL, 10)),
+    ("sqlite", Cell("download", "publish.moved", Fault.KILL)),
+    ("sqlite", Cell("remove", "remove.trashed", Fault.KILL)),
+    ("sqlite", Cell("verify", "verify.hashed", Fault.TERM, 8)),
+    ("sqlite", Cell("ask", "submit.committed", Fault.KILL)),
+    ("sqlite", Cell("download", "job.carried_out", Fault.REDIS)),
+]
+"""What runs with every test run."""

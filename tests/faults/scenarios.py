@@ -1,0 +1,224 @@
+"""The pieces of work that the cells disturb: how each is set up, asked for, and what it must have come to."""
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlmodel import select
+
+from shared.db import catalog
+from shared.db.tables import Installation, Job
+from tests.faults.house import House
+from tests.faults.invariants import Expected
+
+_numbers = itertools.count(1)
+
+
+class Scenario(ABC):
+    """One piece of work in one house. `prepare`, then `ask` while the fault is armed, then `expected`."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.number = next(_numbers)
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Bring the house to where the work can be asked for."""
+
+    @abstractmethod
+    def ask(self) -> str:
+        """Ask for the work; answers the job's id."""
+
+    @abstractmethod
+    def expected(self, job_id: str) -> Expected:
+        """What must hold once the job has ended; further checks of the scenario's own are made here."""
+
+    def afterwards(self) -> None:
+        """What must still work; here nothing more."""
+        return
+
+    def active(self) -> str | None:
+        """The model that serves now."""
+        with self.house.ledger.reading() as session:
+            row = catalog.active(session, "llm")
+        return row.model_id if row is not None else None
+
+    def _installed(self, model_id: str) -> Installation | None:
+        with self.house.ledger.reading() as session:
+            return catalog.installation(session, model_id)
+
+    def _have(self, model_id: str, repo: str) -> None:
+        if self._installed(model_id) is None:
+            self.house.pull(model_id, repo)
+
+    def _expect(self, job_id: str, **changes: object) -> Expected:
+        expected = Expected(active=self.active(), jobs=[job_id])
+        for name, value in changes.items():
+            setattr(expected, name, value)
+        return expected
+
+
+class Download(Scenario):
+    """A model of several files comes down; the largest takes two chunks."""
+
+    REPO = "tiny/oak"
+
+    def prepare(self) -> None:
+        self.model = f"oak-{self.number}"
+        self.house.add(self.model, self.REPO)
+        self._before = self.house.hub.sent("/cdn/")
+
+    def ask(self) -> str:
+        return self.house.post("/api/v1/models/download", {"model_id": self.model})
+
+    def expected(self, job_id: str) -> Expected:
+        sent = self.house.hub.sent("/cdn/") - self._before
+        size = max(file.stat().st_size for file in (self.house.hub_root / self.REPO).iterdir())
+        assert sent <= size + 64 * 1024**2, f"F-2: {sent} bytes were fetched for {size}"
+        return self._expect(job_id, whole={self.model: self.REPO})
+
+    def fetched_once(self) -> bool:
+        """Whether the large file came over the wire once: a fault after its last byte costs no byte."""
+        sizes = [file.stat().st_size for file in (self.house.hub_root / self.REPO).iterdir()]
+        return self.house.hub.sent("/cdn/") - self._before == max(sizes)
+
+
+class Verify(Scenario):
+    """A published model is proved again."""
+
+    MODEL, REPO = "kept", "tiny/oak"
+
+    def prepare(self) -> None:
+        self._have(self.MODEL, self.REPO)
+
+    def ask(self) -> str:
+        return self.house.post(f"/api/v1/models/{self.MODEL}/verify")
+
+    def expected(self, job_id: str) -> Expected:
+        result = self.house.job(job_id).result
+        assert result is not None
+        assert result["ok"], result
+        return self._expect(job_id, whole={self.MODEL: self.REPO})
+
+
+class Repair(Scenario):
+    """A byte of a published model has turned; the model is healed."""
+
+    REPO = "tiny/oak"
+
+    def prepare(self) -> None:
+        self.model = f"ill-{self.number}"
+        self.house.pull(self.model, self.REPO)
+        installation = self._installed(self.model)
+        assert installation is not None
+        weights = max(Path(installation.path).iterdir(), key=lambda file: file.stat().st_size)
+        weights.chmod(0o640)
+        with weights.open("r+b") as file:
+            file.seek(1_000_000)
+            byte = file.read(1)
+            file.seek(1_000_000)
+            file.write(bytes([byte[0] ^ 1]))
+        weights.chmod(0o440)
+
+    def ask(self) -> str:
+        return self.house.post(f"/api/v1/models/{self.model}/repair")
+
+    def expected(self, job_id: str) -> Expected:
+        return self._expect(job_id, whole={self.model: self.REPO}, replaced=[self.model])
+
+
+class Remove(Scenario):
+    """A model leaves. Afterwards one of the same name comes, and nothing of the removal touches it."""
+
+    REPO = "tiny/elm"
+
+    def prepare(self) -> None:
+        self.model = f"elm-{self.number}"
+        self.house.pull(self.model, self.REPO)
+
+    def ask(self) -> str:
+        return self.house.post(f"DELETE /api/v1/models/{self.model}", **{"Idempotency-Key": f"remove-{self.number}"})
+
+    def expected(self, job_id: str) -> Expected:
+        return self._expect(job_id, gone=[self.model])
+
+    def afterwards(self) -> None:
+        self.house.pull(self.model, self.REPO)
+        assert self.house.done(f"/api/v1/models/{self.model}/verify").result["ok"]  # type: ignore[index] # it has one
+        self.house.done(f"DELETE /api/v1/models/{self.model}")
+
+
+class Switch(Scenario):
+    """One of two models serves; the other takes over."""
+
+    MODELS = ("acorn", "birch")
+
+    def prepare(self) -> None:
+        for name in self.MODELS:
+            self._have(name, f"tiny/{name}")
+        if self.active() is None:
+            self.house.done("/api/v1/models/activate", {"model_id": self.MODELS[0]})
+        self.target = next(name for name in self.MODELS if name != self.active())
+
+    def ask(self) -> str:
+        return self.house.post(f"/api/v1/models/{self.target}/switch")
+
+    def expected(self, job_id: str) -> Expected:
+        return self._expect(job_id, active=self.target)
+
+
+class Load(Switch):
+    """No model serves; one is made to."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        if (active := self.active()) is not None:
+            self.house.done(f"/api/v1/models/deactivate/{active}")
+            self.target = active
+
+
+class Unload(Switch):
+    """The model that serves leaves memory."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.target = self.active() or ""
+
+    def ask(self) -> str:
+        return self.house.post(f"/api/v1/models/deactivate/{self.target}")
+
+    def expected(self, job_id: str) -> Expected:
+        return self._expect(job_id, active=None)
+
+
+class Ask(Scenario):
+    """A client asks for a download, and asks again under the same key where it got no answer."""
+
+    REPO = "tiny/elm"
+
+    def prepare(self) -> None:
+        self.model = f"ask-{self.number}"
+        self.house.add(self.model, self.REPO)
+
+    def ask(self) -> str:
+        key = {"Idempotency-Key": f"ask-{self.number}"}
+        return self.house.post("/api/v1/models/download", {"model_id": self.model}, **key)
+
+    def expected(self, job_id: str) -> Expected:
+        with self.house.ledger.reading() as session:
+            ids = list(session.exec(select(Job.id).where(Job.model_id == self.model)).all())
+        assert ids == [job_id], "asked twice, done once"
+        return self._expect(job_id, whole={self.model: self.REPO})
+
+
+SCENARIOS: dict[str, Callable[[House], Scenario]] = {
+    "download": Download,
+    "verify": Verify,
+    "repair": Repair,
+    "remove": Remove,
+    "switch": Switch,
+    "load": Load,
+    "unload": Unload,
+    "ask": Ask,
+}
