@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
+from api import upkeep
 from api.client import Client, Refused
-from api.terminal import announce, end, facts, out, pages, print_json, refuse, report, size_text, tick
+from api.options import AsJson, JobName, ModelName, PriorityOption, WaitFor
+from api.terminal import announce, end, facts, out, pages, print_json, refuse, report, size_text, tick, title
 from shared.errors import ModelyardError
 from shared.refs import parse_ref, slug
 from shared.settings import load
@@ -21,14 +23,11 @@ app = typer.Typer(
     help="Gets AI models onto your machines, proves them whole, and swaps them without cutting anyone off.",
 )  # fmt: skip
 
+app.add_typer(upkeep.app)
+
 ID = Column("ID", no_wrap=True)  # people copy it
 SHORT_ID = 8
 """Characters of a job's id that are shown; commands take any start that fits one job only."""
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-WaitFor = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end.")]
-ModelName = Annotated[str, typer.Argument(help="Model id, as `modelyard ls` shows it.")]
-JobName = Annotated[str, typer.Argument(help="Job id, as `modelyard jobs` shows it.")]
-PriorityOption = Annotated[str | None, typer.Option(help="CRITICAL, HIGH, MEDIUM or LOW.")]
 
 
 def main() -> None:
@@ -45,7 +44,12 @@ def main() -> None:
 
 @app.command()
 def pull(
-    ref: Annotated[str, typer.Argument(help="A model id of the registry, or hf:owner/name[@rev], https://…")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            help="A model id of the registry, or hf:owner/name[@rev], https://…, ollama:name[:tag], file:/path"
+        ),
+    ],
     id: Annotated[str | None, typer.Option("--id", help="Id to give it.")] = None,  # noqa: A002 - its public name
     type: Annotated[str, typer.Option("--type", help="What it is for, such as llm.")] = "llm",  # noqa: A002 - its public name
     checksum: Annotated[str | None, typer.Option(help="sha256:… or md5:… that a URL's file must have.")] = None,
@@ -89,22 +93,6 @@ def show(model_id: ModelName, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -> None:
-    """Hash every byte again; exit code 1 if anything is missing or damaged."""
-    client = Client()
-    job = end(client, client.post(f"/api/v1/models/{model_id}/verify"), wait=wait, as_json=as_json)
-    if job["status"] == JobState.SUCCEEDED and not job["result"]["ok"]:
-        raise Refused("model_corrupt", f"{model_id} is damaged.", f"modelyard repair {model_id}")
-
-
-@app.command()
-def repair(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -> None:
-    """Fetch again what is missing or damaged, and only that."""
-    client = Client()
-    end(client, client.post(f"/api/v1/models/{model_id}/repair"), wait=wait, as_json=as_json)
-
-
-@app.command()
 def activate(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -> None:
     """Load a model and make it serve its type; the one before is drained, never cut."""
     client = Client()
@@ -130,6 +118,22 @@ def rm(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -> No
     """Remove a model: its files to the trash, its entry from the registry."""
     client = Client()
     end(client, client.delete(f"/api/v1/models/{model_id}"), wait=wait, as_json=as_json)
+
+
+@app.command()
+def scan(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Folders or files; all of MODEL_SCAN_PATH where none is named.")
+    ] = None,
+    wait: WaitFor = True,
+    as_json: AsJson = False,
+) -> None:
+    """Find models in your own folders, and use them where they lie."""
+    client = Client()
+    body = {"paths": [os.path.abspath(path) for path in paths or []]}  # noqa: PTH100 - links are left for the service
+    job = end(client, client.post("/api/v1/models/rescan", body), wait=wait, as_json=as_json)
+    for skipped in [] if as_json else (job["result"] or {}).get("skipped", []):
+        out.print(f"  left out {skipped['path']}: {skipped['reason']}", highlight=False)
 
 
 # -- jobs ---------------------------------------------------------------------------------------------------
@@ -163,7 +167,7 @@ def _control(action: str, job_id: str, as_json: bool) -> None:
     client = Client()
     job = client.post(f"/api/v1/jobs/{_whole_id(client, job_id)}/{action}")
     asked = f", {action} asked for" if job["status"] == JobState.RUNNING and action in ("cancel", "pause") else ""
-    print_json(job) if as_json else out.print(f"{job['kind']} {job['modelId']}: {job['status']}{asked}")
+    print_json(job) if as_json else out.print(f"{title(job)}: {job['status']}{asked}")
 
 
 def _whole_id(client: Client, start: str) -> str:
@@ -205,7 +209,7 @@ def priority(
     """Give a waiting or running job another priority."""
     client = Client()
     job = client.patch(f"/api/v1/jobs/{_whole_id(client, job_id)}", {"priority": _priority(name)})
-    print_json(job) if as_json else out.print(f"{job['kind']} {job['modelId']}: {job['priority']}")
+    print_json(job) if as_json else out.print(f"{title(job)}: {job['priority']}")
 
 
 def _priority(name: str) -> str:

@@ -79,22 +79,25 @@ class Asking:
     async def accept(
         self,
         kind: type[Contract],
-        model_id: str,
+        model_id: str | None,
         check: Check | None = None,
         *,
         priority: Priority | None = None,
+        registered: bool = True,
         **args: Any,
     ) -> Accepted:
         """202 with the job; 200 where the ask joined a live one, or the job has ended within the wait.
 
         Args:
+            model_id: None for work on no model in particular.
             check: refuses what the job would refuse anyway, before there is a job.
+            registered: the model must be in the registry.
 
         Raises:
             NotFound: no such model.
             Conflict: `idempotency_key_reused`.
         """
-        submitted = await run_in_threadpool(self._submit, kind, model_id, check, priority, args)
+        submitted = await run_in_threadpool(self._submit, kind, model_id, check, priority, args, registered)
         reached("api.answer")
         job = await _ended(self._front, submitted.job, self._wait) if self._wait else submitted.job
         self._response.status_code = 202 if submitted.created and not (self._wait and job.state in ENDED) else 200
@@ -102,16 +105,25 @@ class Asking:
         return Accepted.of(view_job(job))
 
     def _submit(
-        self, kind: type[Contract], model_id: str, check: Check | None, priority: Priority | None, args: dict[str, Any]
+        self,
+        kind: type[Contract],
+        model_id: str | None,
+        check: Check | None,
+        priority: Priority | None,
+        args: dict[str, Any],
+        registered: bool,
     ) -> Submitted:
         ask = Ask.of(self._key, kind.kind, model_id, args, priority) if self._key is not None else None
         if ask is not None and (known := self._front.ledger.asked(ask)) is not None:
             return known
-        with self._front.database.reading() as session:
-            catalog.get_model(session, model_id)  # an impossible id is simply not found
-        if check is not None:
-            check(self._front, model_id)
-        contract = kind(model_id=model_id, **args)
+        if model_id is not None:
+            with self._front.database.reading() as session:
+                if registered:
+                    catalog.get_model(session, model_id)  # an impossible id is simply not found
+            if check is not None:
+                check(self._front, model_id)
+            args = {"model_id": model_id, **args}
+        contract = kind(**args)
         return self._front.ledger.submit(contract, origin="rest", priority=priority, ask=ask)
 
 

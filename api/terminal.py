@@ -16,7 +16,9 @@ from api.client import Client, Refused
 from shared.errors import ModelyardError
 from shared.states import ENDED, JobState
 
-IN_BYTES = {"size", "memoryBytes", "refetchedBytes", "trashedBytes", "checkedBytes"}
+IN_BYTES = {"size", "memoryBytes", "refetchedBytes", "trashedBytes", "checkedBytes", "sharedBytes", "bytesToFetch"}
+UNTOLD = {"modelId", "modelType", "skipped", "note"}
+"""Parts of a result that are shown elsewhere, or not at all."""
 out = Console(markup=False)
 err = Console(stderr=True, markup=False)
 
@@ -44,12 +46,19 @@ def end(client: Client, accepted: dict[str, Any], *, wait: bool, as_json: bool) 
         print_json(job)
     elif job["status"] == JobState.SUCCEEDED:
         result = job["result"] or {}
-        tick(result.get("ok", True), f"{job['kind']} {job['modelId']}: {_brief(result)}")
+        tick(result.get("ok", True), f"{title(job)}: {_brief(result)}")
     elif job["status"] not in ENDED:
-        out.print(
-            f"{job['kind']} {job['modelId']}: {job['status']}. Follow it: modelyard jobs {job['id']}", highlight=False
-        )
+        out.print(f"{title(job)}: {job['status']}. Follow it: modelyard jobs {job['id']}", highlight=False)
     return checked(job)
+
+
+def title(job: dict[str, Any]) -> str:
+    """What the job does, and to which model."""
+    return f"{job['kind']} {job['modelId']}" if job["modelId"] else str(job["kind"])
+
+
+def _about(job: dict[str, Any]) -> str:
+    return str(job["modelId"] or job["kind"])
 
 
 def follow(client: Client, accepted: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
@@ -79,7 +88,7 @@ def _stop_watching(job_id: str) -> None:
 def _watch(client: Client, job: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"))
     with Progress(*columns, console=err, disable=quiet) as progress:
-        bar = progress.add_task(f"{job['modelId']}: {job['status']}", total=None, detail="")
+        bar = progress.add_task(f"{_about(job)}: {job['status']}", total=None, detail="")
         for current in client.follow(job["id"]):
             job = current
             _advance(progress, bar, job)
@@ -98,7 +107,7 @@ def _advance(progress: Progress, bar: TaskID, job: dict[str, Any]) -> None:
     if job["error"] and job["status"] not in ENDED:
         detail.append(job["error"]["message"])
     share = None if job["progress"] is None else job["progress"] * 100
-    doing = f"{job['modelId']}: {job['phase'] or job['status']}"
+    doing = f"{_about(job)}: {job['phase'] or job['status']}"
     progress.update(
         bar, description=doing, total=None if share is None else 100, completed=share or 0, detail="  ".join(detail)
     )
@@ -138,7 +147,7 @@ def facts(thing: dict[str, Any], as_json: bool) -> None:
 
 
 def _brief(result: dict[str, Any]) -> str:
-    told = {name: value for name, value in result.items() if name not in ("modelId", "modelType") and value}
+    told = {name: value for name, value in result.items() if name not in UNTOLD and value}
     if result.get("alreadyPresent"):
         return "already there, whole"
     if "repaired" in result and not result["repaired"]:

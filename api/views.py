@@ -1,19 +1,17 @@
 """What goes over the wire, in camelCase. Requests take both spellings and refuse what they do not know."""
 
-import base64
-import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_camel
 
-from shared.contracts import ModelId
+from shared.contracts import ModelId, ScanPath
 from shared.db.catalog import Facts
 from shared.db.tables import Job, Model, Residency
-from shared.errors import Invalid, ModelyardError
+from shared.errors import ModelyardError
 from shared.refs import Ref, SourceKind, checked
-from shared.states import Availability, JobState, Priority
+from shared.states import Availability, Holder, JobState, Priority
 
 PriorityName = Literal["CRITICAL", "HIGH", "MEDIUM", "LOW"]
 
@@ -121,23 +119,17 @@ class JobPage(View):
     next_cursor: str | None = None
 
 
-def encode_cursor(*parts: Any) -> str:
-    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str, *types: type) -> list[Any]:
-    """Raises: Invalid when the cursor is none of ours."""
-    try:
-        parts = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        fits = isinstance(parts, list) and len(parts) == len(types)
-    except ValueError:
-        fits = False
-    if not fits or not all(isinstance(part, kind) for part, kind in zip(parts, types, strict=True)):
-        raise Invalid("invalid_cursor", "The cursor is none of ours.", "Use nextCursor of the page before, as it is.")
-    return list(parts)
-
-
 # -- models -------------------------------------------------------------------------------------------------
+
+
+class TrustView(View):
+    """What somebody allowed one revision to bring along."""
+
+    revision: str
+    allow_pickle: bool
+    allow_remote_code: bool
+    granted_by: str
+    granted_at: datetime
 
 
 class ModelView(View):
@@ -164,7 +156,10 @@ class ModelView(View):
     installed_revision: str | None = None
     size: int | None = Field(None, description="Bytes on disk.")
     integrity: float | None = Field(None, description="Proven bytes / expected bytes at the last verify.")
+    held_by: Holder | None = Field(None, description="store: downloaded here; folder: where you keep it; ollama.")
+    facts: dict[str, Any] = Field({}, description="What its files say: format, architecture, quantization, …")
     local_path: str | None = None
+    trusted: list[TrustView] = Field([], description="Allowed exceptions from the trust gate, newest first.")
     verified_at: datetime | None = None
     created_at: datetime
     updated_at: datetime
@@ -188,9 +183,12 @@ def view_model(model: Model, facts: Facts) -> ModelView:
         load_state=loaded.state if loaded else None,
         installed_revision=installation.revision if installation else None,
         size=installation.size if installation else None,
-        integrity=installation.integrity if installation else None,
-        local_path=installation.path if installation else None,
-        verified_at=moment(installation.verified_at) if installation else None,
+        integrity=installation.integrity if installation and installation.verified_at else None,
+        held_by=Holder(installation.holder) if installation else None,
+        facts=installation.facts if installation else {},
+        local_path=installation.path if installation and installation.holder != Holder.OLLAMA else None,
+        trusted=[TrustView.model_validate(row, from_attributes=True) for row in facts.trusted.get(model.id, [])],
+        verified_at=moment(installation.verified_at or None) if installation else None,
         created_at=datetime.fromtimestamp(model.created_at, UTC),
         updated_at=datetime.fromtimestamp(model.updated_at, UTC),
     )  # fmt: skip
@@ -210,19 +208,10 @@ Text = Annotated[str, Field(max_length=2000)]
 class AddModel(Body):
     """A model of your own."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model_id": "qwen3-0.6b",
-                    "model_type": "llm",
-                    "name": "Qwen3 0.6B",
-                    "source": "huggingface",
-                    "source_url": "Qwen/Qwen3-0.6B",
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{
+        "model_id": "qwen3-0.6b", "model_type": "llm", "name": "Qwen3 0.6B",
+        "source": "huggingface", "source_url": "Qwen/Qwen3-0.6B",
+    }]})  # fmt: skip
 
     model_id: ModelId
     model_type: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
@@ -250,9 +239,16 @@ class AddModel(Body):
     def row(self) -> Model:
         return Model(
             id=self.model_id, type=self.model_type, created_at=0.0, updated_at=0.0,  # the database's clock sets both
-
             **self.model_dump(exclude={"model_id", "model_type"}),
         )  # fmt: skip
+
+
+class ScanBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"paths": ["/models"]}]})
+
+    paths: Annotated[
+        list[ScanPath], Field(max_length=100, description="Each a folder of MODEL_SCAN_PATH, or below.")
+    ] = []
 
 
 class DownloadBody(Body):
@@ -261,6 +257,16 @@ class DownloadBody(Body):
     model_id: ModelId
     force_redownload: bool = False
     priority: PriorityName | None = None
+
+
+class TrustBody(Body):
+    """What of this revision to allow; what is left out is not allowed."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"revision": "b5a1e7c", "allow_pickle": True}]})
+
+    revision: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    allow_pickle: bool = False
+    allow_remote_code: bool = False
 
 
 class ModelBody(Body):

@@ -8,8 +8,8 @@ from shared.contracts import KINDS, Contract
 from shared.queues import DEVICE, INTAKE, lane_queues
 from shared.states import Priority
 
+LINE = 120
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-EXAMPLE = {"model_id": "qwen3-0.6b"}
 
 
 def contracts_page() -> str:
@@ -50,11 +50,20 @@ def _section(contract: type[Contract]) -> str:
             *fields,
             "",
             "```python",
-            f'app.send_task("{contract.kind}", kwargs={json.dumps(EXAMPLE)}, queue="{queue}", ignore_result=True)',
+            _message(contract, queue),
             "```",
             "",
         ]
     )
+
+
+def _message(contract: type[Contract], queue: str) -> str:
+    """The call that sends it, in lines of no more than 120 characters."""
+    parts = [
+        f'"{contract.kind}"', f"kwargs={json.dumps(contract.example)}", f'queue="{queue}"', "ignore_result=True",
+    ]  # fmt: skip
+    line = f"app.send_task({', '.join(parts)})"
+    return line if len(line) <= LINE else "\n".join(["app.send_task(", *(f"    {part}," for part in parts), ")"])
 
 
 CONTRACTS_HEAD = """# Kinds of jobs

@@ -4,15 +4,16 @@ A message of another service carries exactly these arguments as flat keyword arg
 `send_task("model.download", kwargs={"model_id": "llama-3-8b"}, queue="modelyard.p2.io")`.
 """
 
+import hashlib
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
 from shared.errors import Invalid, ModelyardError
 from shared.queues import DEVICE, IO
 from shared.refs import check_model_id
-from shared.states import Priority
+from shared.states import Priority, VerifyTier
 
 
 def _model_id(value: str) -> str:
@@ -23,6 +24,7 @@ def _model_id(value: str) -> str:
 
 
 ModelId = Annotated[str, AfterValidator(_model_id)]
+ScanPath = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^/[^\x00]*$")]
 
 
 class Contract(BaseModel):
@@ -35,15 +37,30 @@ class Contract(BaseModel):
     priority: ClassVar[Priority] = Priority.MEDIUM
     makes_way: ClassVar[bool] = False
     """Its body keeps what it did so far, so a more urgent job may have its slot in the middle of it."""
+    example: ClassVar[dict[str, Any]] = {"model_id": "qwen3-0.6b"}
+    """Arguments, for docs/contracts.md."""
 
-    model_id: ModelId
+    @property
+    def subject(self) -> str | None:
+        """Id of the model that the job is about, None for work on no model in particular."""
+        return None
 
     def unique_key(self) -> str:
         """Two live jobs never share it: the second ask joins the first."""
-        return f"{self.kind}:{self.model_id}"
+        return f"{self.kind}:{self.subject}" if self.subject else self.kind
 
 
-class Download(Contract):
+class OfModel(Contract):
+    """Work on one model."""
+
+    model_id: ModelId
+
+    @property
+    def subject(self) -> str | None:
+        return self.model_id
+
+
+class Download(OfModel):
     """Fetch a model's files, prove every digest, publish them by one rename."""
 
     kind = "model.download"
@@ -53,14 +70,62 @@ class Download(Contract):
     """Fetch again even where the published revision is the newest."""
 
 
-class Verify(Contract):
-    """Hash every published byte and compare it with the manifest; a corrupt model is quarantined."""
+class Verify(OfModel):
+    """Compare a model's files with its manifest, or with its source; a corrupt model is quarantined."""
 
     kind = "model.verify"
     makes_way = True
 
+    tier: Annotated[VerifyTier, Field(strict=False)] = VerifyTier.BLAKE3
+    """`stat` looks, `blake3` hashes every chunk, `source` also asks the source for its digests."""
 
-class Repair(Contract):
+    def unique_key(self) -> str:
+        return super().unique_key() if self.tier == VerifyTier.BLAKE3 else f"{super().unique_key()}:{self.tier}"
+
+
+class Scrub(OfModel):
+    """Verify a model when nobody else wants the disk, slowly; what is found damaged is quarantined and repaired."""
+
+    kind = "model.scrub"
+    priority = Priority.LOW
+    makes_way = True
+
+
+class UpdateCheck(OfModel):
+    """Ask a model's source whether it has a newer revision, and what an update would fetch."""
+
+    kind = "model.update_check"
+    priority = Priority.LOW
+
+
+class Update(OfModel):
+    """Fetch what is new in the newest revision; the installed one serves until the new one is proven and published."""
+
+    kind = "model.update"
+    makes_way = True
+
+
+class Rollback(OfModel):
+    """Prove the revision that served before, and have it serve again; the present one is kept in its place."""
+
+    kind = "model.rollback"
+    priority = Priority.HIGH
+
+
+class Restore(OfModel):
+    """Bring a model, or a revision of one, back from the trash and prove it."""
+
+    kind = "model.restore"
+    example = {
+        "model_id": "qwen3-0.6b",
+        "entry": "1767225600-qwen3-0.6b-c1899de2-0a1b2c3d",
+    }
+
+    entry: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    """Its name in the trash, as `GET /api/v1/models/trash` tells."""
+
+
+class Repair(OfModel):
     """Verify, and fetch again what is missing or bad."""
 
     kind = "model.repair"
@@ -68,13 +133,13 @@ class Repair(Contract):
     makes_way = True
 
 
-class Remove(Contract):
+class Remove(OfModel):
     """Move a model's files to the trash and take it off the registry."""
 
     kind = "model.remove"
 
 
-class Switch(Contract):
+class Switch(OfModel):
     """Make the model the one that serves its type, loading it first and draining the one before it."""
 
     kind = "model.switch"
@@ -82,7 +147,7 @@ class Switch(Contract):
     priority = Priority.HIGH
 
 
-class Unload(Contract):
+class Unload(OfModel):
     """Take the model out of memory once its requests have ended."""
 
     kind = "model.unload"
@@ -90,8 +155,36 @@ class Unload(Contract):
     priority = Priority.HIGH
 
 
+class Scan(Contract):
+    """Look for models in folders of the user's and register them where they lie; nothing is copied or written there."""
+
+    kind = "model.scan"
+    example = {"paths": ["/models"]}
+
+    paths: Annotated[list[ScanPath], Field(max_length=100)] = []
+    """Absolute, each a scan root or below one; all scan roots where none is named."""
+
+    def unique_key(self) -> str:
+        named = "\0".join(sorted(set(self.paths)))
+        return f"{self.kind}:{hashlib.sha256(named.encode()).hexdigest()}" if named else self.kind
+
+
 KINDS: dict[str, type[Contract]] = {
-    contract.kind: contract for contract in (Download, Verify, Repair, Remove, Switch, Unload)
+    contract.kind: contract
+    for contract in (
+        Download,
+        Verify,
+        Repair,
+        Remove,
+        Switch,
+        Unload,
+        Scan,
+        Scrub,
+        Update,
+        UpdateCheck,
+        Rollback,
+        Restore,
+    )
 }
 
 RESCUE = "ledger.rescue"

@@ -114,9 +114,13 @@ class Snooze(Stop):
     Args:
         seconds: how long to wait.
         why: shown to people while the job waits.
+        code: stable machine-readable name of what it waits for.
+        hint: what would make it go on sooner.
     """
 
-    def __init__(self, seconds: float, why: str, /) -> None:
+    def __init__(self, seconds: float, why: str, code: str = "waiting", hint: str = "It goes on by itself.", /) -> None:
         super().__init__(why)
         self.seconds = seconds
         self.why = why
+        self.code = code
+        self.hint = hint

@@ -159,15 +159,15 @@ class Ledger:
         ask: Ask | None = None,
     ) -> Submitted:
         urgency = int(contract.priority if priority is None else priority)
-        values = {
-            "id": job_id, "kind": contract.kind, "unique_key": contract.unique_key(), "model_id": contract.model_id,
+        values: dict[str, Any] = {
+            "id": job_id, "kind": contract.kind, "unique_key": contract.unique_key(), "model_id": contract.subject,
             "args": contract.model_dump(mode="json"), "origin": origin, "state": JobState.QUEUED,
             "desired": Desired.RUN, "priority": urgency, "urgency": urgency, "aged": False,
             "attempt": 0, "lost": 0, "retries": 0, "ticket": 1, "not_before": 0.0, "parts": [],
             "created_at": now(), "sent_at": now() if delivered else None,
         }  # fmt: skip
         with self.database.session() as session:
-            values["lane"] = contract.lane if contract.lane == IO else place(session, contract.model_id)
+            values["lane"] = contract.lane if contract.lane == IO else place(session, str(contract.subject))
             for _ in range(3):  # the job that stood in the way may end between the two statements
                 inserted = session.exec(self._insert(Job).values(**values).on_conflict_do_nothing().returning(Job))
                 created = inserted.scalars().one_or_none()

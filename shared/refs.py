@@ -1,23 +1,28 @@
 """References that people type: `hf:owner/name[@revision]`, `https://…`, `ollama:name[:tag]`, `file:/path`; and ids."""
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from shared.errors import Invalid
+from shared.errors import Forbidden, Invalid
 
 MODEL_ID = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 RESERVED_IDS = frozenset(
     (
         *("status", "summary", "download", "add", "validate", "activate", "deactivate", "active", "storage"),
-        *("registry", "rescan", "tiers", "servers", "profiles", "import", "export", "aliases", "modes"),
+        *("registry", "rescan", "tiers", "servers", "profiles", "import", "export", "aliases", "modes", "trash"),
     )
 )
 """Words that are also paths below /models."""
 _REPO = re.compile(r"^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$")
 _REVISION = re.compile(r"^[A-Za-z0-9][\w./-]{0,199}$")
-_OLLAMA = re.compile(r"^[a-z0-9][\w.-]{0,95}(?:/[a-z0-9][\w.-]{0,95})?(?::[\w.-]{1,127})?$", re.IGNORECASE)
+_OLLAMA = re.compile(
+    r"^(?:[a-z0-9_][\w-]{0,79}/)?[a-z0-9_][\w.-]{0,79}(?::[a-z0-9_][\w.-]{0,79})?$", re.ASCII | re.IGNORECASE
+)
+"""As Ollama reads it: a namespace has no dot. A registry's host has one, and is the operator's business."""
 
 
 class SourceKind(StrEnum):
@@ -54,7 +59,7 @@ def parse_ref(text: str) -> Ref:
     raise Invalid(
         "invalid_reference",
         f"{text!r} is not a model reference.",
-        "Use hf:owner/name[@revision] or https://….",
+        "Use hf:owner/name[@revision], https://…, ollama:name[:tag] or file:/path.",
     )
 
 
@@ -73,10 +78,47 @@ def checked(ref: Ref) -> Ref:
     if ref.kind is SourceKind.URL:
         check_url(ref.location)
     if ref.kind is SourceKind.OLLAMA and not _OLLAMA.fullmatch(ref.location):
-        raise Invalid("invalid_ollama_name", f"{ref.location!r} is not an Ollama name.", "Use name or name:tag.")
-    if ref.kind is SourceKind.FILE and (not ref.location.startswith("/") or "\x00" in ref.location):
-        raise Invalid("invalid_path", "A file source needs an absolute path.", "Use file:/path/to/model.")
+        raise Invalid(
+            "invalid_ollama_name",
+            f"{ref.location[:200]!r} is not a name of Ollama's library.",
+            "Use name, name:tag or user/name:tag; another registry is for Ollama's own settings, never for a request.",
+        )
+    if ref.kind is SourceKind.FILE:
+        check_path(ref.location)
     return ref
+
+
+def check_path(path: str) -> str:
+    """The path itself, if it is absolute and says plainly where it leads.
+
+    Raises:
+        Invalid: code `invalid_path`.
+    """
+    plain = PurePosixPath(path)
+    if not path.isprintable() or not plain.is_absolute() or ".." in plain.parts or path.startswith("//"):
+        raise Invalid("invalid_path", "A file source needs a plain absolute path.", "Use file:/path/to/model.")
+    return path
+
+
+def scan_root(path: str, roots: Sequence[str]) -> tuple[str, str]:
+    """The scan root that a path lies in, and the rest of the path below it (`.` for the root itself).
+
+    Only names are compared; whether a link on the way leads elsewhere is found out where the folders are.
+
+    Raises:
+        Invalid: code `invalid_path`.
+        Forbidden: code `path_not_allowed`.
+    """
+    wanted = PurePosixPath(check_path(path))
+    found = [root for root in roots if wanted.is_relative_to(root)]
+    if not found:
+        raise Forbidden(
+            "path_not_allowed",
+            f"{path[:200]} lies in no folder that may be scanned.",
+            "Add that folder, or one above it, to MODEL_SCAN_PATH (comma-separated), and start the service again.",
+        )
+    root = max(found, key=len)
+    return root, str(wanted.relative_to(root))
 
 
 def check_url(url: str) -> None:

@@ -5,6 +5,7 @@
 these classes by a test.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +38,14 @@ class StoreSettings(BaseSettings):
     root: Path | None = Field(None, description="Folder of the store; `<data dir>/store` when unset.")
     trash_days: float = Field(7, ge=0, description="Days that removed and replaced files stay in the trash.")
     reserve_bytes: int = Field(2 * 1024**3, ge=0, description="Disk space that downloads always leave free.")
+    share_files: bool = Field(True, description="Equal files of several models or revisions are kept once.")
+    keep_previous: bool = Field(True, description="The revision before the present one stays, for a rollback.")
+    scrub_days: float = Field(30, ge=0, description="Within so many days every byte is read and proven; 0 never.")
+    scrub_rate: int = Field(50 * 1024**2, ge=0, description="Bytes per second that a scrub reads at most; 0: no limit.")
+    auto_repair: bool = Field(True, description="Repair what a scrub finds damaged.")
+    update_check_days: float = Field(
+        1, ge=0, description="Within so many days each source is asked for a newer revision; 0 never."
+    )
 
 
 class SourceSettings(BaseSettings):
@@ -52,6 +61,9 @@ class SourceSettings(BaseSettings):
     connect_timeout: float = Field(10, gt=0, description="Seconds to connect.")
     read_timeout: float = Field(30, gt=0, description="Seconds to wait for the next bytes.")
     minimum_rate: int = Field(1024, ge=0, description="Bytes per second under which a transfer is given up.")
+    max_unsized_bytes: int = Field(
+        200 * 1024**3, ge=1024, description="Bytes after which a file whose size no server tells is given up."
+    )
     ca_bundle: Path | None = Field(None, description="File with the certificate authorities to trust.")
     hf_endpoint: str = Field(
         "https://huggingface.co",
@@ -66,10 +78,24 @@ class SourceSettings(BaseSettings):
     ollama_host: str = Field(
         "http://127.0.0.1:11434",
         validation_alias=AliasChoices("OLLAMA_HOST", "ollama_host"),
-        description="Address of the Ollama server.",
+        description="Address of the Ollama server, as Ollama reads it; the operator's own, so it may be private.",
+    )
+    scan_roots: CommaList = Field(
+        default_factory=list,
+        validation_alias=AliasChoices("MODEL_SCAN_PATH", "scan_roots"),
+        description="Folders that may be scanned for models, which are used where they lie. Comma-separated.",
     )
 
-    _split_hosts = field_validator("allowed_hosts", mode="before")(_split)
+    _split_lists = field_validator("allowed_hosts", "scan_roots", mode="before")(_split)
+
+    @field_validator("scan_roots")
+    @classmethod
+    def _plain_roots(cls, roots: list[str]) -> list[str]:
+        found = [os.path.normpath(Path(root).expanduser()) for root in roots]
+        if wrong := [root for root in found if not root.startswith("/")]:
+            message = f"{wrong[0]!r} is no absolute path"
+            raise ValueError(message)
+        return found
 
 
 class RunnerSettings(BaseSettings):

@@ -46,6 +46,32 @@ class InstallationState(StrEnum):
     """Every digest matched when it was published."""
     CORRUPT = "corrupt"
     """A verify found bad or missing bytes; not loaded until repaired."""
+    GONE = "gone"
+    """What was referenced, or lay in Ollama, is not there any more; the entry stays, and a scan may find it again."""
+    AWAY = "away"
+    """The disk or the server that holds it is out of reach; nothing is known about it, and nothing is lost."""
+
+
+class Holder(StrEnum):
+    """Who holds the bytes of an installation."""
+
+    STORE = "store"
+    """Our store: every file is published, proven and ours to delete."""
+    FOLDER = "folder"
+    """A folder of the user's: referenced in place, never written to, never deleted."""
+    OLLAMA = "ollama"
+    """Ollama, behind its API; its files are never touched."""
+
+
+class VerifyTier(StrEnum):
+    """How closely a verify looks."""
+
+    STAT = "stat"
+    """Names, types, sizes and times; only what was written to since is hashed."""
+    BLAKE3 = "blake3"
+    """Every chunk against the digest it had when it was published."""
+    SOURCE = "source"
+    """Every file also against what its source publishes now."""
 
 
 class Availability(StrEnum):
@@ -57,6 +83,10 @@ class Availability(StrEnum):
     PAUSED = "paused"
     MISSING = "missing"
     CORRUPTED = "corrupted"
+    UPDATING = "updating"
+    """A newer revision comes down; the installed one serves until that is proven."""
+    UNAVAILABLE = "unavailable"
+    """The disk or the server that holds it is out of reach."""
     FAILED = "failed"
 
 

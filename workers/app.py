@@ -14,13 +14,26 @@ from shared.settings import Settings
 from shared.states import Priority
 from workers import guard
 from workers.job import BODIES, Heart, Message, Services, receive
-from workers.jobs import download, remove, repair, switch, unload, verify
+from workers.jobs import (
+    download,
+    remove,
+    repair,
+    restore,
+    rollback,
+    scan,
+    scrub,
+    switch,
+    unload,
+    update,
+    update_check,
+    verify,
+)
 from workers.lifecycle import Keeper
 from workers.rescue import rescue
 
 log = structlog.get_logger()
 
-ALL_BODIES = (download, remove, repair, switch, unload, verify)
+ALL_BODIES = (download, remove, repair, restore, rollback, scan, scrub, switch, unload, update, update_check, verify)
 """Imported for their registration, named here so that nothing registers behind anybody's back."""
 
 

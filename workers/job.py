@@ -400,7 +400,7 @@ def _stopped(ledger: Ledger, key: tuple[str, int], stop: Stop) -> tuple[str, Wri
         case Cancelled() | Paused():
             return told, lambda: ledger.stop(*key)
         case Snooze():
-            waits = {"code": "waiting", "message": stop.why, "hint": "It goes on by itself.", "retryable": True}
+            waits = {"code": stop.code, "message": stop.why, "hint": stop.hint, "retryable": True}
             return told, lambda: ledger.again(*key, stop.seconds, waits)
         case Interrupted():
             return told, lambda: ledger.again(*key, 0)

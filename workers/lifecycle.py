@@ -23,7 +23,7 @@ from workers.devices.base import Device
 from workers.job import Services
 from workers.rescue import rescue
 from workers.store.layout import Layout
-from workers.store.publish import empty_trash
+from workers.store.trash import empty_trash
 
 log = structlog.get_logger()
 

@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from api.cursor import decode_cursor, encode_cursor
 from api.deps import Front, FrontDep, read_job, run_sync
 from api.events import stream
 from api.forecast import seconds_left, seconds_until_start
-from api.views import JobChange, JobPage, JobView, decode_cursor, encode_cursor, eta_seconds, view_job
+from api.views import JobChange, JobPage, JobView, eta_seconds, view_job
 from shared.db import jobs
 from shared.db.tables import Job
 from shared.states import ENDED, LIVE, JobState, Priority

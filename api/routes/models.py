@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from api.cursor import decode_cursor, encode_cursor
 from api.deps import AskingDep, Front, FrontDep
 from api.views import (
     Accepted,
@@ -11,14 +12,14 @@ from api.views import (
     DownloadBody,
     ModelPage,
     ModelView,
-    decode_cursor,
-    encode_cursor,
+    ScanBody,
     view_model,
 )
-from shared.contracts import Download, Remove, Repair, Verify
+from shared.contracts import Download, Remove, Repair, Scan, Verify
 from shared.db import catalog
 from shared.errors import Conflict, Invalid
-from shared.states import Availability, Priority
+from shared.refs import SourceKind, scan_root
+from shared.states import Availability, Priority, VerifyTier
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -48,12 +49,26 @@ def list_models(
 @router.post("/add", status_code=201, summary="Add a model of your own")
 def add_model(front: FrontDep, body: AddModel, response: Response) -> ModelView:
     """Enter a model in the registry; nothing is downloaded yet."""
+    if body.source is SourceKind.FILE:
+        scan_root(body.source_url, front.settings.sources.scan_roots)
     with front.database.session() as session:
         model = catalog.add_model(session, body.row())
         facts = catalog.Facts(session, [])
     response.headers["Location"] = f"/api/v1/models/{model.id}"
     front.ledger.events.publish("model.added", modelId=model.id)
     return view_model(model, facts)
+
+
+@router.post("/rescan", status_code=202, summary="Scan folders for models")
+async def rescan(front: FrontDep, asking: AskingDep, body: ScanBody | None = None) -> Accepted:
+    """Find models in your own folders and use them where they lie; the result lists what was added, changed and gone.
+
+    Without paths every folder of MODEL_SCAN_PATH is scanned.
+    """
+    paths = body.paths if body else []
+    for path in paths:
+        scan_root(path, front.settings.sources.scan_roots)
+    return await asking.accept(Scan, None, paths=paths)
 
 
 @router.post("/download", status_code=202, summary="Download a model")
@@ -63,11 +78,18 @@ async def download(asking: AskingDep, body: DownloadBody) -> Accepted:
     return await asking.accept(Download, body.model_id, priority=priority, force_redownload=body.force_redownload)
 
 
-@router.post("/validate/{model_id}", status_code=202, summary="Verify every byte of a model")
-@router.post("/{model_id}/verify", status_code=202, summary="Verify every byte of a model")
-async def verify(asking: AskingDep, model_id: str) -> Accepted:
-    """Hash its files again; what is damaged is quarantined. The job's result is the report."""
-    return await asking.accept(Verify, model_id, _on_disk)
+@router.post("/validate/{model_id}", status_code=202, summary="Verify a model")
+@router.post("/{model_id}/verify", status_code=202, summary="Verify a model")
+async def verify(
+    asking: AskingDep,
+    model_id: str,
+    tier: Annotated[
+        VerifyTier,
+        Query(description="stat: a look; blake3: every byte; source: every byte, also against what its source says."),
+    ] = VerifyTier.BLAKE3,
+) -> Accepted:
+    """Prove its files again; what is damaged is quarantined. The job's result is the report."""
+    return await asking.accept(Verify, model_id, _on_disk, tier=tier)
 
 
 @router.post("/{model_id}/repair", status_code=202, summary="Repair a model")
@@ -90,6 +112,9 @@ async def remove(asking: AskingDep, model_id: str) -> Accepted:
     return await asking.accept(Remove, model_id, _not_in_use)
 
 
+BUSY = (Availability.DOWNLOADING, Availability.QUEUED, Availability.PAUSED, Availability.UPDATING)
+
+
 def _on_disk(front: Front, model_id: str) -> None:
     with front.database.reading() as session:
         if catalog.installation(session, model_id) is None:
@@ -101,7 +126,7 @@ def _not_in_use(front: Front, model_id: str) -> None:
         facts = catalog.Facts(session, [model_id])
     if model_id in facts.residencies:
         raise Conflict("model_in_use", "The model is in memory.", f"Unload it first: modelyard unload {model_id}.")
-    if facts.availability(model_id) in (Availability.DOWNLOADING, Availability.QUEUED, Availability.PAUSED):
+    if facts.availability(model_id) in BUSY:
         job = facts.fetches[model_id].id
         raise Conflict("model_busy", "The model is being downloaded.", f"Cancel that first: modelyard cancel {job}.")
 

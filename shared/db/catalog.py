@@ -6,10 +6,14 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, delete, func, select
 
+from shared.db import trust
 from shared.db.session import now, serialise
-from shared.db.tables import Installation, Job, Model, Residency, ScheduleRun
-from shared.errors import Conflict, NotFound
-from shared.states import HELD, LIVE, Availability, InstallationState, JobState, ResidencyState
+from shared.db.tables import Installation, Job, Model, Residency, ScheduleRun, StoreReport
+from shared.errors import Conflict, ModelyardError, NotFound, Unavailable
+from shared.states import HELD, LIVE, Availability, Holder, InstallationState, JobState, ResidencyState
+
+UPDATE = "model.update"
+FETCHES = ("model.download", "model.repair", UPDATE)
 
 
 def add_model(session: Session, model: Model) -> Model:
@@ -93,6 +97,7 @@ def list_models(
 def forget_model(session: Session, model_id: str) -> None:
     """Take a model and its installation off the registry."""
     uninstall(session, model_id)
+    trust.forget(session, model_id)
     session.exec(delete(Model).where(col(Model.id) == model_id))
 
 
@@ -101,10 +106,11 @@ def installation(session: Session, model_id: str) -> Installation | None:
 
 
 def installed(session: Session, model_id: str) -> Installation:
-    """The installation that may be used.
+    """The installation that may be loaded.
 
     Raises:
-        Conflict: nothing is installed, or it is corrupt.
+        Conflict: nothing is installed, it is corrupt, or Ollama holds it.
+        Unavailable: its disk is away.
     """
     found = session.get(Installation, model_id)
     if found is None:
@@ -113,28 +119,69 @@ def installed(session: Session, model_id: str) -> Installation:
             f"Model {model_id!r} is not on disk.",
             f"Download it first: modelyard pull {model_id}.",
         )
-    if found.state == InstallationState.CORRUPT:
-        raise Conflict(
-            "model_corrupt", f"Files of {model_id!r} are damaged.", f"Repair it first: modelyard repair {model_id}."
-        )
+    if (refusal := _refusal(found)) is not None:
+        raise refusal
     return found
 
 
+def _refusal(found: Installation) -> ModelyardError | None:
+    """Why what is installed must not be loaded, if so."""
+    model_id = found.model_id
+    if found.holder == Holder.OLLAMA:
+        return Conflict(
+            "held_by_ollama",
+            f"Ollama holds {model_id!r}, and models of Ollama cannot be loaded from here yet.",
+            "Ask Ollama for it, or pull the same model as GGUF: modelyard pull hf:owner/name.",
+        )
+    if found.state == InstallationState.AWAY:
+        return Unavailable(
+            "model_away",
+            f"The disk that holds {model_id!r} is not there.",
+            "Mount it, then `modelyard scan`; nothing is lost.",
+        )
+    if found.state == InstallationState.GONE:
+        return Conflict(
+            "model_gone",
+            f"The files of {model_id!r} are not where they were.",
+            f"Put them back at {found.path}, then `modelyard scan`.",
+        )
+    if found.state == InstallationState.CORRUPT:
+        elsewhere = "Put the right files there, then verify it."
+        hint = f"Repair it first: modelyard repair {model_id}." if found.holder == Holder.STORE else elsewhere
+        return Conflict("model_corrupt", f"Files of {model_id!r} are damaged.", hint)
+    return None
+
+
 def publish(session: Session, row: Installation) -> None:
-    """Record what the store has just published; replaces what was there."""
+    """Record what the store has just published; replaces what was there, which is kept for a rollback."""
     row.published_at = row.verified_at = session.exec(select(now())).one()
+    before = session.get(Installation, row.model_id)
+    row.latest_revision, row.update_checked_at = row.revision, row.published_at
+    if before is not None and before.holder == row.holder == Holder.STORE:
+        back = row.revision == before.previous_revision  # what its source offers was not asked
+        same = before.revision == row.revision
+        row.previous_revision = before.previous_revision if same else before.revision
+        if back:
+            row.latest_revision, row.update_checked_at = before.latest_revision, before.update_checked_at
     session.merge(row)
 
 
 def record_verify(
-    session: Session, model_id: str, revision: str, *, integrity: float, problems: list[dict[str, Any]]
+    session: Session, model_id: str, revision: str, *, integrity: float, problems: list[dict[str, Any]], full: bool
 ) -> None:
-    """Keep the outcome of a verify of that revision; problems quarantine the installation."""
+    """Keep the outcome of a verify of that revision; problems quarantine the installation.
+
+    Args:
+        full: every byte was read. A mere look that found nothing says nothing, and clears no quarantine.
+    """
+    if not full and not problems:
+        return
     state = InstallationState.CORRUPT if problems else InstallationState.PUBLISHED
+    proven = {"verified_at": now(), "scrubbed_to": None} if full else {}
     session.exec(
         update(Installation)
         .where(col(Installation.model_id) == model_id, col(Installation.revision) == revision)
-        .values(state=state, integrity=integrity, problems=problems, verified_at=now())
+        .values(state=state, integrity=integrity, problems=problems, **proven)
     )
 
 
@@ -165,29 +212,39 @@ class Facts:
     def __init__(self, session: Session, model_ids: list[str]) -> None:
         rows = session.exec(select(Installation).where(col(Installation.model_id).in_(model_ids))).all()
         self.installations = {row.model_id: row for row in rows}
+        self.trusted = trust.of_models(session, model_ids)
+        there = session.exec(select(StoreReport.there)).all()
+        self._store_away = bool(there) and not any(there)
         self.residencies: dict[str, list[Residency]] = {}
         for residency in residencies(session, model_ids):
             self.residencies.setdefault(residency.model_id, []).append(residency)
         newest = (
             select(func.max(Job.created_at))
-            .where(col(Job.model_id).in_(model_ids), col(Job.kind).in_(("model.download", "model.repair")))
+            .where(col(Job.model_id).in_(model_ids), col(Job.kind).in_(FETCHES))
             .group_by(col(Job.model_id))
         )
         jobs = select(Job).where(col(Job.model_id).in_(model_ids), col(Job.created_at).in_(newest))
-        self.fetches = {
-            job.model_id: job for job in session.exec(jobs).all() if job.kind in ("model.download", "model.repair")
-        }
+        self.fetches = {job.model_id: job for job in session.exec(jobs).all() if job.kind in FETCHES}
 
     def availability(self, model_id: str) -> Availability:
         """Can it be used, and if not, what is under way?"""
         installation, fetch = self.installations.get(model_id), self.fetches.get(model_id)
-        if fetch is not None and fetch.state in LIVE:
+        updating = fetch is not None and fetch.kind == UPDATE and installation is not None
+        if updating and fetch is not None and fetch.state == JobState.RUNNING:
+            return Availability.UPDATING
+        if fetch is not None and fetch.state in LIVE and not updating:
             return {
                 JobState.QUEUED: Availability.QUEUED,
                 JobState.RUNNING: Availability.DOWNLOADING,
                 JobState.PAUSED: Availability.PAUSED,
             }[JobState(fetch.state)]
+        if installation is not None and installation.holder == Holder.STORE and self._store_away:
+            return Availability.UNAVAILABLE
         if installation is not None:
-            whole = installation.state == InstallationState.PUBLISHED
-            return Availability.AVAILABLE if whole else Availability.CORRUPTED
+            return {
+                InstallationState.PUBLISHED: Availability.AVAILABLE,
+                InstallationState.CORRUPT: Availability.CORRUPTED,
+                InstallationState.GONE: Availability.MISSING,
+                InstallationState.AWAY: Availability.UNAVAILABLE,
+            }[InstallationState(installation.state)]
         return Availability.FAILED if fetch is not None and fetch.state == JobState.FAILED else Availability.MISSING

@@ -5,6 +5,8 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Column, Float, Index, text
 from sqlmodel import Field, SQLModel
 
+from shared.states import Holder
+
 LIVE_STATES = "state IN ('queued', 'running', 'paused')"
 
 
@@ -37,7 +39,7 @@ class Model(SQLModel, table=True):
 
 
 class Installation(SQLModel, table=True):
-    """The revision of a model that is published in the store; at most one per model serves."""
+    """The revision of a model that is there to be used: published in the store, or where somebody else keeps it."""
 
     __tablename__ = "installations"
 
@@ -46,15 +48,58 @@ class Installation(SQLModel, table=True):
     """The type it was stored under; stays when the registry entry changes."""
     revision: str
     state: str
+    holder: str = Holder.STORE
+    owned: bool = True
+    """We put it there, so a remove of ours may delete it."""
     path: str
-    """Its folder on the machine that holds the store."""
+    """Its folder, or its one file, on the machine that holds it; `ollama:name` where that is Ollama's business."""
     size: int = Field(sa_column=Column(BigInteger, nullable=False))
     files: int
     integrity: float
     """Proven bytes / expected bytes at the last verify, 0 to 1."""
     problems: list[dict[str, Any]] = Field(default_factory=list, sa_column=_json())
+    facts: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    """What its files say about themselves: format, architecture, quantization, contextLength, parameterCount."""
+    seen: dict[str, Any] | None = Field(default=None, sa_column=_json(nullable=True))
+    """Of a model in place, how it looked at the last scan; see `workers/store/reference.py`."""
+    previous_revision: str | None = None
+    """The one that served before, kept in the store for a rollback."""
+    latest_revision: str | None = None
+    """What its source offered when it was last asked."""
+    update_checked_at: float | None = Field(default=None, sa_column=Column(Float(53)))
+    scrubbed_to: str | None = None
+    """The last file that a scrub, which then was interrupted, had found right."""
     published_at: float = Field(sa_column=Column(Float(53), nullable=False))
     verified_at: float = Field(sa_column=Column(Float(53), nullable=False))
+    """When every byte was last proven."""
+
+
+class StoreReport(SQLModel, table=True):
+    """What a worker last found in a store; the API, which may run elsewhere, tells it on."""
+
+    __tablename__ = "store_reports"
+
+    store: str = Field(primary_key=True, max_length=64)
+    """The id in the store's marker."""
+    node: str
+    there: bool = True
+    """False: its disk was not mounted at the last look, and the report is of before."""
+    report: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    measured_at: float = Field(sa_column=Column(Float(53), nullable=False))
+
+
+class TrustGrant(SQLModel, table=True):
+    """What a person allowed one revision of a model to bring along; see `shared/trust.py`."""
+
+    __tablename__ = "trust_grants"
+
+    model_id: str = Field(primary_key=True, max_length=96)
+    revision: str = Field(primary_key=True, max_length=200)
+    allow_pickle: bool
+    allow_remote_code: bool
+    granted_by: str
+    """Where the request came from, and whether it carried the key."""
+    granted_at: float = Field(sa_column=Column(Float(53), nullable=False))
 
 
 class Device(SQLModel, table=True):

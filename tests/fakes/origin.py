@@ -23,6 +23,9 @@ class Manners:
     redirects to, `gone` are paths that answer 403. `cut` closes a connection after so many bytes of one body,
     `extra` follows a body. A body that runs over the offset `hold` of the file stops there until the origin does.
     `drip` sends one byte and then waits until the origin stops; `linger` only does not close; `silent` never answers.
+    `endless` is sent instead of an answer, again and again until the client or the origin stops; `flood` is sent so
+    after the body. `more` are further headers. `pages` are answered well, whatever else is asked for: path to
+    `(body, headers)`.
     """
 
     ranges: bool = True
@@ -38,6 +41,10 @@ class Manners:
     drip: bool = False
     silent: bool = False
     banner: bytes | None = None
+    endless: bytes | None = None
+    flood: bytes | None = None
+    more: dict[str, str] = field(default_factory=dict)
+    pages: dict[str, tuple[bytes, dict[str, str]]] = field(default_factory=dict)
     linger: bool = False
     refusals: deque[tuple[int, dict[str, str]]] = field(default_factory=deque)
     moved: dict[str, str] = field(default_factory=dict)
@@ -135,6 +142,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         origin, manners = self.server.origin, self.server.origin.manners
         self._note()
+        if (page := manners.pages.get(self.path.partition("?")[0])) is not None:
+            self._head(200, {"Content-Length": str(len(page[0]))} | page[1])
+            self.wfile.write(page[0])
+            return
+        if manners.endless is not None:
+            self._repeat(manners.endless)
+            return
         if manners.silent:
             origin.over.wait()
             return
@@ -156,7 +170,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.origin.seen.append(Seen(self.command, self.path, dict(self.headers.items())))
 
     def _content(self, content: bytes, manners: Manners) -> None:
-        headers = {"ETag": manners.etag, "Last-Modified": manners.modified, "Content-Encoding": manners.encoding}
+        headers: dict[str, str | None] = {
+            "ETag": manners.etag,
+            "Last-Modified": manners.modified,
+            "Content-Encoding": manners.encoding,
+            **manners.more,
+        }
         asked = _RANGE.match(self.headers.get("Range", "")) if manners.ranges else None
         if_range = self.headers.get("If-Range")
         status, start, end = 200, 0, len(content)
@@ -188,12 +207,19 @@ class _Handler(BaseHTTPRequestHandler):
         limit = len(body) if manners.cut is None else min(manners.cut, len(body))
         for position in range(0, limit, STEP):
             self._write(body[position : min(position + STEP, limit)])
+        if manners.flood is not None:
+            self._repeat(manners.flood)
         if limit < len(body):
             self.close_connection = True
         elif manners.linger or held:
             if held:
                 origin.held.set()
             origin.over.wait()
+
+    def _repeat(self, part: bytes) -> None:
+        self.close_connection = True
+        while not self.server.origin.over.is_set():
+            self._write(part)
 
     def _write(self, part: bytes) -> None:
         with self.server.origin.lock:

@@ -76,7 +76,8 @@ class House:
         given = {
             **CLOCKS, "HF_ENDPOINT": self.hub.url, "MODELYARD_DATA_DIR": str(data), "MODELYARD_API__PORT": "0",
             "MODELYARD_SOURCES__ALLOWED_HOSTS": self.hub.url.removeprefix("http://"),
-            "MODELYARD_STORE__RESERVE_BYTES": "0", "MODELYARD_REDIS__URL": self.redis.url,
+            "MODELYARD_STORE__RESERVE_BYTES": "0", "MODELYARD_STORE__SHARE_FILES": "false",
+            "MODELYARD_REDIS__URL": self.redis.url,
             "MODELYARD_DATABASE_URL": self.database.url, "MODELYARD_FAULT_FILE": str(self.order),
         }  # fmt: skip
         before = dict(os.environ)

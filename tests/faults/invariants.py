@@ -39,7 +39,7 @@ class Expected:
     active: str | None = None
     jobs: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
-    """Models whose published folder was replaced, so that the one before lies in the trash."""
+    """Models whose published folder was replaced, once for each time, so that the one before lies in the trash."""
     events_kept: bool = True
     """Redis was there all the time."""
 
@@ -87,7 +87,9 @@ def _jobs(house: House, session: Session, expected: Expected) -> Iterator[str]:
 
 def _store(house: House, session: Session, expected: Expected) -> Iterator[str]:
     root = house.settings.store_root
-    rows = {Path(row.path) for row in session.exec(select(Installation)).all()}
+    installed = session.exec(select(Installation)).all()
+    rows = {Path(str(row.path)) for row in installed}
+    rows |= {Path(str(row.path)).with_name(row.previous_revision) for row in installed if row.previous_revision}
     folders = {path for path in (root / "models").glob("*/*/*") if path.is_dir()}
     manifests = {path.relative_to(root / "manifests") for path in (root / "manifests").glob("*/*.json")}
     if rows != folders:
@@ -101,7 +103,7 @@ def _store(house: House, session: Session, expected: Expected) -> Iterator[str]:
         if installation is None or installation.state != InstallationState.PUBLISHED:
             yield f"I2: {model_id} is {installation.state if installation else 'not installed'}"
         trashed = len(list((root / "trash").glob(f"*-{model_id}-*")))
-        if trashed != (1 if model_id in expected.replaced else 0):
+        if trashed != expected.replaced.count(model_id):
             yield f"effect: {model_id} was put in the trash {trashed} times"
     for model_id in expected.gone:
         if session.get(Model, model_id) is not None or session.get(Installation, model_id) is not None:
@@ -158,6 +160,6 @@ def _insist_on_bytes(house: House, model_id: str, source: Path) -> None:
     assert row is not None
     manifest = read(house.layout.manifest(model_id, row.revision))
     promised = {file.name: file.sha256 for file in manifest.files}
-    there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(row.path).iterdir()}
+    there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(str(row.path)).iterdir()}
     theirs = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in source.iterdir()}
     assert there == promised == theirs, f"I2: {model_id} is not what its source has"

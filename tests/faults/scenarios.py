@@ -1,6 +1,7 @@
 """The pieces of work that the cells disturb: how each is set up, asked for, and what it must have come to."""
 
 import itertools
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -149,6 +150,77 @@ class Remove(Scenario):
         self.house.done(f"DELETE /api/v1/models/{self.model}")
 
 
+class Scrub(Repair):
+    """A byte of a published model has turned; the scrub finds it, and has it healed."""
+
+    def ask(self) -> str:
+        return self.house.post(f"/api/v1/models/{self.model}/scrub")
+
+
+class Update(Scenario):
+    """A model with an earlier revision gets a third one; the first leaves."""
+
+    BASE = "tiny/elm"
+
+    def prepare(self) -> None:
+        self.model, self.repo = f"yew-{self.number}", f"tiny/yew-{self.number}"
+        shutil.copytree(self.house.hub_root / self.BASE, self.house.hub_root / self.repo)
+        self.house.pull(self.model, self.repo)
+        self._publish_anew()
+        self.house.done(f"/api/v1/models/{self.model}/update")
+        self._publish_anew()
+
+    def _publish_anew(self) -> None:
+        weights = max((self.house.hub_root / self.repo).iterdir(), key=lambda file: file.stat().st_size)
+        content = weights.read_bytes()
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        notes = weights.with_name("notes.txt")
+        notes.write_text(notes.read_text() + "again\n" if notes.exists() else "anew\n")
+
+    def ask(self) -> str:
+        return self.house.post(f"/api/v1/models/{self.model}/update")
+
+    def expected(self, job_id: str) -> Expected:
+        return self._expect(job_id, whole={self.model: self.repo}, replaced=[self.model])
+
+
+class Rollback(Update):
+    """An update was a mistake: what served before serves again."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.old = f"old/yew-{self.number}"
+        shutil.copytree(self.house.hub_root / self.repo, self.house.hub_root / self.old)
+        self.house.done(f"/api/v1/models/{self.model}/update")
+        self._publish_anew()
+        self.house.done(f"/api/v1/models/{self.model}/update")
+
+    def ask(self) -> str:
+        return self.house.post(f"/api/v1/models/{self.model}/rollback")
+
+    def expected(self, job_id: str) -> Expected:
+        return self._expect(job_id, whole={self.model: self.old}, replaced=[self.model, self.model])
+
+
+class Restore(Scenario):
+    """A model that was removed comes back."""
+
+    REPO = "tiny/elm"
+
+    def prepare(self) -> None:
+        self.model = f"ash-{self.number}"
+        self.house.pull(self.model, self.REPO)
+        self.house.done(f"DELETE /api/v1/models/{self.model}")
+        entries = self.house.http.get("/api/v1/models/trash").json()["entries"]
+        self.entry = next(entry["id"] for entry in entries if entry["modelId"] == self.model)
+
+    def ask(self) -> str:
+        return self.house.post(f"/api/v1/models/trash/{self.entry}/restore", **{"Idempotency-Key": self.entry})
+
+    def expected(self, job_id: str) -> Expected:
+        return self._expect(job_id, whole={self.model: self.REPO})
+
+
 class Switch(Scenario):
     """One of two models serves; the other takes over."""
 
@@ -217,6 +289,10 @@ SCENARIOS: dict[str, Callable[[House], Scenario]] = {
     "verify": Verify,
     "repair": Repair,
     "remove": Remove,
+    "scrub": Scrub,
+    "update": Update,
+    "rollback": Rollback,
+    "restore": Restore,
     "switch": Switch,
     "load": Load,
     "unload": Unload,

@@ -12,7 +12,7 @@ from typing import Any
 
 from celery import Celery
 
-from shared.contracts import KINDS, Contract
+from shared.contracts import KINDS, OfModel
 from workers import rescue
 from workers.job import Work, job
 
@@ -22,7 +22,7 @@ PLAIN_TASK = "note"
 LONGEST_SECONDS = 0.05
 
 
-class Note(Contract):
+class Note(OfModel):
     """Leaves a line."""
 
     kind = "test.note"

@@ -16,7 +16,7 @@ from tests.faults.conftest import Street
 from tests.faults.house import House
 from tests.faults.invariants import Expected
 from tests.faults.scenarios import Download, Remove, Switch
-from workers.store.publish import empty_trash
+from workers.store.trash import empty_trash
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 

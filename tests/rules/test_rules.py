@@ -53,7 +53,7 @@ def test_every_kind_has_a_file_of_its_own() -> None:
     [
         (r'(?<!queue=)"modelyard[:.]', {"shared/queues.py"}),
         (r"\b(redis|client|_redis)\.(set|zadd|xadd|publish|xrange)\(\s*f?[\"']", {"shared/queues.py"}),
-        (r"[\"'](staging|manifests|trash)[\"']", {"workers/store/layout.py"}),
+        (r"[\"'](staging|manifests|trash)[\"']", {"workers/store/layout.py", "shared/refs.py"}),
         (r"raise HTTPException", set()),
         (r"\b(queued|running|succeeded)\b[\"'] *(==|!=)|(==|!=) *[\"'](queued|running|succeeded)\b", set()),
     ],

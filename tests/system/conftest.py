@@ -16,6 +16,7 @@ from deploy.local import READY_SECONDS, Instance
 from shared.settings import Settings
 from shared.states import ENDED
 from tests.conftest import until
+from tests.factories.folders import gguf, write
 
 MIB = 1024 * 1024
 
@@ -122,7 +123,9 @@ def start(folder: Path, hub: Hub, **settings: str) -> Instance:
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory: pytest.TempPathFactory, hub_root: Path) -> Iterator[Yard]:
     with Hub(hub_root) as hub:
-        instance = start(tmp_path_factory.mktemp("yard"), hub)
+        scanned = tmp_path_factory.mktemp("models")
+        write(scanned / "mine.gguf", gguf("Mine"))
+        instance = start(tmp_path_factory.mktemp("yard"), hub, MODEL_SCAN_PATH=str(scanned))
         yard = Yard(instance, hub)
         yield yard
         yard.http.close()

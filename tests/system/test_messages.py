@@ -152,7 +152,7 @@ def test_every_documented_example_is_a_job(ledger: Ledger, worker: "subprocess.P
     import re
 
     page = (Path(__file__).parents[2] / "docs" / "contracts.md").read_text(encoding="utf-8")
-    examples = re.findall(r'send_task\("([\w.]+)", kwargs=(\{.*?\}), queue="([\w.]+)"', page)
+    examples = re.findall(r'send_task\(\s*"([\w.]+)",\s+kwargs=(\{.*?\}),\s+queue="([\w.]+)"', page)
     assert {kind for kind, _, _ in examples} == KINDS.keys()
     for kind, kwargs, queue in examples:
         sent = theirs.send_task(kind, kwargs=json.loads(kwargs), queue=queue, ignore_result=True)

@@ -1,23 +1,29 @@
 """A model comes down: resolve, make room, fetch, prove, publish."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from shared.contracts import Download
-from shared.db import catalog
+from shared.db import catalog, trust
 from shared.db.tables import Installation, Model
-from shared.errors import Exhausted
+from shared.errors import Conflict, NotFound
 from shared.points import reached
 from shared.refs import Ref, SourceKind, checked
 from shared.states import InstallationState
+from shared.trust import Grants
+from workers import in_ollama, in_place
 from workers.job import Services, Work, job
 from workers.sources import source_of
 from workers.sources.base import RemoteFile, Snapshot
 from workers.sources.policy import HostPolicy
-from workers.sources.transfer import Fetched, fetch
+from workers.sources.transfer import Fetched, fetch, journal_path
+from workers.stock import after_change
 from workers.store.essentials import check_essentials
 from workers.store.manifest import Manifest, ManifestFile
 from workers.store.publish import adopt, publish
+from workers.store.room import require_room, waiting_for_room, watching
+from workers.store.twins import Twins
 
 
 @job(Download)
@@ -29,11 +35,15 @@ def download(args: Download, work: Work) -> dict[str, Any]:
         before = catalog.installation(session, args.model_id)
     services.layout.check_marker()
     with services.layout.lock(model.id):
+        if model.source == SourceKind.OLLAMA:
+            return in_ollama.pull(work, model, before)
+        if model.source == SourceKind.FILE:
+            return in_place.reference_one(work, model)
         work.report("resolving")
         snapshot = resolve(services, model)
         reached("download.resolved")
         there = None if args.force_redownload else _there(services, model, before, snapshot.revision)
-        return there or fetch_and_publish(work, model, snapshot)
+        return there or fetch_and_publish(work, model, snapshot, fresh=args.force_redownload)
 
 
 def _there(services: Services, model: Model, before: Installation | None, revision: str) -> dict[str, Any] | None:
@@ -48,75 +58,126 @@ def _there(services: Services, model: Model, before: Installation | None, revisi
 def resolve(services: Services, model: Model) -> Snapshot:
     """Ask the model's source for the files of the wanted revision."""
     ref = checked(Ref(SourceKind(model.source), model.source_url, model.revision))
-    return source_of(ref.kind, services.settings.sources).resolve(ref, model.checksum)
+    return source_of(ref.kind, services.settings.sources, allowed(services, model.id)).resolve(ref, model.checksum)
 
 
-def fetch_and_publish(work: Work, model: Model, snapshot: Snapshot) -> dict[str, Any]:
-    """Bring every file of the snapshot to staging, prove it, publish all of it by one rename, record it."""
-    services = work.services
-    staging = services.layout.staging(model.id, snapshot.revision)
-    partials = {file.name: services.layout.partial(model.id, snapshot.revision, file.name) for file in snapshot.files}
-    _make_room(services, snapshot, partials)
-    files, refetched = _fetch_all(work, snapshot, partials)
-    reached("download.fetched")
-    problems = check_essentials(staging, partials)
-    for problem in problems:
-        raise problem.error()
-    work.report("publishing", fraction=1.0)
-    work.confirm()
-    reached("download.confirmed")
-    source = f"{model.source}:{model.source_url}"
-    manifest = Manifest.of(model.id, model.type, snapshot.revision, source, files, snapshot.skipped)
-    publish(services.layout, manifest, partials)
+def allowed(services: Services, model_id: str) -> Grants:
+    """What a person allowed of the model's revisions."""
+    with services.database.reading() as session:
+        return trust.grants(session, model_id)
+
+
+def same_revision(services: Services, model: Model, manifest: Manifest) -> Snapshot:
+    """The installed revision as its source offers it now.
+
+    Raises:
+        Conflict: the source has no such revision any more.
+    """
+    pinned = manifest.revision if model.source == SourceKind.HUGGINGFACE else None
+    ref = checked(Ref(SourceKind(model.source), model.source_url, pinned))
+    source = source_of(ref.kind, services.settings.sources, allowed(services, model.id))
+    try:
+        snapshot = source.resolve(ref, model.checksum)
+    except NotFound as gone:
+        raise _moved_on(model) from gone
+    if snapshot.revision != manifest.revision:
+        raise _moved_on(model)
+    return snapshot
+
+
+def _moved_on(model: Model) -> Conflict:
+    return Conflict(
+        "source_changed", "The source does not offer the installed revision any more.",
+        f"Fetch what it offers now: modelyard update {model.id}.",
+    )  # fmt: skip
+
+
+def fetch_and_publish(
+    work: Work,
+    model: Model,
+    snapshot: Snapshot,
+    *,
+    fresh: bool = False,
+    proven: Mapping[str, ManifestFile] | None = None,
+) -> dict[str, Any]:
+    """Bring every file of the snapshot to staging, prove it, publish all of it by one rename, record it.
+
+    Args:
+        fresh: fetch also what the store has already.
+        proven: files that lie in staging, right in every byte.
+    """
+    services, settings = work.services, work.services.settings.store
+    layout, staging = services.layout, services.layout.staging(model.id, snapshot.revision)
+    partials = {file.name: layout.partial(model.id, snapshot.revision, file.name) for file in snapshot.files}
+    twins = Twins(layout, (model.id, snapshot.revision)) if settings.share_files and not fresh else None
+    for file in snapshot.files if twins is not None else ():
+        partial = partials[file.name]
+        if twins is not None and not partial.exists() and not journal_path(partial).exists():
+            twins.claim(partial, model.id, file.name, file.size, file.sha256)
+    require_room(layout, snapshot.size or 0, partials.values(), settings.reserve_bytes)
+    with waiting_for_room(layout, settings.reserve_bytes):
+        files, told = _fetch_all(work, snapshot, partials, twins, proven or {})
+        reached("download.fetched")
+        for problem in check_essentials(staging, partials, allowed(services, model.id).of(snapshot.revision)):
+            raise problem.error()
+        work.report("publishing", fraction=1.0)
+        work.confirm()
+        reached("download.confirmed")
+        source = f"{model.source}:{model.source_url}"
+        manifest = Manifest.of(model.id, model.type, snapshot.revision, source, files, snapshot.skipped)
+        publish(layout, manifest, partials)
     reached("download.published")
-    return {**record(services, manifest), "refetchedBytes": refetched, "skipped": list(snapshot.skipped)}
+    return {**record(services, manifest), **told, "skipped": list(snapshot.skipped)}
 
 
-def _fetch_all(work: Work, snapshot: Snapshot, partials: dict[str, Path]) -> tuple[list[ManifestFile], int]:
-    settings = work.services.settings.sources
+def _fetch_all(
+    work: Work,
+    snapshot: Snapshot,
+    partials: dict[str, Path],
+    twins: Twins | None,
+    ready: Mapping[str, ManifestFile],
+) -> tuple[list[ManifestFile], dict[str, int]]:
+    """Every file as the manifest will have it; and how many bytes came a second time, or are shared."""
+    services, settings = work.services, work.services.settings.sources
     policy = HostPolicy(settings)
-    total, done, refetched = snapshot.size, 0, 0
+    checkpoint = watching(services.layout, services.settings.store.reserve_bytes, work.checkpoint)
+    total, done, refetched, shared = snapshot.size, 0, 0, 0
     sizes = {file.name: file.size for file in snapshot.files}
-    proven = dict.fromkeys(sizes, 0)
+    brought = dict.fromkeys(sizes, 0)
     files: list[ManifestFile] = []
 
     def parts(current: str) -> tuple[dict[str, Any], ...]:
-        shown = [name for name in sizes if proven[name] or name == current][-20:]
-        return tuple({"name": name, "bytesDone": proven[name], "bytesTotal": sizes[name]} for name in shown)
+        shown = [name for name in sizes if brought[name] or name == current][-20:]
+        return tuple({"name": name, "bytesDone": brought[name], "bytesTotal": sizes[name]} for name in shown)
 
     for file in snapshot.files:
 
         def on_bytes(count: int, name: str = file.name) -> None:
             nonlocal done
             done += count
-            proven[name] += count
+            brought[name] += count
             work.report("downloading", done=done, total=total, parts=parts(name))
 
-        work.checkpoint()
+        checkpoint()
         on_bytes(0)
-        fetched = fetch(file, partials[file.name], policy, settings, work.checkpoint, on_bytes)
+        if file.name in ready:
+            files.append(ready[file.name])
+            on_bytes(ready[file.name].size)
+            continue
+        partial = partials[file.name]
+        fetched = fetch(file, partial, policy, settings, checkpoint, on_bytes)
         refetched += fetched.refetched
         files.append(_manifest_file(file, fetched))
-    return files, refetched
+        if partial.stat().st_nlink > 1:
+            shared += fetched.size
+        elif twins is not None:
+            twins.merge(partial, files[-1], checkpoint)
+    return files, {"refetchedBytes": refetched, "sharedBytes": shared}
 
 
 def _manifest_file(file: RemoteFile, fetched: Fetched) -> ManifestFile:
     promised = file.sha256 is not None or file.md5 is not None or file.git_sha1 is not None
     return ManifestFile(file.name, fetched.size, fetched.sha256, fetched.chunks, fetched.etag, promised)
-
-
-def _make_room(services: Services, snapshot: Snapshot, partials: dict[str, Path]) -> None:
-    """Refuse before the first byte what the disk cannot hold."""
-    have = sum(path.stat().st_blocks * 512 for path in partials.values() if path.exists())
-    need = max((snapshot.size or 0) - have, 0) + services.settings.store.reserve_bytes
-    free = services.layout.free_bytes()
-    if free < need:
-        raise Exhausted(
-            "insufficient_space",
-            f"The download needs {need:,} bytes with the reserve, and the store's disk has {free:,} free.",
-            "Free some space, point MODELYARD_STORE__ROOT at a larger disk, or lower MODELYARD_STORE__RESERVE_BYTES.",
-            {"needBytes": need, "freeBytes": free},
-        )
 
 
 def record(services: Services, manifest: Manifest) -> dict[str, Any]:
@@ -132,4 +193,5 @@ def record(services: Services, manifest: Manifest) -> dict[str, Any]:
         catalog.publish(session, row)
     reached("download.recorded")
     services.events.publish("model.state", modelId=manifest.model_id, status="available", revision=manifest.revision)
+    after_change(services, manifest.model_id)
     return {"revision": manifest.revision, "size": size, "files": len(manifest.files)}

@@ -2,13 +2,18 @@
 
 from typing import Any
 
-from shared.contracts import Remove
+from shared.contracts import Remove, Scrub, UpdateCheck
 from shared.db import catalog
 from shared.db.jobs import live
 from shared.errors import Conflict, Snooze
 from shared.points import reached
+from workers import elsewhere
 from workers.job import Work, job
+from workers.stock import after_change
 from workers.store.publish import remove as remove_files
+
+HARMLESS = (Scrub.kind, UpdateCheck.kind)
+"""They only look, and find nothing to say about a model that is gone."""
 
 
 @job(Remove)
@@ -25,30 +30,32 @@ def remove(args: Remove, work: Work) -> dict[str, Any]:
                 return {"trashedBytes": 0}  # an attempt before this one had forgotten it when its worker died
         work.confirm()
         freed = 0
-        found = _take_off(work, args.model_id)
+        deleted = elsewhere.delete(work, args.model_id)
+        memo, found = _take_off(work, args.model_id)
         reached("remove.taken_off")
         for model_type, revision in found:
-            freed += remove_files(services.layout, model_type, args.model_id, revision)
+            freed += remove_files(services.layout, model_type, args.model_id, revision, memo)
         reached("remove.trashed")
         services.layout.discard_staging(args.model_id)
         with services.database.session() as session:
             catalog.forget_model(session, args.model_id)
         reached("remove.forgotten")
+    after_change(services, args.model_id)
     services.events.publish("model.state", modelId=args.model_id, status="removed")
-    return {"trashedBytes": freed}
+    return {"trashedBytes": freed, **deleted}
 
 
-def _take_off(work: Work, model_id: str) -> list[tuple[str, str]]:
-    """From now on nothing can load the model. Answers type and revision of what lies on disk."""
+def _take_off(work: Work, model_id: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """From now on nothing can load the model. Answers its entry, and type and revision of what lies on disk."""
     with work.services.database.session() as session:
         model = catalog.hold_model(session, model_id)
         if catalog.residencies(session, [model_id]):
             raise Conflict("model_in_use", "The model is in memory.", f"First: modelyard unload {model_id}.")
-        others = [job.id for job in live(session, [model_id]) if job.id != work.job_id]
+        others = [job.id for job in live(session, [model_id]) if job.id != work.job_id and job.kind not in HARMLESS]
         if others:
             raise Snooze(2, f"waits for job {others[0]} of the same model")
         installation = catalog.installation(session, model_id)
         catalog.uninstall(session, model_id)
     where = {(installation.model_type, installation.revision)} if installation else set()
     found = work.services.layout.published_revisions(model.type, model_id)  # also where a crash came after uninstall
-    return sorted(where | {(model.type, revision) for revision in found})
+    return model.model_dump(mode="json"), sorted(where | {(model.type, revision) for revision in found})

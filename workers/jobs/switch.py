@@ -10,6 +10,7 @@ from shared.contracts import Switch, Unload
 from shared.db import catalog, residency
 from shared.points import reached
 from workers.job import Work, job
+from workers.jobs.verify import look_before_load
 from workers.residency.manager import manager_of
 
 
@@ -21,6 +22,7 @@ def switch(args: Switch, work: Work) -> dict[str, Any]:
         with services.database.reading() as session:
             model = catalog.get_model(session, args.model_id)
             installation = catalog.installed(session, args.model_id)
+        look_before_load(work, installation)
         new, fresh = manager.ensure_ready(model, installation, work)
         try:
             work.report("switching", fraction=0.9)

@@ -1,29 +1,39 @@
-"""Every published byte is hashed again and compared with the manifest."""
+"""Published bytes are compared with the manifest: by a look, chunk by chunk, or with what the source says."""
 
 from typing import Any
 
 from shared.contracts import Verify
 from shared.db import catalog
 from shared.db.tables import Installation
-from shared.errors import Conflict
+from shared.errors import Conflict, Corrupt
 from shared.points import reached
+from shared.states import Holder, VerifyTier
+from workers import elsewhere
 from workers.job import Work, job
+from workers.jobs.download import same_revision
+from workers.store.hashing import Promised
 from workers.store.manifest import Manifest, read
 from workers.store.publish import adopt
 from workers.store.verify import Report
 from workers.store.verify import verify as verify_files
 
+ALGORITHMS = ("sha256", "md5", "git_sha1")
+
 
 @job(Verify)
 def verify(args: Verify, work: Work) -> dict[str, Any]:
-    """Hash everything; what is not whole is quarantined until it is repaired."""
+    """Look as closely as was asked for; what is not whole is quarantined until it is repaired."""
     with work.services.layout.lock(args.model_id):
-        _, report = examine(work, args.model_id)
+        with work.services.database.reading() as session:
+            found = catalog.installation(session, args.model_id)
+        if found is not None and found.holder != Holder.STORE:
+            return elsewhere.verify(work, found, args.tier)
+        _, report = examine(work, args.model_id, args.tier)
     return report.to_dict()
 
 
-def examine(work: Work, model_id: str) -> tuple[Manifest, Report]:
-    """Verify in full under the caller's lock, and record the outcome."""
+def examine(work: Work, model_id: str, tier: VerifyTier = VerifyTier.BLAKE3) -> tuple[Manifest, Report]:
+    """Verify under the caller's lock, and record the outcome."""
     services = work.services
     services.layout.check_marker()
     with services.database.reading() as session:
@@ -31,7 +41,24 @@ def examine(work: Work, model_id: str) -> tuple[Manifest, Report]:
     # A publication that was cut off after its rename is finished first: its files and its manifest belong together.
     adopt(services.layout, installation.model_type, model_id, installation.revision)
     manifest = read(services.layout.manifest(model_id, installation.revision))
-    total, done = sum(file.size for file in manifest.files), 0
+    promised = _promised(work, manifest) if tier == VerifyTier.SOURCE else {}
+    report = proven(work, manifest, tier, promised)
+    reached("verify.finished")
+    with services.database.session() as session:
+        catalog.record_verify(
+            session, model_id, installation.revision, integrity=report.score, problems=report.findings(),
+            full=tier != VerifyTier.STAT,
+        )  # fmt: skip
+    reached("verify.recorded")
+    if not report.ok or tier != VerifyTier.STAT:
+        status = "available" if report.ok else "corrupted"
+        services.events.publish("model.state", modelId=model_id, status=status, revision=installation.revision)
+    return manifest, report
+
+
+def proven(work: Work, manifest: Manifest, tier: VerifyTier, promised: Promised) -> Report:
+    """What a verify of a published revision finds, told as it goes; nothing is recorded."""
+    total, done = manifest.size, 0
 
     def on_bytes(count: int) -> None:
         nonlocal done
@@ -40,19 +67,56 @@ def examine(work: Work, model_id: str) -> tuple[Manifest, Report]:
         reached("verify.hashed")
 
     work.report("verifying", done=0, total=total)
-    report = verify_files(services.layout, manifest, full=True, checkpoint=work.checkpoint, on_bytes=on_bytes)
-    reached("verify.finished")
-    with services.database.session() as session:
-        catalog.record_verify(
-            session, model_id, installation.revision, integrity=report.score, problems=report.findings()
-        )
-    reached("verify.recorded")
-    status = "available" if report.ok else "corrupted"
-    services.events.publish("model.state", modelId=model_id, status=status, revision=installation.revision)
-    return manifest, report
+    return verify_files(
+        work.services.layout, manifest, tier=tier, promised=promised, checkpoint=work.checkpoint, on_bytes=on_bytes
+    )
+
+
+def look_before_load(work: Work, installation: Installation) -> None:
+    """Refuse to load what even a look shows to be other than what was published.
+
+    A suspicion needs no lock, so a load waits for nobody; a verdict is reached under it.
+
+    Raises:
+        Conflict: code `model_corrupt`; it is quarantined.
+        Unavailable: code `store_missing`.
+    """
+    if installation.holder != Holder.STORE:
+        return
+    services, model_id = work.services, installation.model_id
+    try:
+        manifest = read(services.layout.manifest(model_id, installation.revision))
+        if proven(work, manifest, VerifyTier.STAT, {}).ok:
+            return
+    except Corrupt:  # perhaps it is just being replaced
+        services.layout.check_marker()
+    with services.layout.lock(model_id):
+        _, report = examine(work, model_id, VerifyTier.STAT)
+    if not report.ok:
+        raise Conflict(
+            "model_corrupt", f"Files of {model_id!r} are not what was published.",
+            f"Repair it first: modelyard repair {model_id}.", {"findings": report.findings()[:20]},
+        )  # fmt: skip
+
+
+def _promised(work: Work, manifest: Manifest) -> Promised:
+    """What the model's source publishes about the installed revision now."""
+    with work.services.database.reading() as session:
+        model = catalog.get_model(session, manifest.model_id)
+    work.report("asking the source")
+    snapshot = same_revision(work.services, model, manifest)
+    return {
+        file.name: {name: digest for name in ALGORITHMS if (digest := getattr(file, name)) is not None}
+        for file in snapshot.files
+    }
 
 
 def _published(installation: Installation | None, model_id: str) -> Installation:
     if installation is None:
         raise Conflict("model_not_installed", f"Model {model_id!r} is not on disk.", f"modelyard pull {model_id}")
+    if installation.holder != Holder.STORE:
+        raise Conflict(
+            "not_in_store", f"The files of {model_id!r} lie where somebody else keeps them.",
+            "Only what was downloaded into the store has digests to verify it by.",
+        )  # fmt: skip
     return installation

@@ -13,20 +13,23 @@ import redis
 import structlog
 
 from shared.contracts import Switch
-from shared.db import residency
+from shared.db import residency, trust
 from shared.db.jobs import switching
 from shared.db.tables import Installation, Model, Residency
 from shared.errors import Failed, ModelyardError
 from shared.keys import installation_secret, runner_key
 from shared.points import reached
 from shared.progress import LEASE_RENEWAL_SECONDS
-from shared.states import Priority, ResidencyState
+from shared.states import Holder, Priority, ResidencyState
+from shared.trust import Trust
 from workers.devices.base import Device
 from workers.job import Services, Work
 from workers.runtimes.base import Request, Runtime
 from workers.runtimes.llamacpp import LlamaCpp
 from workers.runtimes.runner import Runner
 from workers.runtimes.torch_runner import TorchRunner
+from workers.store.essentials import check_loadable, files_of
+from workers.store.reference import as_seen
 
 log = structlog.get_logger()
 
@@ -77,7 +80,8 @@ class Manager:
             row = residency.resident(session, model.id, self.device.id)
         if row is not None and row.revision == installation.revision and self._lives(row.id):
             return row, False
-        folder = self._services.layout.published(installation.model_type, model.id, installation.revision)
+        folder, files = self._place(installation)
+        trusted = self._gate(files, model.id, installation.revision)
         runtime = self._runtime_for(folder, model.id)
         row = Residency(
             id=str(uuid.uuid4()), model_id=model.id, model_type=model.type, revision=installation.revision,
@@ -87,7 +91,7 @@ class Manager:
             residency.start(session, row)
         self._tell(row, ResidencyState.STARTING)
         try:
-            return self._start(row, runtime, folder, work), True
+            return self._start(row, runtime, folder, trusted, work), True
         except BaseException:
             self._end(row.id, ResidencyState.FAILED)
             raise
@@ -124,12 +128,13 @@ class Manager:
 
     # -- inside ---------------------------------------------------------------------------------------------
 
-    def _start(self, row: Residency, runtime: Runtime, folder: Path, work: Work) -> Residency:
+    def _start(self, row: Residency, runtime: Runtime, folder: Path, trusted: Trust, work: Work) -> Residency:
         began = time.monotonic()
         work.report("loading", fraction=0.1)
         request = Request(
             folder=folder, model_id=row.model_id, host=self._settings.host, port=0,
             key=runner_key(self._secret, row.id), device=self.device.id, context_length=self._settings.context_length,
+            allow_pickle=trusted.pickle, allow_remote_code=trusted.remote_code,
         )  # fmt: skip
         logs = self._services.settings.data_dir / "logs" / "runners"
         runner = Runner.start(runtime, request, self._spawn, self._settings, logs)
@@ -148,6 +153,24 @@ class Manager:
             setattr(row, name, value)
         self._tell(row, ResidencyState.READY)
         return row
+
+    def _place(self, installation: Installation) -> tuple[Path, dict[str, Path]]:
+        """The model's folder, or its one file, and its files by name.
+
+        Raises:
+            Conflict: code `model_changed`; it is in place, and other than it was when it was scanned.
+        """
+        if installation.holder == Holder.FOLDER:
+            return Path(installation.path), as_seen(installation.path, installation.seen or {})
+        folder = self._services.layout.published(installation.model_type, installation.model_id, installation.revision)
+        return folder, files_of(folder)
+
+    def _gate(self, files: dict[str, Path], model_id: str, revision: str) -> Trust:
+        """What a person allowed of this revision, once its files are found to ask for no more than that."""
+        with self._services.database.reading() as session:
+            trusted = trust.grants(session, model_id).of(revision)
+        check_loadable(files, trusted)
+        return trusted
 
     def _runtime_for(self, folder: Path, model_id: str) -> Runtime:
         for runtime in self._runtimes:

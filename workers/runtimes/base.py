@@ -30,6 +30,10 @@ class Request:
     device: str
     """`cpu`, or the UUID of a GPU that the worker is pinned to."""
     context_length: int = 4096
+    allow_pickle: bool = False
+    """A person allowed this revision its pickles; they are read with `weights_only=True` even so."""
+    allow_remote_code: bool = False
+    """A person allowed this revision to bring code of its own."""
 
 
 class Runtime(Protocol):
@@ -47,7 +51,7 @@ class Runtime(Protocol):
         Raises:
             Failed: a program it needs is not installed; the hint names the ways out.
             Corrupt: files that it needs are missing.
-            Unsafe: code `remote_code_required`; the model brings code along, the details name where.
+            Unsafe: it would run code that came with the model, and `request` does not allow that.
         """
         ...
 

@@ -1,5 +1,6 @@
 """GGUF models, run by llama.cpp's own server."""
 
+import glob
 import json
 import math
 import re
@@ -104,6 +105,9 @@ def find_binary(settings: RunnerSettings) -> Path:
 def model_file(folder: Path) -> Path:
     """The file to name to `llama-server`: of a split model its first part, of several models the first by name.
 
+    Args:
+        folder: or one GGUF file, of a split model any part; what else lies beside it is not looked at.
+
     Raises:
         Corrupt: code `missing_shards`; or `not_gguf` where there is none.
     """
@@ -120,12 +124,17 @@ def model_file(folder: Path) -> Path:
     if missing:
         message = f"{len(missing)} of {count} parts of this split model are missing."
         raise Corrupt("missing_shards", message, "Repair the model: it fetches what is missing.", {"missing": missing})
-    return folder / names[0]
+    return files[0].with_name(names[0])
 
 
 def _gguf_files(folder: Path) -> list[Path]:
     """By name; without projectors (`mmproj`), which are no model by themselves."""
-    candidates = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+    if folder.is_file():
+        split = PART.fullmatch(folder.name)
+        beside = folder.parent.glob(f"{glob.escape(split['stem'])}-*-of-{split['count']}*") if split else [folder]
+        candidates = sorted(file for file in beside if file.is_file())
+    else:
+        candidates = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
     return [file for file in candidates if "mmproj" not in file.name.lower() and _magic(file) == MAGIC]
 
 

@@ -2,6 +2,7 @@
 every runtime."""
 
 import contextlib
+import glob
 import os
 import re
 import signal
@@ -231,7 +232,9 @@ class Runner:
 
 def startup_seconds(folder: Path, settings: RunnerSettings) -> float:
     """How long a model of this size may take to load: the setting, and the time a slow disk needs for its bytes."""
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    parts = glob.escape(folder.name).replace("-00001-of-", "-?????-of-")  # where it is one file in parts
+    files = folder.rglob("*") if folder.is_dir() else folder.parent.glob(parts)
+    size = sum(file.stat().st_size for file in files if file.is_file())
     return settings.max_startup_seconds + size / READ_RATE
 
 

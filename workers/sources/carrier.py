@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from http import HTTPStatus
 
-from shared.errors import Corrupt, ModelyardError, Unavailable
+from shared.errors import Corrupt, Failed, ModelyardError, Unavailable
 from shared.points import reached
 from workers.sources import answers
 from workers.sources.base import RemoteFile
@@ -147,6 +147,8 @@ class Carrier:
     patience: Patience
     settled: Callable[[], None]
     """Told after an answer was accepted."""
+    max_unsized: int
+    """Bytes after which a file whose size nobody tells is given up."""
     unverified: bool = False
 
     def run(self) -> None:
@@ -217,6 +219,8 @@ class Carrier:
         """Read a whole file from its first byte, piece after piece out of one answer."""
         while self._pump(body, piece, view):
             self._finish(piece)
+            if self.board.size is None and piece.end >= self.max_unsized:
+                raise _endless(self.max_unsized)
             following = self.board.grow(piece.end) if self.board.size is None else self.board.take()
             if following is None:
                 self._refuse_more(body, view)
@@ -252,6 +256,14 @@ def size_mismatch(file: RemoteFile, got: int | str) -> Corrupt:
         f"{file.name} should have {file.size} bytes; the server offers {got}.",
         "The address may lead to a page instead of the file, or the source is wrong. Check it in a browser.",
         {"want": file.size, "got": got},
+    )
+
+
+def _endless(most: int) -> Failed:
+    return Failed(
+        "source_too_large",
+        f"The server sent {most:,} bytes without telling how many there are, and did not end.",
+        "Use an address that tells its size; MODELYARD_SOURCES__MAX_UNSIZED_BYTES is the limit.",
     )
 
 

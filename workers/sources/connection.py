@@ -45,6 +45,7 @@ class Body:
         self.etag = response.headers.get("ETag")
         self.modified = response.headers.get("Last-Modified")
         self.span = answers.content_range(response.headers) if response.status == HTTPStatus.PARTIAL_CONTENT else None
+        self._broken: Exception | None = None
         self.remaining = response.length
         """Bytes still to come, None where the server does not tell."""
 
@@ -70,6 +71,8 @@ class Body:
         """
         if self.remaining is not None:
             view = view[: self.remaining]
+        if self._broken is not None:
+            raise trouble(self._broken) from self._broken
         filled, until = 0, time.monotonic() + FILL_SECONDS
         try:
             while filled < len(view):
@@ -78,8 +81,9 @@ class Body:
                 if not count or time.monotonic() > until:
                     break
         except (OSError, http.client.HTTPException, ValueError) as broken:
-            if not filled:  # what came before the break is kept; the next call meets the break again
+            if not filled:
                 raise trouble(broken) from broken
+            self._broken = broken  # what came before the break is kept; the next call tells of it
         if self.remaining is not None:
             self.remaining -= filled
         return filled

@@ -128,6 +128,7 @@ class Crew:
             stop=self._stop,
             patience=self._patience,
             settled=self._woken.set,
+            max_unsized=self._settings.max_unsized_bytes,
         )
         self._carriers.append(carrier)
         with self._lock:

@@ -2,9 +2,11 @@
 
 import functools
 import importlib
+import queue
 import ssl
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 from shared.errors import Failed, Forbidden, Invalid, ModelyardError, NotFound, Unavailable, Unsafe
 from shared.refs import Ref
 from shared.settings import SourceSettings
+from shared.trust import NO_GRANTS, Grants, Trust
+from workers.formats import ARCHIVES, CODE, LOADABLE, PICKLES, TORCH
 from workers.sources import answers
 from workers.sources.base import RemoteFile, Snapshot
 from workers.sources.names import check_names
@@ -19,31 +23,11 @@ from workers.sources.names import check_names
 MAX_FILES = 5_000
 MAX_LISTING_BYTES = 10 * 1024**2
 LISTING_SECONDS = 60.0
+PATIENCE = 3
+"""Read timeouts that a whole request may take, with its redirects, its head and its body."""
+MAX_NAMED = 20
 
-CODE = frozenset(
-    {".py", ".pyc", ".pyd", ".ipynb", ".sh", ".bat", ".ps1", ".exe", ".dll", ".so", ".dylib", ".jar", ".wasm", ".js"}
-)
-PICKLES = frozenset(
-    {
-        ".bin",
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".pkl",
-        ".pickle",
-        ".joblib",
-        ".npy",
-        ".npz",
-        ".mar",
-        ".nemo",
-        ".pdparams",
-        ".keras",
-        ".dill",
-    }
-)
-ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
 GIT_FILES = frozenset({".gitattributes", ".gitignore", ".gitmodules"})
-LOADABLE = frozenset({".safetensors", ".gguf"})
 OTHER_FRAMEWORKS = frozenset(
     {".msgpack", ".h5", ".onnx", ".onnx_data", ".tflite", ".ot", ".mlmodel", ".mlpackage", ".pb", ".xml"}
 )
@@ -51,14 +35,19 @@ OTHER_FOLDERS = frozenset({"onnx", "openvino", "coreml"})
 
 
 class HuggingFace:
-    """The Hub at the operator's endpoint, with the operator's token."""
+    """The Hub at the operator's endpoint, with the operator's token.
 
-    def __init__(self, settings: SourceSettings) -> None:
+    Args:
+        grants: what a person allowed of the model's revisions.
+    """
+
+    def __init__(self, settings: SourceSettings, grants: Grants = NO_GRANTS) -> None:
         from huggingface_hub import HfApi
 
         self._endpoint = settings.hf_endpoint.rstrip("/")
         self._token = settings.hf_token.get_secret_value() if settings.hf_token is not None else ""
         self._timeout = settings.read_timeout
+        self._grants = grants
         _bounded_client(settings.ca_bundle, settings.read_timeout)
         # token False: never one that happens to lie on this machine
         self._api = HfApi(endpoint=self._endpoint, token=self._token or False)
@@ -77,9 +66,14 @@ class HuggingFace:
         """
         try:
             # one bounded request; list_repo_tree sleeps and retries on its own for as long as a server tells it to
-            info = self._api.model_info(ref.location, revision=ref.revision, files_metadata=True, timeout=self._timeout)
+            info = _in_time(
+                lambda: self._api.model_info(
+                    ref.location, revision=ref.revision, files_metadata=True, timeout=self._timeout
+                ),
+                PATIENCE * self._timeout,
+            )
             if info.gated:
-                self._api.auth_check(ref.location)
+                _in_time(lambda: self._api.auth_check(ref.location), PATIENCE * self._timeout)
         except ModelyardError:
             raise
         except Exception as error:
@@ -90,7 +84,7 @@ class HuggingFace:
         if info.sha is None:
             raise Failed("protocol_error", "The Hub names no commit for this repository.", "Check HF_ENDPOINT.")
         check_names(sibling.rfilename for sibling in siblings)
-        wanted, skipped = choose(sibling.rfilename for sibling in siblings)
+        wanted, skipped = choose((sibling.rfilename for sibling in siblings), self._grants.of(info.sha))
         files = [self._file(ref.location, info.sha, sibling) for sibling in siblings if sibling.rfilename in wanted]
         return Snapshot(info.sha, tuple(sorted(files, key=lambda file: file.name)), tuple(sorted(skipped)))
 
@@ -168,29 +162,37 @@ class HuggingFace:
         return Failed("source_refused", f"The Hub answered {status}.", f"Check {page} in a browser.")
 
 
-def choose(names: Iterable[str]) -> tuple[set[str], set[str]]:
+def choose(names: Iterable[str], trust: Trust) -> tuple[set[str], set[str]]:
     """Which files of a repository to bring, and which to leave: code, pickles, archives, other frameworks' weights.
+
+    Pickles come only where they are allowed and nothing safer is there, code only where it is allowed.
 
     Raises:
         Unsafe: code `unsafe_format`, nothing is left to load but pickles.
         Invalid: code `unsupported_format`, there are no weights that a runner of ours loads.
     """
-    unsafe = CODE | PICKLES | ARCHIVES
     listed = list(names)
-    skipped = {name for name in listed if PurePosixPath(name).name in GIT_FILES or _suffix(name) in unsafe}
-    rest = set(listed) - skipped
-    if not any(_suffix(name) in LOADABLE for name in rest):
-        if any(_suffix(name) in PICKLES for name in skipped):
-            raise Unsafe(
-                "unsafe_format",
-                "This repository has its weights only as pickles, which run code of the publisher when loaded.",
-                "Choose a repository with .safetensors or .gguf files, or ask the publisher for a conversion.",
-            )
+    safe = any(_suffix(name) in LOADABLE for name in listed)
+    torch = any(_suffix(name) in TORCH for name in listed)
+    if not safe and any(_suffix(name) in PICKLES for name in listed) and not (torch and trust.pickle):
+        raise Unsafe(
+            "unsafe_format",
+            "This repository has its weights only as pickles, which run code of the publisher when loaded.",
+            f"Choose a repository with .safetensors or .gguf files. {trust.way(pickle=True) if torch else ''}".strip(),
+            {
+                "revision": trust.revision,
+                "files": sorted(name for name in listed if _suffix(name) in PICKLES)[:MAX_NAMED],
+            },
+        )
+    if not safe and not torch:
         raise Invalid(
             "unsupported_format",
             "This repository has no weights that can be loaded here.",
             "Choose a repository with .safetensors or .gguf files.",
         )
+    unsafe = (PICKLES if safe else PICKLES - TORCH) | ARCHIVES | (frozenset() if trust.remote_code else CODE)
+    skipped = {name for name in listed if PurePosixPath(name).name in GIT_FILES or _suffix(name) in unsafe}
+    rest = set(listed) - skipped
     foreign = {
         name for name in rest if _suffix(name) in OTHER_FRAMEWORKS or not _folders(name).isdisjoint(OTHER_FOLDERS)
     }
@@ -235,6 +237,8 @@ def _bounded_client(ca_bundle: Path | None, timeout: float) -> None:
             request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
             response = super().handle_request(request)
             try:
+                if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                    raise answers.protocol_error("it compresses what it was asked not to")
                 body = _read_within(response.stream)
             finally:
                 response.close()
@@ -255,3 +259,27 @@ def _read_within(stream: Iterable[bytes]) -> bytes:
                 "source_too_slow", "The Hub takes too long to list the repository.", "It will be tried again."
             )
     return bytes(body)
+
+
+def _in_time(ask: Callable[[], Any], seconds: float) -> Any:
+    """The answer, or the error, of a call that may otherwise hang on a server that sends heads for ever.
+
+    Raises:
+        Unavailable: code `source_timeout`; the call is left behind on its thread.
+    """
+    answered: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            answered.put((ask(), None))
+        except Exception as error:  # noqa: BLE001 - carried to the caller's thread
+            answered.put((None, error))
+
+    threading.Thread(target=work, name="hub", daemon=True).start()
+    try:
+        answer, error = answered.get(timeout=seconds)
+    except queue.Empty:
+        raise Unavailable("source_timeout", "The Hub does not come to an answer.", "It will be tried again.") from None
+    if error is not None:
+        raise error
+    return answer

@@ -2,6 +2,7 @@
 
 import ipaddress
 import socket
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from shared.errors import Forbidden, Invalid, Unavailable
@@ -35,10 +36,19 @@ _COMPATIBLE = ipaddress.ip_network("::/96")
 _LOW_32 = 0xFFFFFFFF
 
 
-class HostPolicy:
-    """Allows every public host, the private ones that the operator listed, and the operator's own Hub endpoint."""
+Resolver = Callable[[str, int], tuple[str, ...]]
+"""Every address of a name, for a port; raises as `HostPolicy.addresses`."""
 
-    def __init__(self, settings: SourceSettings) -> None:
+
+class HostPolicy:
+    """Allows every public host, the private ones that the operator listed, and the operator's own Hub endpoint.
+
+    Args:
+        look_up: asks the system's resolver where None.
+    """
+
+    def __init__(self, settings: SourceSettings, look_up: Resolver | None = None) -> None:
+        self._look_up = look_up or _look_up
         endpoint = urlsplit(settings.hf_endpoint)
         own = (_plain(endpoint.hostname or ""), endpoint.port or _DEFAULT_PORTS.get(endpoint.scheme))
         self._trusted: frozenset[tuple[str, int | None]] = frozenset({own, *map(_entry, settings.allowed_hosts)})
@@ -54,7 +64,7 @@ class HostPolicy:
         """
         name = _plain(host)
         listed = not self._trusted.isdisjoint({(name, port), (name, None)})
-        found = _look_up(name, port)
+        found = self._look_up(name, port)
         for text in found:
             faces = _faces(ipaddress.ip_address(text))
             if name in _METADATA_NAMES or not _METADATA.isdisjoint(faces):

@@ -1,6 +1,7 @@
-"""What makes a model folder complete and safe to load: content decides, not the names of files."""
+"""What makes a model folder complete; what is safe to load is for `gate.py` to say."""
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -8,16 +9,22 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shared.errors import Corrupt, Invalid, ModelyardError, Unsafe
-from workers.store.headers import Content, GgufHeader, read_gguf, read_safetensors, sniff
-from workers.store.headers.plain import open_plain, read_exactly
+from shared.trust import NO_GRANTS, Trust
+from workers.formats import TORCH
+from workers.store import gate
+from workers.store.headers import GgufHeader
+from workers.store.headers.plain import Openable, open_plain, read_exactly
 from workers.store.layout import PARTIAL, Layout, storage
 
-MAX_JSON = 64 * 1024**2
+MAX_INDEX = 25 * 1024**2
+MAX_CONFIG = 16 * 1024**2
+_MAX_MARKS = {b"{": 100_000, b"[": 100_000, b",": 1_000_000}
+"""No genuine settings or index have more; counted before parsing, so that memory is bounded too."""
 MAX_NAMED = 20
 
-_PICKLE_NAMES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
-_WEIGHT_NAMES = (".safetensors", ".gguf", *_PICKLE_NAMES)
 _INDEX = ".safetensors.index.json"
+_TORCH_INDEX = ".bin.index.json"
+"""Repositories keep it beside the safetensors; it matters only where the pickles were wanted too."""
 _CONFIGS = frozenset(
     (
         *("config.json", "model_index.json", "tokenizer_config.json", "generation_config.json", "adapter_config.json"),
@@ -27,10 +34,6 @@ _CONFIGS = frozenset(
 )
 _ROOT_CONFIGS = frozenset({"config.json", "model_index.json", "adapter_config.json"})
 _DIFFUSERS = frozenset({"unet", "transformer", "vae", "scheduler", "text_encoder_2"})
-_REMOTE_KEYS = frozenset(
-    {"auto_map", "trust_remote_code", "custom_pipeline", "custom_pipelines", "_attn_implementation_internal"}
-)
-_KERNEL_KEYS = frozenset({"attn_implementation", "_attn_implementation"})
 _GGUF_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 
 _HINTS = {
@@ -43,6 +46,7 @@ _HINTS = {
     "source_invalid_filename": "Ask the publisher to correct the index.",
 }
 _UNSAFE = frozenset({"unsafe_format", "remote_code_required"})
+NO_TRUST = NO_GRANTS.of("")
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,11 @@ class Problem:
     name: str
     message: str
     details: dict[str, Any] = field(default_factory=dict)
+    hint: str = ""
 
     def error(self) -> ModelyardError:
         """The problem as an error to raise."""
-        hint = _HINTS[self.code]
+        hint = self.hint or _HINTS[self.code]
         details = {"name": self.name, **self.details}
         if self.code in _UNSAFE:
             return Unsafe(self.code, self.message, hint, details)
@@ -69,36 +74,106 @@ class Problem:
         return {"code": self.code, "name": self.name, "message": self.message, **self.details}
 
 
-def check_essentials(folder: Path, names: Iterable[str]) -> list[Problem]:
+def check_essentials(folder: Path, names: Iterable[str], trust: Trust = NO_TRUST) -> list[Problem]:
     """Everything that keeps these files from being a model; an empty list is good news.
 
     Args:
         folder: where the files are; in staging they are found under their partial names too.
         names: the files' names in the model.
+        trust: what a person allowed of this revision.
 
     Raises:
         Invalid: code `source_invalid_filename`, for one of `names`.
         Exhausted, Failed: the disk refuses.
     """
-    files = {name: _place(folder, name) for name in names}
-    problems: list[Problem] = []
-    weights: dict[str, GgufHeader | None] = {}
+    return check_files({name: _place(folder, name) for name in names}, trust)
+
+
+def check_files(files: Mapping[str, Openable], trust: Trust = NO_TRUST) -> list[Problem]:
+    """The same, of files that lie anywhere.
+
+    Raises:
+        Exhausted, Failed: the disk refuses.
+    """
+    judged = _judge(files, trust)
+    return [
+        *judged.problems, *(_refusal(name, why, files, trust) for name, why in judged.refused.items()),
+        *_parts(judged.weights), *_missing(files, judged.weights),
+    ]  # fmt: skip
+
+
+def check_loadable(files: Mapping[str, Openable], trust: Trust) -> None:
+    """The last look before a runner is started; what no runner opens is let pass.
+
+    Raises:
+        Unsafe: it would run code that it brings along, and nobody allowed that.
+        Corrupt: a header is wrong, a part is missing.
+        Invalid: an index leads out of the folder.
+        Exhausted, Failed: the disk refuses.
+    """
+    judged = _judge(files, trust)
+    refused = gate.without_idle(judged.refused, judged.weights)
+    problems = [*judged.problems, *(_refusal(name, why, files, trust) for name, why in refused.items())]
+    for problem in [*problems, *_parts(judged.weights)]:
+        raise problem.error()
+
+
+def files_of(place: Path) -> dict[str, Path]:
+    """What a model consists of, by name: a folder's files, links followed, or the file itself.
+
+    Raises:
+        Exhausted, Failed: the disk refuses.
+    """
+    with storage():
+        if not place.is_dir():
+            return {place.name: place.resolve()}
+        found = (Path(parent) / name for parent, _, names in os.walk(place) for name in names)
+        return {path.relative_to(place).as_posix(): path.resolve() for path in found if path.is_file()}
+
+
+@dataclass
+class _Judged:
+    weights: dict[str, GgufHeader | None] = field(default_factory=dict)
+    refused: dict[str, gate.Refused] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def _judge(files: Mapping[str, Openable], trust: Trust) -> _Judged:
+    """Each file by itself."""
+    judged = _Judged()
     with storage():
         for name in sorted(files):
             try:
-                found = _weights(name, files[name])
+                holds, header = gate.examine(name, files[name], trust)
             except Corrupt as error:
-                problems.append(Problem(error.code, name, f"{name}: {error.message}"))
-                found = _named(name, ".safetensors", ".gguf"), None
-            except _Refused as error:
-                problems.append(Problem(error.code, name, f"{name}: {error}"))
+                judged.problems.append(Problem(error.code, name, f"{name}: {error.message}"))
+                holds, header = name.lower().endswith(gate.WEIGHT_NAMES), None
+            except gate.Refused as error:
+                judged.refused[name] = error
                 continue
-            if found[0]:
-                weights[name] = found[1]
-            problems += _config_problems(name, files)
-            if name.lower().endswith(_INDEX):
-                problems += _index_problems(name, files)
-    return problems + _parts(weights) + _missing(files, weights)
+            if holds:
+                judged.weights[name] = header
+            judged.problems += _config_problems(name, files, trust)
+            if name.lower().endswith(_INDEX) or (trust.pickle and name.lower().endswith(_TORCH_INDEX)):
+                judged.problems += _index_problems(name, files)
+    return judged
+
+
+def _refusal(name: str, why: gate.Refused, files: Iterable[str], trust: Trust) -> Problem:
+    """What the gate says, with the way round it that there is."""
+    twin = gate.twin_of(name, files) if why.code == "unsafe_format" else None
+    hint = f"{twin} holds the same in a safe format: use that one." if twin else _way(name, why.code, trust)
+    return Problem(why.code, name, f"{name}: {why}", {"twin": twin} if twin else {}, hint)
+
+
+def _way(name: str, code: str, trust: Trust) -> str:
+    if not trust.model_id:
+        return ""
+    if code == "remote_code_required":
+        return f"{_HINTS[code]} {trust.way(remote_code=True)}"
+    if code == "unsafe_format" and PurePosixPath(name.lower()).suffix in TORCH:
+        return f"{_HINTS[code]} {trust.way(pickle=True)}"
+    return ""
 
 
 def _place(folder: Path, name: str) -> Path:
@@ -107,51 +182,21 @@ def _place(folder: Path, name: str) -> Path:
     return partial if partial.exists() and not path.exists() else path
 
 
-class _Refused(Exception):
-    """A file that is not what may be loaded."""
-
-    def __init__(self, code: str, message: str, /) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-def _weights(name: str, path: Path) -> tuple[bool, GgufHeader | None]:
-    """Does it hold weights, and its header if it is GGUF.
-
-    Raises:
-        Corrupt: its header is wrong.
-        _Refused: it is something else than weights, under a name of weights or dangerous under any.
-    """
-    content = sniff(path)
-    if content is Content.PICKLE or (content is Content.ARCHIVE and _named(name, *_WEIGHT_NAMES)):
-        raise _Refused("unsafe_format", f"it is {content.value}; loading it could run code that came with it.")
-    wrong = (_named(name, ".safetensors") and content is Content.GGUF) or (
-        _named(name, ".gguf") and content is Content.SAFETENSORS
-    )
-    if wrong or (content in (Content.PAGE, Content.POINTER) and _named(name, *_WEIGHT_NAMES)):
-        raise _Refused("content_mismatch", f"it is {content.value}.")
-    if content is Content.GGUF or _named(name, ".gguf"):
-        return True, read_gguf(path)
-    if content is Content.SAFETENSORS or _named(name, ".safetensors"):
-        read_safetensors(path)
-        return True, None
-    if _named(name, *_PICKLE_NAMES) and content is not Content.ARRAY:
-        raise _Refused("unsafe_format", "its name is that of a pickle, and it holds neither safetensors nor GGUF.")
-    return False, None
-
-
-def _config_problems(name: str, files: Mapping[str, Path]) -> list[Problem]:
-    if PurePosixPath(name).name.lower() not in _CONFIGS:
+def _config_problems(name: str, files: Mapping[str, Openable], trust: Trust) -> list[Problem]:
+    if not gate.is_real_config(name):
         return []
+    known = PurePosixPath(name).name.lower() in _CONFIGS
     try:
-        config = _json(files[name])
-    except ValueError as error:
-        return [Problem("invalid_format", name, f"{name} is not the JSON object that it should be: {error}.")]
-    keys = sorted(set(_remote_keys(config)))
-    if not keys:
+        config = _json(files[name], MAX_CONFIG)
+    except ValueError as error:  # what no library knows may be any JSON
+        fault = f"{name} is not the JSON object that it should be: {error}."
+        return [Problem("invalid_format", name, fault)] if known else []
+    keys = gate.remote_keys(config)
+    if not keys or trust.remote_code:
         return _components(config, files) if name == "model_index.json" else []
     message = f"{name} asks for code that comes with the model ({', '.join(keys[:MAX_NAMED])}); it is never run."
-    return [Problem("remote_code_required", name, message, {"keys": keys[:MAX_NAMED]})]
+    hint = _way(name, "remote_code_required", trust)
+    return [Problem("remote_code_required", name, message, {"keys": keys[:MAX_NAMED]}, hint)]
 
 
 def _components(index: Mapping[str, Any], files: Iterable[str]) -> list[Problem]:
@@ -165,26 +210,10 @@ def _components(index: Mapping[str, Any], files: Iterable[str]) -> list[Problem]
     ]
 
 
-def _remote_keys(value: Any) -> Iterable[str]:
-    """Keys, at any depth, that make a library fetch or run code of the model's own."""
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, list):
-            waiting += value
-        elif isinstance(value, dict):
-            waiting += value.values()
-            yield from (key for key in _REMOTE_KEYS & value.keys() if value[key])
-            if isinstance(value.get("_class_name"), list):
-                yield "_class_name"
-            # a slash makes these the name of a repository with compiled code
-            yield from (key for key in _KERNEL_KEYS & value.keys() if "/" in str(value[key]))
-
-
-def _index_problems(name: str, files: Mapping[str, Path]) -> list[Problem]:
+def _index_problems(name: str, files: Mapping[str, Openable]) -> list[Problem]:
     """Every shard that a weight index names must be there."""
     try:
-        shards = _json(files[name]).get("weight_map")
+        shards = _json(files[name], MAX_INDEX).get("weight_map")
     except ValueError as error:
         return [Problem("invalid_format", name, f"{name} is not the JSON object that it should be: {error}.")]
     if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
@@ -225,10 +254,10 @@ def _missing_shards(name: str, missing: list[str]) -> list[Problem]:
     return [Problem("missing_shards", name, message, {"missing": missing[:MAX_NAMED]})]
 
 
-def _missing(files: Mapping[str, Path], weights: Mapping[str, GgufHeader | None]) -> list[Problem]:
+def _missing(files: Iterable[str], weights: Mapping[str, GgufHeader | None]) -> list[Problem]:
     """What the folder as a whole lacks."""
     names = {name.lower() for name in files}
-    in_root = [name for name in weights if "/" not in name and not _named(name, ".gguf")]
+    in_root = [name for name in weights if "/" not in name and not name.lower().endswith(".gguf")]
     if not weights:
         return [Problem("missing_essential", "", "There are no weights in safetensors or GGUF among the files.")]
     if not _ROOT_CONFIGS.isdisjoint(names):
@@ -242,12 +271,14 @@ def _missing(files: Mapping[str, Path], weights: Mapping[str, GgufHeader | None]
     return [Problem("missing_essential", wanted, f"{wanted} is missing; without it nobody knows how to load the rest.")]
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(file: Openable, most: int) -> dict[str, Any]:
     """Raises ValueError for anything but a JSON object of a sane size."""
-    with open_plain(path) as (file, size):
-        if size > MAX_JSON:
+    with open_plain(file) as (opened, size):
+        if size > most:
             raise ValueError("it is too long")
-        raw = read_exactly(file, size)
+        raw = read_exactly(opened, size)
+    if any(raw.count(mark) > limit for mark, limit in _MAX_MARKS.items()):
+        raise ValueError("it has too many parts")
     try:
         found = json.loads(raw)
     except RecursionError:
@@ -257,7 +288,3 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("it is something else")
     return found
-
-
-def _named(name: str, *endings: str) -> bool:
-    return name.lower().endswith(endings)

@@ -28,6 +28,8 @@ from shared.refs import MODEL_ID, check_model_id
 MARKER = ".modelyard-store"
 SEAL = ".modelyard-manifest.json"
 """The manifest's name while it travels with its files; see `publish.py`."""
+MEMO = ".modelyard-model.json"
+"""The registry's entry, while it lies in the trash with its files."""
 PARTIAL = ".partial"
 JOURNAL = ".partial.journal"
 MAX_NAME = 1024
@@ -53,6 +55,8 @@ class Layout:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.models_root, self.manifests_root = root / "models", root / "manifests"
+        self.staging_root, self.trash_root = root / "staging", root / "trash"
 
     def ensure(self) -> str:
         """Make the store if there is none yet; the root is its owner's alone, whatever the umask. Answers its id.
@@ -127,7 +131,7 @@ class Layout:
     def trashed(self) -> Iterator[tuple[float, Path]]:
         """What lies in the trash: since when (epoch seconds), and its path. Things that are not ours are left out."""
         with storage():
-            for entry in sorted((self.root / "trash").iterdir()):
+            for entry in sorted(self.trash_root.iterdir()):
                 match = re.match(r"(\d{1,12})-.+-[0-9a-f]{8}$", entry.name)
                 if match and entry.is_dir() and not entry.is_symlink():
                     yield float(match[1]), entry
@@ -157,16 +161,30 @@ class Layout:
             Snooze: somebody else owns them.
             Unavailable: code `store_missing`.
         """
+        with self._locked(_id(model_id), f"waits for another job on the files of {model_id!r}"):
+            yield
+
+    @contextmanager
+    def scan_lock(self) -> Iterator[None]:
+        """Be the only scan, across processes.
+
+        Raises:
+            Snooze: there is another.
+            Unavailable: code `store_missing`.
+        """
+        with self._locked(".scan", "waits for another scan"):
+            yield
+
+    @contextmanager
+    def _locked(self, name: str, why: str) -> Iterator[None]:
         self.check_marker()
         with storage():
-            handle = os.open(
-                self.root / "locks" / f"{_id(model_id)}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
-            )
+            handle = os.open(self.root / "locks" / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Snooze(BUSY_SECONDS, f"waits for another job on the files of {model_id!r}") from None
+                raise Snooze(BUSY_SECONDS, why) from None
             yield
         finally:
             os.close(handle)

@@ -15,16 +15,17 @@ sealed in staging, nothing published, until `publish` or `adopt` is called again
 
 import contextlib
 import os
-import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from shared.errors import Corrupt, Forbidden
+from shared.errors import Conflict, Corrupt, Forbidden
 from shared.points import reached
 from workers.store import swap
-from workers.store.layout import PARTIAL, SEAL, Layout, storage, sync_folder
+from workers.store.layout import MEMO, PARTIAL, SEAL, Layout, storage, sync_folder
 from workers.store.manifest import Manifest, ManifestFile, read, write
+from workers.store.trash import Trashed, bytes_alone, files_below, write_memo
 
 
 def publish(layout: Layout, manifest: Manifest, partials: Mapping[str, Path]) -> None:
@@ -89,10 +90,13 @@ def is_published(layout: Layout, model_type: str, model_id: str, revision: str) 
     return adopt(layout, model_type, model_id, revision) is not None
 
 
-def remove(layout: Layout, model_type: str, model_id: str, revision: str) -> int:
+def remove(layout: Layout, model_type: str, model_id: str, revision: str, memo: dict[str, Any] | None = None) -> int:
     """Move a published revision, manifest and all, to the trash. Answers the bytes that emptying it will free.
 
     Files that another revision shares by a hard link count for nothing. What is gone already frees 0.
+
+    Args:
+        memo: what else to keep for a restore, as JSON.
 
     Raises:
         Forbidden: code `path_not_owned`; the folder does not carry our manifest.
@@ -111,6 +115,8 @@ def remove(layout: Layout, model_type: str, model_id: str, revision: str) -> int
             freed = bytes_alone(published)
             kept.rename(published / SEAL)
             reached("remove.sealed")
+            if memo is not None:
+                write_memo(published, memo)
             published.rename(layout.trash(model_id, revision))
             sync_folder(published.parent)
         for empty in (published.parent, kept.parent):
@@ -119,31 +125,30 @@ def remove(layout: Layout, model_type: str, model_id: str, revision: str) -> int
     return freed
 
 
-def empty_trash(layout: Layout, older_than_seconds: float, now: float) -> int:
-    """Delete what has been in the trash for longer than that. Answers the bytes freed.
-
-    Args:
-        now: epoch seconds.
+def restore(layout: Layout, entry: Trashed) -> Manifest:
+    """Put a revision from the trash back into its place, by one rename. What a crash cut off, `adopt` finishes.
 
     Raises:
+        Conflict: code `revision_present`, there is one in its place.
         Unavailable: code `store_missing`.
         Failed: the disk refuses.
     """
     layout.check_marker()
-    freed = 0
-    for since, entry in layout.trashed():
-        if now - since <= older_than_seconds:
-            continue
-        with storage():
-            size = bytes_alone(entry)
-            shutil.rmtree(entry)
-        freed += size
-    return freed
-
-
-def bytes_alone(folder: Path) -> int:
-    """Bytes of the files below a folder that have no other name elsewhere. Links are not followed."""
-    return sum(state.st_size for path in _files(folder) if (state := path.lstat()).st_nlink == 1)
+    manifest = read(entry.path / SEAL)
+    published = layout.published(manifest.model_type, manifest.model_id, manifest.revision)
+    if published.is_symlink() or published.exists():
+        raise Conflict(
+            "revision_present", "This revision of the model is in the store.", "Remove that first, or leave it so."
+        )
+    with storage():
+        for folder in (published.parent.parent, published.parent):
+            folder.mkdir(mode=0o750, exist_ok=True)
+            sync_folder(folder.parent)
+        entry.path.rename(published)
+        sync_folder(published.parent)
+        reached("restore.moved")
+        _finish(layout, manifest.model_type, manifest.model_id, manifest.revision)
+    return manifest
 
 
 def _is_current(layout: Layout, manifest: Manifest) -> bool:
@@ -167,7 +172,7 @@ def _complete(layout: Layout, manifest: Manifest, staging: Path) -> None:
         if partial.exists():
             partial.rename(path)
         _settle(path, file)
-    for stray in set(_files(staging)) - {*wanted, staging / SEAL}:
+    for stray in set(files_below(staging)) - {*wanted, staging / SEAL}:
         stray.unlink()
     for folder, _, _ in os.walk(staging, topdown=False):
         Path(folder).chmod(0o750)
@@ -221,6 +226,7 @@ def _finish(layout: Layout, model_type: str, model_id: str, revision: str) -> bo
         return False
     kept = layout.manifest(model_id, revision)
     kept.parent.mkdir(mode=0o750, exist_ok=True)
+    (published / MEMO).unlink(missing_ok=True)
     seal.rename(kept)
     sync_folder(kept.parent)
     sync_folder(published)
@@ -274,13 +280,3 @@ def _incomplete(name: str = "") -> Corrupt:
         "Download the model again; what is proven is kept.",
         {"name": name},
     )
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Everything below a folder that is no folder, links included and not followed."""
-    for parent, folders, files in os.walk(folder):
-        for name in files:
-            yield Path(parent) / name
-        for name in folders:
-            if (Path(parent) / name).is_symlink():
-                yield Path(parent) / name

@@ -1,32 +1,26 @@
-"""Proving published bytes: first what a look at the folder tells, then every chunk, then the formats."""
+"""Proving published bytes: what a look at the folder tells, then chunks or the source's digests, then the formats."""
 
 import hashlib
 import os
-import queue
 import stat
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from blake3 import blake3
-
+from shared.states import VerifyTier
+from shared.trust import Trust
 from workers.store.essentials import Problem, check_essentials
-from workers.store.layout import SEAL, Layout, storage
-from workers.store.manifest import CHUNK_BYTES, Manifest, ManifestFile
+from workers.store.hashing import BUFFER_BYTES, Checkpoint, Hashing, OnBytes, Promised, Ranges
+from workers.store.layout import MEMO, SEAL, Layout, storage
+from workers.store.manifest import Manifest, ManifestFile
+from workers.store.pace import FULL_SPEED, Pace
 
-Checkpoint = Callable[[], None]
-"""Called at least twice a second; raises `Stop` when the job must end early."""
-OnBytes = Callable[[int], None]
-"""Told how many more bytes were checked."""
-
-THREADS = 2
-BUFFER_BYTES = 1024**2
-CHECK_SECONDS = 0.25
 MAX_LISTED = 1000
 """Findings of one sort that are kept; a folder that is that broken needs no longer list."""
-_JOIN_SECONDS = 5.0
+CLOCK_SECONDS = 1.0
+"""A manifest's time is cut to full seconds."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,8 @@ class Report:
     """What a verify found.
 
     `score` 0 to 1: bytes that are proven, of the bytes that should be; `extra` are files that the manifest does not
-    know; `checked_bytes` were read and hashed (0 where only names and sizes were compared).
+    know; `checked_files` and `checked_bytes` were read and hashed (0 where only names, sizes and times were compared);
+    `touched` were written to since they were published, and `unpromised` have no digest at their source.
     """
 
     missing: tuple[str, ...]
@@ -51,6 +46,10 @@ class Report:
     problems: tuple[Problem, ...]
     score: float
     checked_bytes: int
+    checked_files: int = 0
+    tier: VerifyTier = VerifyTier.BLAKE3
+    touched: tuple[str, ...] = ()
+    unpromised: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -74,20 +73,35 @@ class Report:
         """As JSON."""
         return {
             "ok": self.ok,
+            "tier": self.tier,
             "score": self.score,
+            "checkedFiles": self.checked_files,
             "checkedBytes": self.checked_bytes,
             "missing": list(self.missing[:MAX_LISTED]),
             "corrupted": [_json_of(file) for file in self.corrupted[:MAX_LISTED]],
             "extra": list(self.extra[:MAX_LISTED]),
+            "touched": list(self.touched[:MAX_LISTED]),
+            "unpromised": list(self.unpromised[:MAX_LISTED]),
             "problems": [problem.to_dict() for problem in self.problems[:MAX_LISTED]],
         }
 
 
-def verify(layout: Layout, manifest: Manifest, *, full: bool, checkpoint: Checkpoint, on_bytes: OnBytes) -> Report:
+def verify(
+    layout: Layout,
+    manifest: Manifest,
+    *,
+    tier: VerifyTier,
+    checkpoint: Checkpoint,
+    on_bytes: OnBytes,
+    promised: Promised | None = None,
+    pace: Pace = FULL_SPEED,
+) -> Report:
     """Compare a published revision with its manifest.
 
     Args:
-        full: hash every byte; else only names, types and sizes are compared, and headers read.
+        tier: STAT compares names, types, sizes and times, reads headers, and hashes only what was written to;
+            BLAKE3 hashes every chunk; SOURCE compares every file with `promised` in the same pass.
+        promised: digests that the source publishes.
 
     Raises:
         Unavailable: code `store_missing`; nothing is said about the files.
@@ -98,23 +112,52 @@ def verify(layout: Layout, manifest: Manifest, *, full: bool, checkpoint: Checkp
     folder = layout.published(manifest.model_type, manifest.model_id, manifest.revision)
     with storage():
         found = dict(_walk(folder))
-    found.pop(SEAL, None)
+    for own in (SEAL, MEMO):
+        found.pop(own, None)
     known = {file.name: file for file in manifest.files}
     present = [file for name, file in known.items() if name in found and stat.S_ISREG(found[name].st_mode)]
     lengths = {file.name: found[file.name].st_size for file in present}
-    if full:
-        bad, checked = _Hashing(folder, present, lengths).run(checkpoint, on_bytes)
-    else:
-        bad, checked = {file.name: [] for file in present}, 0
-    for file in present:
-        bad[file.name] = _with_length(bad[file.name], file.size, lengths[file.name], full=full)
+    touched = {file.name for file in present if _is_touched(found[file.name], manifest)}
+    wanted = present if tier != VerifyTier.STAT else _unsure(present, touched, lengths)
+    promised = {} if promised is None or tier != VerifyTier.SOURCE else promised
+    hashed, checked = Hashing(folder, wanted, lengths, promised, pace).run(checkpoint, on_bytes)
+    bad = {
+        file.name: _with_length(hashed.get(file.name, []), file.size, lengths[file.name], full=file.name in hashed)
+        for file in present
+    }
     layout.check_marker()  # a disk that went away meanwhile says nothing about the files
     missing = sorted(known.keys() - lengths.keys())
     corrupted = tuple(CorruptFile(name, tuple(ranges)) for name, ranges in sorted(bad.items()) if ranges)
-    problems = () if missing else _problems(folder, known, {file.name for file in corrupted})
     lost = sum(known[name].size for name in missing) + sum(_lost(known[file.name], file) for file in corrupted)
-    score = 1.0 if not manifest.size else (manifest.size - lost) / manifest.size
-    return Report(tuple(missing), corrupted, tuple(sorted(found.keys() - lengths.keys())), problems, score, checked)
+    return Report(
+        missing=tuple(missing), corrupted=corrupted, extra=tuple(sorted(found.keys() - lengths.keys())),
+        problems=() if missing else _problems(folder, known, {file.name for file in corrupted}),
+        score=1.0 if not manifest.size else (manifest.size - lost) / manifest.size,
+        checked_bytes=checked, checked_files=len(hashed), tier=tier, touched=tuple(sorted(touched)),
+        unpromised=_unpromised(known, promised) if tier == VerifyTier.SOURCE else (),
+    )  # fmt: skip
+
+
+def prove(
+    layout: Layout, manifest: Manifest, file: ManifestFile, checkpoint: Checkpoint, on_bytes: OnBytes, pace: Pace
+) -> bool:
+    """Whether one file of a published revision is there, and every chunk of it right.
+
+    Raises:
+        Unavailable, Stop, Failed: as `verify`.
+    """
+    layout.check_marker()
+    folder = layout.published(manifest.model_type, manifest.model_id, manifest.revision)
+    try:
+        state = Layout.inside(folder, file.name).lstat()
+    except FileNotFoundError:
+        layout.check_marker()
+        return False
+    if not stat.S_ISREG(state.st_mode) or state.st_size != file.size:
+        return False
+    bad, _ = Hashing(folder, [file], {file.name: file.size}, pace=pace).run(checkpoint, on_bytes)
+    layout.check_marker()
+    return not bad[file.name]
 
 
 def sha256_of(path: Path, checkpoint: Checkpoint, on_bytes: OnBytes) -> str:
@@ -134,90 +177,18 @@ def sha256_of(path: Path, checkpoint: Checkpoint, on_bytes: OnBytes) -> str:
     return digest.hexdigest()
 
 
-class _Chunk(NamedTuple):
-    """A task for a thread: bytes [start, end) of a file, and their BLAKE3."""
-
-    name: str
-    start: int
-    end: int
-    digest: str
+def _is_touched(state: os.stat_result, manifest: Manifest) -> bool:
+    """Was the file written to after its manifest was?"""
+    return state.st_mtime > datetime.fromisoformat(manifest.created_at).timestamp() + CLOCK_SECONDS
 
 
-@dataclass
-class _Hashing:
-    """Two threads hash chunks; the calling thread counts, and stops them."""
+def _unsure(present: list[ManifestFile], touched: set[str], lengths: Mapping[str, int]) -> list[ManifestFile]:
+    """What a look leaves open: written to, and as long as before."""
+    return [file for file in present if file.name in touched and lengths[file.name] == file.size]
 
-    folder: Path
-    files: list[ManifestFile]
-    lengths: dict[str, int]
-    _tasks: "queue.SimpleQueue[_Chunk]" = field(default_factory=queue.SimpleQueue)
-    _results: "queue.SimpleQueue[tuple[_Chunk, int, bool | None]]" = field(default_factory=queue.SimpleQueue)
-    _stop: threading.Event = field(default_factory=threading.Event)
 
-    def run(self, checkpoint: Checkpoint, on_bytes: OnBytes) -> tuple[dict[str, list[tuple[int, int]]], int]:
-        """Bad ranges by name, for every file; and the bytes read."""
-        bad: dict[str, list[tuple[int, int]]] = {file.name: [] for file in self.files}
-        checked = 0
-        for chunk in self._chunks():
-            self._tasks.put(chunk)
-        waiting = self._tasks.qsize()
-        threads = [threading.Thread(target=self._hash, daemon=True) for _ in range(THREADS)]
-        try:
-            for thread in threads:
-                thread.start()
-            while waiting:
-                checkpoint()
-                try:
-                    chunk, count, right = self._results.get(timeout=CHECK_SECONDS)
-                except queue.Empty:
-                    if not any(thread.is_alive() for thread in threads) and self._results.empty():
-                        raise RuntimeError("the hashing threads died") from None
-                    continue
-                checked += count
-                on_bytes(count)
-                waiting -= right is not None
-                if right is False:
-                    bad[chunk.name].append((chunk.start, chunk.end))
-        finally:
-            self._stop.set()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join(_JOIN_SECONDS)  # a read that hangs on a dead disk must not hold the job
-        return bad, checked
-
-    def _chunks(self) -> Iterator[_Chunk]:
-        for file in self.files:
-            held = min(file.size, self.lengths[file.name])
-            for start, digest in zip(range(0, held, CHUNK_BYTES), file.chunks, strict=False):
-                yield _Chunk(file.name, start, min(start + CHUNK_BYTES, file.size), digest)
-
-    def _hash(self) -> None:
-        buffer = memoryview(bytearray(BUFFER_BYTES))
-        while not self._stop.is_set():
-            try:
-                chunk = self._tasks.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                right = self._is_right(chunk, buffer)
-            except OSError:
-                right = False  # an unreadable sector is a damaged one
-            self._results.put((chunk, 0, right))
-
-    def _is_right(self, chunk: _Chunk, buffer: memoryview) -> bool:
-        digest, position = blake3(), chunk.start
-        handle = os.open(Layout.inside(self.folder, chunk.name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            while position < chunk.end and not self._stop.is_set():
-                count = os.preadv(handle, [buffer[: chunk.end - position]], position)
-                if not count:
-                    break
-                digest.update(buffer[:count])
-                position += count
-                self._results.put((chunk, count, None))
-        finally:
-            os.close(handle)
-        return digest.hexdigest() == chunk.digest
+def _unpromised(known: Mapping[str, ManifestFile], promised: Promised) -> tuple[str, ...]:
+    return tuple(sorted(name for name in known if not promised.get(name)))
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
@@ -230,11 +201,11 @@ def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
             yield path.relative_to(folder).as_posix(), path.lstat()
 
 
-def _with_length(ranges: list[tuple[int, int]], size: int, held: int, *, full: bool) -> list[tuple[int, int]]:
+def _with_length(ranges: Ranges, size: int, held: int, *, full: bool) -> Ranges:
     """Merge neighbours, and add what is not there or too much."""
     if held != size:  # unhashed, such a file is not known to be right anywhere
         ranges = [*ranges, (min(held, size) if full else 0, max(held, size))]
-    merged: list[tuple[int, int]] = []
+    merged: Ranges = []
     for start, end in sorted(ranges):
         if merged and start <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
@@ -248,8 +219,12 @@ def _lost(file: ManifestFile, found: CorruptFile) -> int:
 
 
 def _problems(folder: Path, known: dict[str, ManifestFile], corrupted: set[str]) -> tuple[Problem, ...]:
-    """Formats, but for files that are known to be damaged: what is wrong with those is said already."""
-    return tuple(problem for problem in check_essentials(folder, list(known)) if problem.name not in corrupted)
+    """Formats, but for files that are known to be damaged: what is wrong with those is said already.
+
+    What was published with somebody's leave is no damage; whether the leave still stands is asked at each load.
+    """
+    problems = check_essentials(folder, list(known), Trust("", "", pickle=True, remote_code=True))
+    return tuple(problem for problem in problems if problem.name not in corrupted)
 
 
 def _json_of(file: CorruptFile) -> dict[str, Any]:

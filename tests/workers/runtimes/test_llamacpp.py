@@ -52,6 +52,15 @@ def test_a_setting_that_names_nothing_is_not_passed_over(tmp_path: Path) -> None
         assert way_out in caught.value.hint
 
 
+def test_one_file_is_run_without_its_neighbours(folder: Path) -> None:
+    gguf(folder, "a.gguf", "b.gguf", "big-00001-of-00002.gguf", "big-00002-of-00002.gguf", "bigger-00001-of-00002.gguf")
+    assert model_file(folder / "b.gguf") == folder / "b.gguf"
+    assert model_file(folder / "big-00001-of-00002.gguf") == folder / "big-00001-of-00002.gguf"
+    with pytest.raises(Corrupt) as caught:
+        model_file(folder / "bigger-00001-of-00002.gguf")
+    assert caught.value.details == {"missing": ["bigger-00002-of-00002.gguf"]}
+
+
 def test_names_are_no_proof(folder: Path) -> None:
     runtime = LlamaCpp(RunnerSettings())
     (folder / "model.gguf").write_bytes(b"\x80\x04 a pickle")

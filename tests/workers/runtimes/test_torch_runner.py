@@ -9,7 +9,6 @@ from shared.errors import Unsafe
 from shared.settings import RunnerSettings
 from workers.runtimes.base import Request
 from workers.runtimes.torch_runner import TorchRunner
-from workers.runtimes.torch_runner.config import remote_code
 
 RUNTIME = TorchRunner(RunnerSettings())
 
@@ -43,40 +42,51 @@ def test_accepts_what_generates_text(tmp_path: Path, architectures: object, acce
     assert RUNTIME.accepts(model(tmp_path, architectures=architectures)) == accepted
 
 
-def test_pickles_are_no_weights(tmp_path: Path) -> None:
-    (model(tmp_path) / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    assert not RUNTIME.accepts(tmp_path)
+@pytest.mark.fault("A-77", "A-80")
+class TestPickles:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        (model(tmp_path) / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+        assert RUNTIME.accepts(tmp_path)
+        return tmp_path
+
+    def test_they_are_refused_unless_allowed(self, folder: Path) -> None:
+        with pytest.raises(Unsafe) as caught:
+            RUNTIME.launch(Request(folder, "m", "127.0.0.1", 1, "key", "cpu"))
+        assert caught.value.code == "unsafe_format"
+
+    def test_allowed_they_are_named_to_the_runner(self, folder: Path) -> None:
+        launch = RUNTIME.launch(Request(folder, "m", "127.0.0.1", 1, "key", "cpu", allow_pickle=True))
+        assert "--allow-pickle" in launch.argv
+        assert "--allow-remote-code" not in launch.argv
+
+    @pytest.mark.parametrize("installed", ["2.9.1+cu128", "1.13.0", None])
+    def test_a_torch_below_the_floor_reads_none(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: str | None
+    ) -> None:
+        """Another torch is put before the real one on the path, as its metadata; or all of them are hidden."""
+        if installed is None:
+            monkeypatch.setattr(sys, "path", [])
+        else:
+            place = tmp_path / "site" / f"torch-{installed.partition('+')[0]}.dist-info"
+            place.mkdir(parents=True)
+            (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {installed}\n")
+            monkeypatch.syspath_prepend(str(place.parent))
+        with pytest.raises(Unsafe) as caught:
+            RUNTIME.launch(Request(folder, "m", "127.0.0.1", 1, "key", "cpu", allow_pickle=True))
+        assert caught.value.code == "torch_too_old"
+        assert "torch 2.10" in caught.value.hint
+
+    def test_safetensors_beside_them_are_what_is_loaded(self, folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(bytes(16))
+        launch = RUNTIME.launch(Request(folder, "m", "127.0.0.1", 1, "key", "cpu", allow_pickle=True))
+        assert "--allow-pickle" not in launch.argv
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"architectures": ["XForCausalLM"'])
 def test_a_config_that_cannot_be_read_is_not_accepted(tmp_path: Path, text: str) -> None:
     (model(tmp_path) / "config.json").write_text(text)
     assert not RUNTIME.accepts(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("config", "key"),
-    [
-        ({"auto_map": {"AutoModel": "evil.Model"}}, "config.json: auto_map"),
-        ({"vision_config": {"auto_map": {"AutoConfig": "evil/x--c.C"}}}, "config.json: vision_config.auto_map"),
-        ({"parts": [{"trust_remote_code": True}]}, "config.json: parts.trust_remote_code"),
-        ({"_attn_implementation_internal": "evil/kernel"}, "config.json: _attn_implementation_internal"),
-        ({"custom_pipeline": "evil"}, "config.json: custom_pipeline"),
-        ({"_class_name": ["evil", "X"]}, "config.json: _class_name"),
-    ],
-)
-def test_code_of_the_models_own_is_refused_by_name(tmp_path: Path, config: dict[str, object], key: str) -> None:
-    with pytest.raises(Unsafe) as caught:
-        RUNTIME.launch(Request(model(tmp_path, **config), "m", "127.0.0.1", 1, "key", "cpu"))
-    assert caught.value.code == "remote_code_required"
-    assert caught.value.details == {"keys": [key]}
-
-
-def test_a_tokenizers_code_counts_too(tmp_path: Path) -> None:
-    (model(tmp_path, trust_remote_code=False) / "tokenizer_config.json").write_text(
-        '{"auto_map": {"AutoTokenizer": "t.T"}}'
-    )
-    assert remote_code(tmp_path) == ["tokenizer_config.json: auto_map"]
 
 
 def test_the_key_is_in_the_environment_only(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from deploy.demo.hub import Hub
 from shared.errors import Failed, Forbidden, Invalid, ModelyardError, NotFound, Unavailable, Unsafe
 from shared.refs import Ref, SourceKind
 from shared.settings import SourceSettings
+from shared.trust import Grants, Trust
 from tests.fakes.origin import Origin
 from workers.sources.base import Snapshot
 from workers.sources.huggingface import HuggingFace, choose
@@ -114,6 +115,7 @@ class TestRefusals:
         if isinstance(raised.value, Unavailable) and headers:
             assert raised.value.retry_after == 9
 
+    @pytest.mark.fault("A-47")
     def test_a_gated_repository_is_refused_before_its_files_are_asked_for(self) -> None:
         with Origin(listing(["a.safetensors"], gated="auto")) as origin:
             origin.manners.moved["/api/models/acme/small/auth-check"] = "/refused"
@@ -133,17 +135,20 @@ class TestRefusals:
             resolve(origin.url)
         assert raised.value.code == "protocol_error"
 
+    @pytest.mark.fault("A-45", "A-58")
     def test_a_listing_without_end(self) -> None:
         with Origin(b" " * (11 * 1024**2)) as origin, pytest.raises(Invalid) as raised:
             resolve(origin.url)
         assert raised.value.code == "source_too_large"
 
+    @pytest.mark.fault("A-45")
     def test_too_many_files(self) -> None:
         names = [f"{index}.safetensors" for index in range(5_001)]
         with Origin(listing(names)) as origin, pytest.raises(Invalid) as raised:
             resolve(origin.url)
         assert raised.value.code == "source_too_large"
 
+    @pytest.mark.fault("A-37")
     @pytest.mark.parametrize("names", [["../x.safetensors"], ["A.gguf", "a.gguf"], ["a.gguf", "a.gguf/b"], ["/etc/x"]])
     def test_names_that_leave_the_folder(self, names: list[str]) -> None:
         with Origin(listing(names)) as origin, pytest.raises(Invalid) as raised:
@@ -151,18 +156,63 @@ class TestRefusals:
         assert raised.value.code == "source_invalid_filename"
 
 
-class TestChoice:
-    def test_code_pickles_and_other_frameworks_are_left(self) -> None:
-        keep = {"model.safetensors", "config.json", "tokenizer.model", "q4.gguf", "README.md"}
-        leave = {"a.py", "x.pt", "pytorch_model-00001-of-2.bin", "tf_model.h5", "flax_model.msgpack", "onnx/m.json",
-                 "openvino/openvino_model.xml", "evil.PKL", ".gitattributes"}  # fmt: skip
-        assert choose([*keep, *leave]) == (keep, leave)
+NOTHING = Trust("acorn", COMMIT)
+PICKLE = Trust("acorn", COMMIT, pickle=True)
+CODE = Trust("acorn", COMMIT, remote_code=True)
 
-    def test_pickles_alone_are_unsafe(self) -> None:
+
+@pytest.mark.fault("A-76", "A-77")
+class TestChoice:
+    KEEP = frozenset({"model.safetensors", "config.json", "tokenizer.model", "q4.gguf", "README.md"})
+    LEAVE = frozenset(
+        {"a.py", "x.pt", "pytorch_model-00001-of-2.bin", "tf_model.h5", "flax_model.msgpack", "onnx/m.json", "lib.so",
+         "openvino/openvino_model.xml", "evil.PKL", ".gitattributes", "sitecustomize.py", "evil.pth", "m.zip"}
+    )  # fmt: skip
+
+    @pytest.mark.parametrize("trust", [NOTHING, PICKLE])
+    def test_code_pickles_and_other_frameworks_are_left(self, trust: Trust) -> None:
+        """Pickles are left also where they are allowed: something safer is there."""
+        assert choose([*self.KEEP, *self.LEAVE], trust) == (self.KEEP, self.LEAVE)
+
+    def test_allowed_code_comes_along_and_nothing_else_does(self) -> None:
+        keep, _ = choose([*self.KEEP, *self.LEAVE], CODE)
+        assert keep - self.KEEP == {"a.py", "lib.so", "sitecustomize.py"}
+
+    @pytest.mark.parametrize(
+        "weights", ["pytorch_model.bin", "x.ckpt", "x.PT", "x.pth", "x.pkl", "x.joblib", "x.npy", "m.nemo"]
+    )
+    def test_pickles_alone_are_unsafe(self, weights: str) -> None:
         with pytest.raises(Unsafe) as raised:
-            choose(["config.json", "pytorch_model.bin"])
+            choose(["config.json", weights], NOTHING)
         assert raised.value.code == "unsafe_format"
+        assert raised.value.details == {"revision": COMMIT, "files": [weights]}
+        torch = weights.lower().endswith((".bin", ".ckpt", ".pt", ".pth"))
+        way = (
+            f'PUT /api/v1/models/acorn/trust {{"revision": "{COMMIT}", "allowPickle": true, "allowRemoteCode": false}}'
+        )
+        assert (way in raised.value.hint) == torch
+
+    def test_allowed_pickles_are_brought_and_code_is_not(self) -> None:
+        assert choose(["config.json", "pytorch_model.bin", "x.pkl", "m.py"], PICKLE) == (
+            {"config.json", "pytorch_model.bin"},
+            {"x.pkl", "m.py"},
+        )
+
+    def test_pickles_that_nothing_here_reads_cannot_be_allowed(self) -> None:
+        with pytest.raises(Unsafe):
+            choose(["config.json", "x.joblib"], PICKLE)
 
     def test_no_weights_at_all(self) -> None:
         with pytest.raises(Invalid):
-            choose(["README.md"])
+            choose(["README.md"], NOTHING)
+
+    def test_leave_for_one_commit_is_none_for_the_next(self) -> None:
+        settings = {"hf_endpoint": "", "read_timeout": 5}
+        with Origin(listing(["config.json", "pytorch_model.bin"])) as origin:
+            source = SourceSettings.model_validate(settings | {"hf_endpoint": origin.url})
+            ref = Ref(SourceKind.HUGGINGFACE, "acme/small")
+            here = Grants("acorn", {COMMIT: PICKLE})
+            assert len(HuggingFace(source, here).resolve(ref).files) == 2
+            origin.content = listing(["config.json", "pytorch_model.bin"], sha="d" * 40)
+            with pytest.raises(Unsafe):
+                HuggingFace(source, here).resolve(ref)

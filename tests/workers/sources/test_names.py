@@ -10,6 +10,7 @@ from shared.errors import Invalid
 from workers.sources.names import check_names, safe_name
 
 
+@pytest.mark.fault("A-20", "A-37")
 @pytest.mark.parametrize(
     "name",
     [
@@ -31,6 +32,7 @@ def test_honest_names(name: str) -> None:
     assert safe_name(name) == name
 
 
+@pytest.mark.fault("A-37")
 @pytest.mark.parametrize(
     "names",
     [["A", "a"], ["a", "a"], ["dir/x", "DIR/X"], ["a", "a/b"], ["a/b", "A"], ["é", unicodedata.normalize("NFD", "é")]],

@@ -24,6 +24,7 @@ from workers.sources.transfer import CHUNK_BYTES, adopt, journal_path
 
 
 class TestChangedContent:
+    @pytest.mark.fault("A-54")
     def test_a_change_between_attempts_starts_again(self, partial: Path) -> None:
         one, two = noise(2 * CHUNK_BYTES, 1), noise(2 * CHUNK_BYTES, 2)
         with Origin(one, hold=CHUNK_BYTES + MIB) as origin:
@@ -116,6 +117,7 @@ class TestResume:
             bring(origin.url, partial, content, size=len(content), sha256=fetched.sha256)
             assert origin.sent - before == CHUNK_BYTES
 
+    @pytest.mark.fault("A-44")
     def test_a_linked_file_is_used_and_never_written(self, partial: Path, tmp_path: Path) -> None:
         published = tmp_path / "published"
         published.write_bytes(MEDIUM)
@@ -129,6 +131,7 @@ class TestResume:
             bring(origin.url, partial, SMALL, size=len(SMALL))
         assert published.read_bytes() == MEDIUM
 
+    @pytest.mark.fault("A-44")
     def test_a_planted_link_is_not_followed(self, partial: Path, tmp_path: Path) -> None:
         partial.symlink_to(tmp_path / "elsewhere")
         with Origin(SMALL) as origin, pytest.raises(Corrupt) as raised:

@@ -14,11 +14,12 @@ from typing import Any
 
 from tests.factories.stored import stage
 from workers.store.layout import Layout
-from workers.store.publish import publish, remove
+from workers.store.publish import publish, remove, restore
+from workers.store.trash import entries
 
 OLD = {"a": b"old!", "sub/b": b"same", "gone": b"x"}
 NEW = {"a": b"new!", "sub/b": b"same"}
-SCENES = ("first", "replace", "two renames", "remove")
+SCENES = ("first", "replace", "two renames", "remove", "restore")
 STEPS = frozenset({"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "ctypes.dlopen", "open"})
 MOST = 200
 
@@ -27,14 +28,19 @@ def prepare(layout: Layout, scene: str) -> Any:
     layout.ensure()
     if scene != "first":
         publish(layout, *stage(layout, OLD))
-    return None if scene == "remove" else stage(layout, NEW)
+    if scene == "restore":
+        remove(layout, "llm", "tiny", "r1", {"name": "tiny"})
+    return None if scene in ("remove", "restore") else stage(layout, NEW)
 
 
 def act(layout: Layout, scene: str, staged: Any) -> None:
     if scene == "two renames":
         ctypes.CDLL = lambda *_, **__: object()  # type: ignore[assignment,misc] # a C library without renameat2
     if scene == "remove":
-        remove(layout, "llm", "tiny", "r1")
+        remove(layout, "llm", "tiny", "r1", {"name": "tiny"})
+    elif scene == "restore":
+        (entry,) = entries(layout)
+        restore(layout, entry)
     else:
         publish(layout, *staged)
 

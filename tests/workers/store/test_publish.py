@@ -14,9 +14,10 @@ from shared.errors import Corrupt, Forbidden, Unavailable
 from tests.factories.stored import manifest_file, stage
 from tests.workers.store.conftest import Installed
 from tests.workers.store.crash import NEW, OLD, SCENES
-from workers.store.layout import MARKER, SEAL, Layout
+from workers.store.layout import MARKER, MEMO, SEAL, Layout
 from workers.store.manifest import Manifest, read, write
-from workers.store.publish import adopt, bytes_alone, empty_trash, is_published, publish, remove
+from workers.store.publish import adopt, is_published, publish, remove, restore
+from workers.store.trash import bytes_alone, empty_trash, entries
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -198,13 +199,23 @@ def test_cut_off_at_every_step(tmp_path: Path, scene: str) -> None:
 def check_after_crash(layout: Layout, scene: str, event: str) -> None:
     """Readers saw one whole revision or none; running again, or adopting, finishes without another download."""
     folder = layout.published("llm", "tiny", "r1")
-    seen = {name: data for name, data in contents(folder).items() if name != SEAL}
-    allowed = {"first": [{}, NEW], "replace": [OLD, NEW], "two renames": [OLD, {}, NEW], "remove": [OLD, {}]}
+    seen = {name: data for name, data in contents(folder).items() if name not in (SEAL, MEMO)}
+    allowed = {
+        "first": [{}, NEW], "replace": [OLD, NEW], "two renames": [OLD, {}, NEW], "remove": [OLD, {}],
+        "restore": [{}, OLD],
+    }  # fmt: skip
     assert seen in allowed[scene], event
     if scene == "remove":
         remove(layout, "llm", "tiny", "r1")
         assert not folder.exists()
         assert not layout.manifest("tiny", "r1").exists()
+        return
+    if scene == "restore":
+        if adopt(layout, "llm", "tiny", "r1") is None:
+            (entry,) = entries(layout)
+            restore(layout, entry)
+        assert contents(folder) == OLD, event
+        assert adopt(layout, "llm", "tiny", "r1") is not None
         return
     manifest = adopt(layout, "llm", "tiny", "r1")
     if manifest is None or contents(folder) != NEW:

@@ -5,16 +5,19 @@ import json
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from shared.errors import Cancelled, Unavailable
+from shared.states import VerifyTier
 from tests.factories.malformed import good_safetensors
 from tests.workers.store.conftest import Installed
 from workers.store.layout import MARKER, SEAL, Layout
 from workers.store.manifest import CHUNK_BYTES, Manifest
-from workers.store.verify import Report, sha256_of, verify
+from workers.store.pace import Pace
+from workers.store.verify import Report, prove, sha256_of, verify
 
 BIG = 2 * CHUNK_BYTES + 1000
 CHUNK = CHUNK_BYTES
@@ -26,7 +29,8 @@ def nothing() -> None:
 
 def check(layout: Layout, manifest: Manifest, *, full: bool = True) -> Report:
     told: list[int] = []
-    report = verify(layout, manifest, full=full, checkpoint=nothing, on_bytes=told.append)
+    tier = VerifyTier.BLAKE3 if full else VerifyTier.STAT
+    report = verify(layout, manifest, tier=tier, checkpoint=nothing, on_bytes=told.append)
     assert sum(told) == report.checked_bytes
     assert all(count >= 0 for count in told)
     json.dumps([report.to_dict(), report.findings()])
@@ -43,18 +47,21 @@ def big(layout: Layout, installed: Installed) -> tuple[Layout, Manifest, Path]:
 
 
 def flip(path: Path, *places: int) -> None:
+    """As a disk does it: the file's times say nothing."""
+    before = path.stat()
     with path.open("r+b") as file:
         for place in places:
             file.seek(place)
             file.write(b"\x01")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def test_a_whole_model(big: tuple[Layout, Manifest, Path]) -> None:
     layout, manifest, _ = big
     report = check(layout, manifest)
-    assert report == Report((), (), (), (), 1.0, manifest.size)
+    assert report == Report((), (), (), (), 1.0, manifest.size, checked_files=len(manifest.files))
     assert report.ok
-    assert check(layout, manifest, full=False) == Report((), (), (), (), 1.0, 0)
+    assert check(layout, manifest, full=False) == Report((), (), (), (), 1.0, 0, tier=VerifyTier.STAT)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +147,7 @@ def test_formats_are_checked_even_where_the_bytes_are_right(layout: Layout, inst
     manifest = installed({"config.json": b'{"auto_map": {"A": "b"}}', "model.safetensors": good_safetensors() + b"x"})
     for full in (True, False):
         report = check(layout, manifest, full=full)
-        assert [problem.code for problem in report.problems] == ["remote_code_required", "invalid_format"]
+        assert [problem.code for problem in report.problems] == ["invalid_format"], "leave is asked for at each load"
         assert (report.ok, report.bad_files(), report.score) == (False, set(), 1.0)
 
 
@@ -151,6 +158,46 @@ def test_a_damaged_header_is_one_finding_and_not_two(layout: Layout, installed: 
     flip(path, 9)
     assert [finding["code"] for finding in check(layout, manifest).findings()] == ["file_corrupted"]
     assert [finding["code"] for finding in check(layout, manifest, full=False).findings()] == ["invalid_format"]
+
+
+@pytest.mark.fault("F-57")
+def test_a_file_that_was_written_to_is_hashed_even_by_a_mere_look(big: tuple[Layout, Manifest, Path]) -> None:
+    layout, manifest, folder = big
+    flip(folder / "big.dat", 5)
+    later = time.time() + 60
+    os.utime(folder / "big.dat", (later, later))
+    os.utime(folder / "config.json", (later, later))
+    report = check(layout, manifest, full=False)
+    assert report.touched == ("big.dat", "config.json")
+    assert [(file.name, file.ranges) for file in report.corrupted] == [("big.dat", ((0, CHUNK),))]
+    assert (report.checked_files, report.checked_bytes) == (2, BIG + 2)
+
+
+def test_the_source_is_asked_too(big: tuple[Layout, Manifest, Path]) -> None:
+    layout, manifest, _ = big
+    zeros = bytes(BIG)
+    right = {"sha256": hashlib.sha256(zeros).hexdigest(), "md5": hashlib.md5(zeros).hexdigest()}
+    blob = {"git_sha1": hashlib.sha1(b"blob 2\0{}").hexdigest()}
+
+    def against(promised: dict[str, dict[str, str]]) -> Report:
+        return verify(
+            layout, manifest, tier=VerifyTier.SOURCE, promised=promised, checkpoint=nothing, on_bytes=lambda _: None
+        )
+
+    report = against({"big.dat": right, "config.json": blob})
+    assert (report.ok, report.checked_bytes) == (True, manifest.size)
+    assert report.unpromised == ("empty", "model.safetensors")
+    report = against({"big.dat": {**right, "md5": "0" * 32}, "config.json": blob, "empty": {"sha256": "1" * 64}})
+    assert [(file.name, file.ranges) for file in report.corrupted] == [("big.dat", ((0, BIG),)), ("empty", ((0, 0),))]
+    assert not report.ok
+
+
+def test_a_capped_pace_is_kept(big: tuple[Layout, Manifest, Path]) -> None:
+    layout, manifest, _ = big
+    file = next(file for file in manifest.files if file.name == "big.dat")
+    began = time.monotonic()
+    assert prove(layout, manifest, file, nothing, lambda _: None, Pace(threads=1, rate=BIG, idle=True))
+    assert 0.9 <= time.monotonic() - began < 5
 
 
 def test_cancelled_in_the_middle_no_thread_is_left(big: tuple[Layout, Manifest, Path]) -> None:
@@ -167,7 +214,7 @@ def test_cancelled_in_the_middle_no_thread_is_left(big: tuple[Layout, Manifest, 
             raise Cancelled("enough")
 
     with pytest.raises(Cancelled):
-        verify(layout, manifest, full=True, checkpoint=checkpoint, on_bytes=on_bytes)
+        verify(layout, manifest, tier=VerifyTier.BLAKE3, checkpoint=checkpoint, on_bytes=on_bytes)
     assert set(threading.enumerate()) == before
     assert seen < manifest.size
 
@@ -180,7 +227,7 @@ def test_a_disk_that_goes_away_says_nothing_about_the_files(layout: Layout, inst
         shutil.rmtree(layout.root / "models", ignore_errors=True)
 
     with pytest.raises(Unavailable):
-        verify(layout, manifest, full=True, checkpoint=nothing, on_bytes=unmount)
+        verify(layout, manifest, tier=VerifyTier.BLAKE3, checkpoint=nothing, on_bytes=unmount)
 
 
 def test_sha256_of_a_file(tmp_path: Path) -> None:

@@ -3,16 +3,19 @@
 import json
 import math
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from shared.errors import Unsafe
 from shared.settings import RunnerSettings
 from workers.runtimes.asking import ask, failed
 from workers.runtimes.base import Launch, Request
-from workers.runtimes.torch_runner.config import remote_code, text_model
+from workers.runtimes.torch_runner.config import text_model
 
 ROOT = Path(__file__).parents[3]
 KEY_VARIABLE = "MODELYARD_RUNNER_KEY"
+PICKLE_FLOOR = (2, 10)
+"""Older versions of torch run code out of pickles in spite of `weights_only`."""
 
 
 class TorchRunner:
@@ -24,23 +27,18 @@ class TorchRunner:
         self._settings = settings
 
     def accepts(self, folder: Path) -> bool:
-        """Is it a causal language model in transformers' layout, with weights in safetensors?"""
-        return text_model(folder) and any(folder.glob("*.safetensors"))
+        """Is it a causal language model in transformers' layout, with weights in safetensors or in torch's pickles?"""
+        return text_model(folder) and any(any(folder.glob(names)) for names in ("*.safetensors", "*.bin"))
 
     def launch(self, request: Request) -> Launch:
         """The command for our server, in an interpreter that never looks for modules in its working folder.
 
         Raises:
-            Unsafe: code `remote_code_required`; details list the keys that name code of the model's own.
+            Unsafe: code `unsafe_format`, there are pickles only and nobody allowed them; `torch_too_old`.
         """
-        found = remote_code(request.folder)
-        if found:
-            raise Unsafe(
-                "remote_code_required",
-                f"{request.model_id} would run code that it brings along.",
-                "Take a variant of this model that transformers supports by itself.",
-                {"keys": found},
-            )
+        pickled = not any(request.folder.glob("*.safetensors"))
+        if pickled:
+            _check_pickles(request)
         argv = (
             *(sys.executable, "-P", "-m", "workers.runtimes.torch_runner.server"),
             *("--folder", str(request.folder.absolute())),
@@ -49,12 +47,16 @@ class TorchRunner:
             *("--port", str(request.port)),
             *("--device", request.device),
             *("--context-length", str(request.context_length)),
+            *(["--allow-pickle"] if pickled else []),
+            *(["--allow-remote-code"] if request.allow_remote_code else []),
         )
         env = {
             KEY_VARIABLE: request.key,
             "PYTHONPATH": str(ROOT),
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_WAIT_POLICY": "passive",
+            # code of the model's own, where it was allowed, is copied here: into the runner's own folder, gone with it
+            "HF_MODULES_CACHE": "modules",
         }
         return Launch(argv, env)
 
@@ -69,3 +71,30 @@ class TorchRunner:
         timed = isinstance(seconds, int | float) and math.isfinite(seconds)
         if not timed or not isinstance(answer.get("text"), str) or answer.get("tokens") != 1:
             failed("no token came back", 200, json.dumps(answer).encode())
+
+
+def _check_pickles(request: Request) -> None:
+    """Raises: Unsafe."""
+    if not request.allow_pickle:
+        raise Unsafe(
+            "unsafe_format",
+            f"{request.model_id} has its weights only as pickles, which run code of the publisher when loaded.",
+            "Use a variant with .safetensors or .gguf files.",
+        )
+    found = torch_version()
+    if found < PICKLE_FLOOR:
+        floor = ".".join(map(str, PICKLE_FLOOR))
+        raise Unsafe(
+            "torch_too_old",
+            f"Pickles are allowed for {request.model_id}, but the torch that is installed reads them unsafely.",
+            f"Install torch {floor} or newer (it is {'.'.join(map(str, found)) or 'not installed'} here), or use a "
+            "variant with .safetensors or .gguf files.",
+        )
+
+
+def torch_version() -> tuple[int, ...]:
+    """Major and minor version of the torch that a runner would import; empty where there is none."""
+    try:
+        return tuple(int(part) for part in version("torch").split("+")[0].split(".")[:2])
+    except (PackageNotFoundError, ValueError):
+        return ()

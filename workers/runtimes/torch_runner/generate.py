@@ -74,21 +74,27 @@ class Engine:
     """One loaded model and the thread that generates from it.
 
     Args:
-        folder: transformers layout, safetensors only.
+        folder: transformers layout.
         device: `cpu`, or anything else for the one GPU that this process sees.
         context_length: most tokens of prompt and completion together.
+        pickle: its weights are in torch's pickles, which are read as tensors and nothing else; else in safetensors.
+        remote_code: it may import the Python files of the model.
     """
 
-    def __init__(self, folder: Path, device: str, context_length: int) -> None:
+    def __init__(
+        self, folder: Path, device: str, context_length: int, *, pickle: bool = False, remote_code: bool = False
+    ) -> None:
         self._folder = folder
         self._device = "cpu" if device == CPU_ID else "cuda"
         self._context_length = context_length
+        self._pickle = pickle
+        self._remote_code = remote_code
         self._queue: queue.Queue[Generation] = queue.Queue(MAX_QUEUED)
         self._model: Any = None
         self._tokenizer: Any = None
         self._closing = threading.Event()
         self._memory_before: int | None = None
-        self._weight_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        self._weight_bytes = sum(file.stat().st_size for file in folder.glob("*.bin" if pickle else "*.safetensors"))
         self.ready = threading.Event()
 
     def run(self) -> None:
@@ -142,13 +148,16 @@ class Engine:
 
         if self._device == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("torch sees no GPU here")
-        self._tokenizer = AutoTokenizer.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            self._folder, local_files_only=True, trust_remote_code=self._remote_code
+        )
         self._memory_before = self._memory()
         model: Any = AutoModelForCausalLM.from_pretrained(
             self._folder,
             local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
+            use_safetensors=not self._pickle,
+            weights_only=True,
+            trust_remote_code=self._remote_code,
             dtype="auto",
             device_map=self._device if self._device == "cuda" else None,
         )

@@ -56,7 +56,10 @@ def main() -> None:
     key = os.environ.pop(KEY_VARIABLE, "")
     if not key:
         sys.exit(f"{KEY_VARIABLE} is not set: a runner without a key would serve anybody on this machine")
-    engine = Engine(arguments.folder, arguments.device, arguments.context_length)
+    engine = Engine(
+        arguments.folder, arguments.device, arguments.context_length,
+        pickle=arguments.allow_pickle, remote_code=arguments.allow_remote_code,
+    )  # fmt: skip
     config = uvicorn.Config(
         KeyGuard(create_app(engine, arguments.model_id), key),
         host=arguments.host,
@@ -80,6 +83,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--context-length", type=int, required=True)
+    parser.add_argument("--allow-pickle", action="store_true")
+    parser.add_argument("--allow-remote-code", action="store_true")
     return parser.parse_args()
 
 

@@ -8,12 +8,11 @@ the bytes of the tensors. Texts are u64 length and bytes.
 import struct
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from shared.errors import Corrupt
 from workers.store.headers.ggml import FILE_TYPES, TYPES
-from workers.store.headers.plain import invalid_format, open_plain, read_exactly
+from workers.store.headers.plain import Openable, invalid_format, open_plain, read_exactly
 
 MAX_TENSORS = 100_000
 MAX_KEYS = 65_536
@@ -63,7 +62,7 @@ class GgufHeader:
     split: tuple[int, int] | None
 
 
-def read_gguf(path: Path) -> GgufHeader:
+def read_gguf(path: Openable) -> GgufHeader:
     """Read and prove the header; the tensors' bytes are not read.
 
     Raises:

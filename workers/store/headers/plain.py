@@ -2,16 +2,19 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from shared.errors import Corrupt
 
+Openable = Path | Callable[[], int]
+"""A file by its path, or by a function that opens it for reading: one that knows a safer way there than the path."""
+
 
 @contextmanager
-def open_plain(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+def open_plain(path: Openable) -> Iterator[tuple[BinaryIO, int]]:
     """An unbuffered file and its size in bytes; a link, a pipe or a device is refused and never waited for.
 
     Raises:
@@ -19,7 +22,7 @@ def open_plain(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         OSError: the disk refuses.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = path() if callable(path) else os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         raise invalid_format("the file is not there") from None
     except OSError as error:

@@ -7,18 +7,23 @@ bytes of the tensors without holes.
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from shared.errors import Corrupt
-from workers.store.headers.plain import invalid_format, open_plain, read_exactly
+from workers.store.headers.plain import Openable, invalid_format, open_plain, read_exactly
 
 LENGTH_BYTES = 8
 MAX_HEADER = 100_000_000
 MAX_TENSORS = 200_000
 MAX_WIDE_HEADER = 25_000_000
 """Bytes of a header with characters beyond ASCII: in memory each of them makes all others four times as wide."""
-_MAX_MARKS = {b"{": MAX_TENSORS + 1_000, b"[": 2 * MAX_TENSORS + 1_000, b",": 8 * MAX_TENSORS, b'"': 13 * MAX_TENSORS}
+_MAX_MARKS = {
+    b'"data_offsets"': MAX_TENSORS,
+    b"{": MAX_TENSORS + 1_000,
+    b"[": 2 * MAX_TENSORS + 1_000,
+    b",": 8 * MAX_TENSORS,
+    b'"': 13 * MAX_TENSORS,
+}
 """No genuine header has more of these; counted before parsing, so that memory is bounded too."""
 _MAX_ELEMENTS = 2**62
 _BITS = {
@@ -48,7 +53,7 @@ class SafetensorsHeader:
     metadata: dict[str, str]
 
 
-def read_safetensors(path: Path) -> SafetensorsHeader:
+def read_safetensors(path: Openable) -> SafetensorsHeader:
     """Read and prove the header; the tensors' bytes are not read.
 
     Raises:

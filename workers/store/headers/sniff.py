@@ -1,12 +1,12 @@
 """What a file is by its first bytes, whatever its name says."""
 
+import pickletools
 import re
 from collections.abc import Callable
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
-from workers.store.headers.plain import open_plain, read_exactly
+from workers.store.headers.plain import Openable, open_plain, read_exactly
 from workers.store.headers.safetensors import LENGTH_BYTES, MAX_HEADER
 
 SNIFFED_BYTES = 1024
@@ -28,13 +28,14 @@ class Content(StrEnum):
 
 _PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|\?xml|!--)", re.IGNORECASE)
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
-"""Older protocols look like text and are not told from it; under a name of weights they are refused as unknown."""
+_CALLS = frozenset({"REDUCE", "OBJ", "NEWOBJ", "BUILD"})
+_GLOBAL = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")
 _NUMPY = b"\x93NUMPY"
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"7z\xbc\xaf\x27\x1c", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"Rar!")
 _PICKLED = (b".pkl", b".pickle")
 
 
-def sniff(path: Path) -> Content:
+def sniff(path: Openable) -> Content:
     """Look at the beginning of a file.
 
     Raises:
@@ -57,7 +58,25 @@ def _is_archive(head: bytes) -> bool:
 
 def _is_pickle(head: bytes) -> bool:
     hidden = _is_archive(head) and any(name in head for name in _PICKLED)
-    return hidden or bool(_PICKLE.match(head)) or (head.startswith(_NUMPY) and b"|O" in head)
+    return hidden or bool(_PICKLE.match(head)) or (head.startswith(_NUMPY) and b"|O" in head) or _is_old_pickle(head)
+
+
+def _is_old_pickle(head: bytes) -> bool:
+    """Protocols 0 and 1 look like text: read as a pickle would be, do they name something and call it?
+
+    `genops` reads instructions and carries none of them out.
+    """
+    marked = named = called = False
+    try:
+        for opcode, value, _ in pickletools.genops(head):
+            if opcode.name in ("GLOBAL", "INST") and not _GLOBAL.fullmatch(str(value)):
+                return False
+            named = named or opcode.name == "GLOBAL"
+            called = called or (marked and opcode.name == "INST") or (named and opcode.name in _CALLS)
+            marked = marked or opcode.name == "MARK"
+    except (ValueError, IndexError, OverflowError):
+        pass  # cut off after what we have of it, or no pickle after all
+    return called
 
 
 def _is_safetensors(head: bytes) -> bool:

@@ -1,0 +1,86 @@
+"""Rows of models whose bytes are not in our store: those in folders of the user's, and those in Ollama."""
+
+from sqlalchemy import update
+from sqlmodel import Session, col, func, select
+
+from shared.db.catalog import add_model, exists, installation
+from shared.db.session import now
+from shared.db.tables import Installation, Model
+from shared.refs import RESERVED_IDS, SourceKind
+from shared.states import Holder, InstallationState
+
+
+def below(session: Session, path: str) -> dict[str, Installation]:
+    """Installations in place, by path: that path itself, and what lies below it."""
+    query = select(Installation).where(col(Installation.holder) == Holder.FOLDER)
+    prefix = f"{path.rstrip('/')}/"
+    rows = session.exec(query.where(col(Installation.path).startswith(prefix[:-1], autoescape=True))).all()
+    return {row.path: row for row in rows if row.path == path or row.path.startswith(prefix)}
+
+
+def expected_at(session: Session, path: str) -> Model | None:
+    """An entry of the registry that names this path and that nothing was found for yet."""
+    installed = select(Installation.model_id).where(col(Installation.model_id) == col(Model.id))
+    query = select(Model).where(
+        col(Model.source) == SourceKind.FILE, col(Model.source_url) == path, ~installed.exists()
+    )
+    return session.exec(query.order_by(col(Model.id)).limit(1)).first()
+
+
+def of_ollama(session: Session) -> list[tuple[Model, Installation]]:
+    """What we know of Ollama's models."""
+    query = select(Model, Installation).where(
+        col(Model.id) == col(Installation.model_id), col(Installation.holder) == Holder.OLLAMA
+    )
+    return list(session.exec(query.order_by(col(Model.id))).all())
+
+
+def is_shared(session: Session, model: Model) -> bool:
+    """Does another entry stand for the same model of the same source, and have it?"""
+    query = select(Model.id).where(
+        col(Model.id) == col(Installation.model_id), col(Model.id) != model.id,
+        col(Model.source) == model.source, col(Model.source_url) == model.source_url,
+    )  # fmt: skip
+    return session.exec(query.limit(1)).first() is not None
+
+
+def enter(session: Session, model: Model, row: Installation) -> Model:
+    """Record a model that was found, under an id that is free."""
+    model.id = row.model_id = _free_id(session, model.id)
+    add_model(session, model)
+    _record(session, row)
+    return model
+
+
+def update_found(session: Session, row: Installation) -> bool:
+    """Record what was found of a model that is in the registry. False: it was removed meanwhile."""
+    if not exists(session, row.model_id):
+        return False
+    _record(session, row)
+    session.exec(update(Model).where(col(Model.id) == row.model_id).values(file_size=row.size, updated_at=now()))
+    return True
+
+
+def mark(session: Session, model_id: str, revision: str, state: InstallationState) -> bool:
+    """Say what became of that revision. False: it is so already, or another one is there."""
+    found = installation(session, model_id)
+    if found is None or found.revision != revision or found.state == state:
+        return False
+    found.state = state
+    session.add(found)
+    return True
+
+
+def _record(session: Session, row: Installation) -> None:
+    row.published_at = session.exec(select(now())).one()
+    session.merge(row)
+
+
+def _free_id(session: Session, wanted: str) -> str:
+    """The wanted id, or the first of `wanted-2`, `wanted-3`, … that is free."""
+    base = f"model-{wanted}" if wanted in RESERVED_IDS else wanted
+    number, name = 1, base
+    while session.exec(select(Model.id).where(func.lower(col(Model.id)) == name.lower())).first() is not None:
+        number += 1
+        name = f"{base[:90].rstrip('-._')}-{number}"
+    return name

@@ -1,0 +1,46 @@
+"""What people allowed their models to bring along, as rows."""
+
+from sqlmodel import Session, col, delete, select
+
+from shared.db.session import now
+from shared.db.tables import TrustGrant
+from shared.trust import Grants, Trust
+
+
+def grants(session: Session, model_id: str) -> Grants:
+    """Everything that is allowed for a model now."""
+    rows = session.exec(select(TrustGrant).where(col(TrustGrant.model_id) == model_id)).all()
+    return Grants(
+        model_id,
+        {row.revision: Trust(model_id, row.revision, row.allow_pickle, row.allow_remote_code) for row in rows},
+    )
+
+
+def of_models(session: Session, model_ids: list[str]) -> dict[str, list[TrustGrant]]:
+    """The rows of a page of models, newest first, by model."""
+    query = (
+        select(TrustGrant).where(col(TrustGrant.model_id).in_(model_ids)).order_by(col(TrustGrant.granted_at).desc())
+    )
+    found: dict[str, list[TrustGrant]] = {}
+    for row in session.exec(query).all():
+        found.setdefault(row.model_id, []).append(row)
+    return found
+
+
+def decide(session: Session, trust: Trust, granted_by: str) -> None:
+    """From now on this much is allowed for that revision; nothing takes the row away."""
+    of_revision = (col(TrustGrant.model_id) == trust.model_id, col(TrustGrant.revision) == trust.revision)
+    session.exec(delete(TrustGrant).where(*of_revision))
+    if trust.pickle or trust.remote_code:
+        session.add(
+            TrustGrant(
+                model_id=trust.model_id, revision=trust.revision, granted_by=granted_by,
+                allow_pickle=trust.pickle, allow_remote_code=trust.remote_code,
+                granted_at=session.exec(select(now())).one(),
+            )
+        )  # fmt: skip
+
+
+def forget(session: Session, model_id: str) -> None:
+    """A model that comes again under the same id is another one."""
+    session.exec(delete(TrustGrant).where(col(TrustGrant.model_id) == model_id))

@@ -1,0 +1,121 @@
+"""What keeps the store in health, as rows: who is to be scrubbed or asked for updates next, and what a store holds."""
+
+from typing import Any
+
+from sqlalchemy import update
+from sqlmodel import Session, col, select
+
+from shared.db.session import now
+from shared.db.tables import Installation, Job, Model, StoreReport
+from shared.errors import Conflict, NotFound
+from shared.refs import SourceKind
+from shared.states import LIVE, Holder, InstallationState
+
+
+def next_to_scrub(session: Session, seconds: float) -> Installation | None:
+    """The whole model of the store that was proven longest ago, if that is `seconds` ago and no scrub is under way."""
+    if session.exec(select(Job.id).where(col(Job.kind) == "model.scrub", col(Job.state).in_(LIVE)).limit(1)).first():
+        return None
+    query = select(Installation).where(
+        col(Installation.holder) == Holder.STORE, col(Installation.state) == InstallationState.PUBLISHED,
+        col(Installation.verified_at) < now() - seconds,
+    )  # fmt: skip
+    return session.exec(query.order_by(col(Installation.verified_at)).limit(1)).first()
+
+
+def scrubbed_to(session: Session, model_id: str, revision: str, name: str) -> None:
+    """A scrub of that revision has proven its files up to this one."""
+    session.exec(update(Installation).where(*_of(model_id, revision)).values(scrubbed_to=name))
+
+
+def next_to_ask(session: Session, seconds: float) -> Installation | None:
+    """The model of the store whose source was asked for a newer revision longest ago, if that is so long ago."""
+    asked = col(Installation.update_checked_at)
+    query = (
+        select(Installation)
+        .join(Model, col(Model.id) == col(Installation.model_id))
+        .where(
+            col(Installation.holder) == Holder.STORE, col(Model.source).in_([SourceKind.HUGGINGFACE, SourceKind.URL]),
+            asked.is_(None) | (asked < now() - seconds),
+        )
+    )  # fmt: skip
+    return session.exec(query.order_by(asked.is_not(None), asked).limit(1)).first()
+
+
+def asked_for_update(session: Session, model_id: str, latest: str) -> None:
+    """What its source offers now."""
+    session.exec(
+        update(Installation)
+        .where(col(Installation.model_id) == model_id)
+        .values(latest_revision=latest, update_checked_at=now())
+    )
+
+
+def keep_for_rollback(session: Session, model_id: str, revision: str | None) -> None:
+    """That revision lies in the store beside the one that serves; None: none does."""
+    session.exec(update(Installation).where(col(Installation.model_id) == model_id).values(previous_revision=revision))
+
+
+def previous(session: Session, model_id: str) -> Installation:
+    """The installation of a model that can be rolled back.
+
+    Raises:
+        Conflict: `model_not_installed`, `nothing_to_roll_back_to`.
+    """
+    found = session.get(Installation, model_id)
+    if found is None:
+        raise Conflict("model_not_installed", f"Model {model_id!r} is not on disk.", f"modelyard pull {model_id}")
+    if found.previous_revision is None:
+        raise Conflict(
+            "nothing_to_roll_back_to", f"No earlier revision of {model_id!r} is kept.",
+            "An update keeps one, unless MODELYARD_STORE__KEEP_PREVIOUS is off.",
+        )  # fmt: skip
+    return found
+
+
+def kept(session: Session) -> dict[str, list[tuple[str, str]]]:
+    """By model of the store, type and revision of what may lie there: what serves, and what is kept for a rollback."""
+    rows = session.exec(select(Installation).where(col(Installation.holder) == Holder.STORE)).all()
+    return {
+        row.model_id: [(row.model_type, found) for found in (row.revision, row.previous_revision) if found is not None]
+        for row in rows
+    }
+
+
+def put_report(session: Session, store: str, node: str, report: dict[str, Any]) -> None:
+    """What was found in a store just now."""
+    clock = session.exec(select(now())).one()
+    session.merge(StoreReport(store=store, node=node, there=True, report=report, measured_at=clock))
+
+
+def report_away(session: Session, node: str) -> None:
+    """The disk of this machine's store is not there; what was known of it stays."""
+    session.exec(update(StoreReport).where(col(StoreReport.node) == node).values(there=False))
+
+
+def reports(session: Session) -> list[StoreReport]:
+    """The last report of every store."""
+    return list(session.exec(select(StoreReport).order_by(col(StoreReport.measured_at).desc())).all())
+
+
+def trash_entry(session: Session, name: str) -> dict[str, Any]:
+    """Something in a store's trash, as the last report has it.
+
+    Raises:
+        NotFound
+        Conflict: code `not_restorable`.
+    """
+    for row in reports(session):
+        for entry in row.report.get("trashed", []):
+            if entry["id"] == name:
+                if not entry["restorable"]:
+                    raise Conflict(
+                        "not_restorable", "This folder was replaced by a repaired one of the same revision.",
+                        "It goes when its grace time ends.",
+                    )  # fmt: skip
+                return dict(entry)
+    raise NotFound("trash_not_found", "There is no such thing in the trash.", "`modelyard trash` lists it.")
+
+
+def _of(model_id: str, revision: str) -> tuple[Any, Any]:
+    return col(Installation.model_id) == model_id, col(Installation.revision) == revision

@@ -1,0 +1,68 @@
+"""Keeping models in health over the command line, with one of them in use."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.conftest import Yard
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
+
+
+def modelyard(yard: Yard, *words: str) -> Any:
+    """What the command prints with `--json`; fails where it does."""
+    told = subprocess.run(
+        [str(Path(sys.executable).with_name("modelyard")), *words, "--json"],
+        env={**os.environ, "MODELYARD_URL": yard.instance.url}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    return json.loads(told.stdout)
+
+
+@pytest.mark.fault("F-57")
+def test_an_update_while_the_model_serves(yard: Yard, hub_root: Path) -> None:
+    shutil.copytree(hub_root / "tiny" / "acorn", hub_root / "tiny" / "rowan")
+    yard.pull("rowan", "tiny/rowan")
+    yard.done("/api/v1/models/activate", {"model_id": "rowan"})
+    (hub_root / "tiny" / "rowan" / "notes.txt").write_text("A new revision, its weights as they were.\n")
+    assert modelyard(yard, "update", "rowan", "--check")["result"]["changedFiles"] == ["notes.txt"]
+    before = yard.http.get("/api/v1/models/rowan").json()
+    job = modelyard(yard, "update", "rowan")
+    assert job["result"]["previous"] == before["installedRevision"]
+    assert yard.say().headers["x-modelyard-model"] == "rowan", "the revision in memory goes on"
+    assert Path(before["localPath"]).is_dir()
+    yard.done("/api/v1/models/rowan/switch")
+    assert yard.say().status_code == 200
+    assert modelyard(yard, "rollback", "rowan")["result"]["revision"] == before["installedRevision"]
+    shown = yard.http.get("/api/v1/models/rowan/update").json()
+    assert (shown["updateAvailable"], shown["installedRevision"]) == (True, before["installedRevision"])
+
+
+def test_a_removed_model_comes_back(yard: Yard) -> None:
+    yard.pull("spare", "tiny/birch")
+    info = modelyard(yard, "storage")
+    assert "spare" in {model["modelId"] for store in info["stores"] for model in store["models"]}
+    modelyard(yard, "rm", "spare")
+    (entry,) = [entry for entry in modelyard(yard, "trash")["entries"] if entry["modelId"] == "spare"]
+    modelyard(yard, "restore", entry["id"])
+    assert modelyard(yard, "verify", "spare", "--tier", "source")["result"]["ok"]
+    assert yard.http.get("/api/v1/models/spare").json()["status"] == "available"
+
+
+@pytest.mark.fault("F-57")
+def test_a_file_that_was_edited_is_not_loaded(yard: Yard) -> None:
+    folder = Path(yard.http.get("/api/v1/models/spare").json()["localPath"])
+    weights = max(folder.iterdir(), key=lambda file: file.stat().st_size)
+    weights.chmod(0o640)
+    os.truncate(weights, weights.stat().st_size - 1)
+    job = yard.ended(yard.submitted("/api/v1/models/spare/switch"))
+    assert (job["status"], job["error"]["code"]) == ("failed", "model_corrupt")
+    assert yard.http.get("/api/v1/models/spare").json()["status"] == "corrupted"
+    modelyard(yard, "repair", "spare")
+    yard.done("/api/v1/models/spare/switch")

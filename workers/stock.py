@@ -1,0 +1,72 @@
+"""What the store holds: told to the registry, and kept to what is wanted."""
+
+import structlog
+
+from shared.db import catalog, upkeep
+from shared.errors import Forbidden, ModelyardError, Unavailable
+from shared.points import reached
+from workers.job import Services
+from workers.store.publish import remove
+from workers.store.survey import Survey
+
+log = structlog.get_logger()
+
+
+def after_change(services: Services, model_id: str) -> None:
+    """Tidy up and take stock at the end of a job that has changed a model's files; what fails is done by a chore."""
+    try:
+        tidy(services, model_id)
+        take_stock(services)
+    except ModelyardError as error:
+        log.warning("stock.not_taken", code=error.code, reason=error.message)
+
+
+def take_stock(services: Services) -> None:
+    """Look at the store and write down what is there. Where its disk is away, that is written down, and nothing else.
+
+    Raises:
+        Failed: the disk refuses.
+    """
+    with services.database.reading() as session:
+        kept = upkeep.kept(session)
+    rows = {
+        model_id: frozenset((model_type, model_id, revision) for model_type, revision in found)
+        for model_id, found in kept.items()
+    }
+    survey = Survey(services.layout, rows, services.settings.store.trash_days * 86_400)
+    node = services.settings.node
+    try:
+        store, report = services.layout.check_marker(), survey.to_dict()
+    except Unavailable:
+        with services.database.session() as session:
+            upkeep.report_away(session, node)
+        return
+    with services.database.session() as session:
+        upkeep.put_report(session, store, node, report)
+
+
+def tidy(services: Services, model_id: str) -> int:
+    """Put revisions in the trash that neither serve, nor are kept for a rollback, nor are in memory.
+
+    Callers hold the model's lock. Answers the bytes that emptying the trash will free.
+    """
+    with services.database.reading() as session:
+        installation = catalog.installation(session, model_id)
+        loaded = {row.revision for row in catalog.residencies(session, [model_id])}
+    if installation is None:
+        return 0  # nothing is known about what lies there: it is reported as an orphan, and left
+    wanted = {installation.revision, *loaded}
+    if services.settings.store.keep_previous and installation.previous_revision is not None:
+        wanted.add(installation.previous_revision)
+    elif installation.previous_revision is not None:
+        with services.database.session() as session:
+            upkeep.keep_for_rollback(session, model_id, None)
+    freed = 0
+    for revision in services.layout.published_revisions(installation.model_type, model_id):
+        if revision not in wanted:
+            try:
+                freed += remove(services.layout, installation.model_type, model_id, revision)
+            except Forbidden:  # no manifest of ours: it is reported, and left
+                continue
+            reached("stock.tidied")
+    return freed

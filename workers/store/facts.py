@@ -1,0 +1,123 @@
+"""What a model's files say about themselves, for people to see and for lists to sort by: nothing here is a verdict."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import Any, NamedTuple
+
+from workers.store.headers import Content, GgufHeader, read_gguf, read_safetensors, sniff
+from workers.store.headers.plain import Openable, open_plain, read_exactly
+
+MAX_CONFIG = 16 * 1024**2
+MAX_TEXT = 200
+
+_GGUF_TYPES = {
+    **dict.fromkeys(("flux", "sd1", "sdxl", "sd3", "aura", "lumina2", "hidream", "qwen_image", "cosmos"), "image_gen"),
+    **dict.fromkeys(("wan", "ltxv", "hyvid"), "video_gen"),
+    **dict.fromkeys(("bert", "nomic-bert", "jina-bert-v2"), "embedding"),
+}
+"""By `general.architecture`; every other one is a language model's."""
+_PIPELINE_TYPES = (
+    *(("Animate", "animation"), ("Video", "video_gen"), ("Wan", "video_gen"), ("LTX", "video_gen")),
+    *(("Music", "music"), ("Audio", "music")),
+)
+"""By a word in a pipeline's class; every other one makes images."""
+_CLASS_TYPES = (("ForCausalLM", "llm"), ("LMHeadModel", "llm"), ("ForConditionalGeneration", "llm"))
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+
+
+class Facts(NamedTuple):
+    """`name` as the files have it; `type` is a guess. Counts are None where the files do not tell."""
+
+    format: str
+    type: str
+    name: str | None = None
+    architecture: str | None = None
+    quantization: str | None = None
+    context_length: int | None = None
+    parameter_count: int | None = None
+    base_model: str | None = None
+    """The model that an adapter is for."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, without what is not known."""
+        names = {"context_length": "contextLength", "parameter_count": "parameterCount", "base_model": "baseModel"}
+        found = {names.get(name, name): value for name, value in self._asdict().items() if name != "type"}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def read_facts(files: Mapping[str, Openable]) -> Facts:
+    """Read the headers and settings of a model whose files have been checked.
+
+    Raises:
+        Corrupt: code `invalid_format`; a header has changed since.
+        OSError: the disk refuses.
+    """
+    gguf = [read_gguf(file) for name, file in sorted(files.items()) if sniff(file) is Content.GGUF]
+    if gguf:
+        return _of_gguf(gguf)
+    dtypes, parameters = _tensors(file for name, file in files.items() if name.lower().endswith(".safetensors"))
+    most = dtypes.most_common(1)[0][0] if dtypes else None
+    common: dict[str, Any] = {"quantization": most, "parameter_count": parameters or None}
+    if (index := _json(files.get("model_index.json"))) is not None:
+        kind = _text(index.get("_class_name")) or ""
+        guess = next((type_ for word, type_ in _PIPELINE_TYPES if word in kind), "image_gen")
+        return Facts("diffusers", guess, architecture=kind or None, **common)
+    if (adapter := _json(files.get("adapter_config.json"))) is not None:
+        base, method = _text(adapter.get("base_model_name_or_path")), _text(adapter.get("peft_type"))
+        return Facts("adapter", "adapter", architecture=method, base_model=base, **common)
+    if (config := _json(files.get("config.json"))) is not None:
+        return _of_transformers(config, common)
+    return Facts("safetensors", "other", **common)
+
+
+def _of_gguf(parts: list[GgufHeader]) -> Facts:
+    first = parts[0]
+    return Facts(
+        format="gguf", type=_GGUF_TYPES.get(first.architecture or "", "llm"), name=_text(first.name),
+        architecture=_text(first.architecture), quantization=first.quantization, context_length=first.context_length,
+        parameter_count=sum(part.parameter_count for part in parts),
+    )  # fmt: skip
+
+
+def _of_transformers(config: dict[str, Any], common: dict[str, Any]) -> Facts:
+    named = config.get("architectures")
+    architecture = _text(named[0]) if isinstance(named, list) and named else None
+    guess = next((type_ for ending, type_ in _CLASS_TYPES if (architecture or "").endswith(ending)), "other")
+    inner = config.get("text_config")
+    lengths = [each.get(key) for each in (config, inner) if isinstance(each, dict) for key in _LENGTHS]
+    quantized = config.get("quantization_config")
+    method = _text(quantized.get("quant_method")) if isinstance(quantized, dict) else None
+    if method:
+        common = {**common, "quantization": method}
+    length = next((length for length in lengths if type(length) is int and length > 0), None)
+    return Facts("transformers", guess, architecture=architecture, context_length=length, **common)
+
+
+def _tensors(files: Iterable[Openable]) -> tuple[Counter[str], int]:
+    """Bytes by dtype, and how many numbers in all."""
+    dtypes: Counter[str] = Counter()
+    count = 0
+    for file in files:
+        for tensor in read_safetensors(file).tensors.values():
+            dtypes[tensor.dtype] += tensor.nbytes
+            count += prod(tensor.shape)
+    return dtypes, count
+
+
+def _json(file: Openable | None) -> dict[str, Any] | None:
+    if file is None:
+        return None
+    with open_plain(file) as (opened, size):
+        raw = read_exactly(opened, min(size, MAX_CONFIG))
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _text(value: object) -> str | None:
+    """Text from a file, if it can be shown."""
+    return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= MAX_TEXT else None
