@@ -18,6 +18,11 @@ def get(session: Session, job_id: str) -> Job:
     return job
 
 
+def these(session: Session, ids: list[str]) -> list[Job]:
+    """The jobs with these ids, a few thousand at most; those that are unknown are missing."""
+    return list(session.exec(select(Job).where(col(Job.id).in_(ids))).all())
+
+
 def find(
     session: Session,
     *,

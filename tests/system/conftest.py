@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +120,11 @@ def start(folder: Path, hub: Hub, **settings: str) -> Instance:
     return instance
 
 
-@pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory, hub_root: Path) -> Iterator[Yard]:
+@contextmanager
+def opened(folder: Path, hub_root: Path, **settings: str) -> Iterator[Yard]:
+    """An instance with these settings beside the usual ones, and its end."""
     with Hub(hub_root) as hub:
-        instance = start(tmp_path_factory.mktemp("yard"), hub)
+        instance = start(folder, hub, **settings)
         yard = Yard(instance, hub)
         yield yard
         yard.http.close()
@@ -131,6 +133,12 @@ def yard(tmp_path_factory: pytest.TempPathFactory, hub_root: Path) -> Iterator[Y
         instance.stop()
         _, alive = psutil.wait_procs(family, timeout=5)
         assert not alive, "a process of ours outlived `up`"
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory, hub_root: Path) -> Iterator[Yard]:
+    with opened(tmp_path_factory.mktemp("yard"), hub_root) as yard:
+        yield yard
 
 
 def needs_llama_server() -> None:

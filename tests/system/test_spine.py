@@ -142,6 +142,7 @@ def test_a_private_host_is_refused(yard: Yard) -> None:
     assert "MODELYARD_SOURCES__ALLOWED_HOSTS" in job["error"]["hint"]
 
 
+@pytest.mark.fault("F-51")
 def test_remove_takes_it_off_the_disk(yard: Yard, models: list[str]) -> None:
     yard.pull("gone", "tiny/birch")
     folder = Path(yard.http.get("/api/v1/models/gone").json()["localPath"])
