@@ -159,6 +159,10 @@ def in_state(session: Session, state: ResidencyState) -> list[Residency]:
     return list(session.exec(select(Residency).where(col(Residency.state) == state)).all())
 
 
+FETCHING = ("model.download", "model.repair")
+"""Kinds of jobs that bring bytes."""
+
+
 class Facts:
     """What is known of a page of models, fetched with one query per table and not one per model."""
 
@@ -168,15 +172,14 @@ class Facts:
         self.residencies: dict[str, list[Residency]] = {}
         for residency in residencies(session, model_ids):
             self.residencies.setdefault(residency.model_id, []).append(residency)
+        fetching = (col(Job.kind) + "").in_(FETCHING)  # an expression: else SQLite takes the index of the kind
         newest = (
             select(func.max(Job.created_at))
-            .where(col(Job.model_id).in_(model_ids), col(Job.kind).in_(("model.download", "model.repair")))
+            .where(col(Job.model_id).in_(model_ids), fetching)
             .group_by(col(Job.model_id))
         )
         jobs = select(Job).where(col(Job.model_id).in_(model_ids), col(Job.created_at).in_(newest))
-        self.fetches = {
-            job.model_id: job for job in session.exec(jobs).all() if job.kind in ("model.download", "model.repair")
-        }
+        self.fetches = {job.model_id: job for job in session.exec(jobs).all() if job.kind in FETCHING}
 
     def availability(self, model_id: str) -> Availability:
         """Can it be used, and if not, what is under way?"""

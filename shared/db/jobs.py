@@ -1,5 +1,6 @@
 """Finding jobs. Every change of a job is in `shared/jobs.py`."""
 
+from sqlalchemy import tuple_
 from sqlmodel import Session, col, func, select
 
 from shared.db.session import now
@@ -38,8 +39,8 @@ def find(
         if value is not None:
             query = query.where(col(column) == value)
     if before is not None:
-        at, last = before
-        query = query.where((col(Job.created_at) < at) | ((col(Job.created_at) == at) & (col(Job.id) < last)))
+        # As one value: an OR would read all rows from the newest on.
+        query = query.where(tuple_(col(Job.created_at), col(Job.id)) < tuple_(*before))
     return list(session.exec(query).all())
 
 

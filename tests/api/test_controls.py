@@ -19,7 +19,7 @@ from shared.states import ENDED, Desired, JobState, Priority
 from tests.api.conftest import Served
 
 ONE = Download(model_id="one")
-ROUNDS = 40
+ROUNDS = 20
 
 
 def queued(ledger: Ledger) -> str:

@@ -183,7 +183,7 @@ def test_events_replay_after_a_reconnect(yard: Yard, models: list[str]) -> None:
                 if line.startswith("data:"):
                     events.append(json.loads(line.removeprefix("data:")))
                     started.set()
-                    if events[-1].get("status") == until_type:
+                    if (events[-1].get("kind"), events[-1].get("status")) == ("model.verify", until_type):
                         return events
         return events
 
