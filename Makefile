@@ -6,7 +6,7 @@ APT := redis-server postgresql
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint chaos migrate llama system-packages
+.PHONY: help setup demo up test lint bench chaos migrate llama system-packages
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ lint: setup ## Check style, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: setup system-packages ## Measure the table of performance, each figure beside its peer (ROWS="12 16" for some)
+	$(BIN)/python -m tests.benchmarks $(ROWS)
 
 chaos: setup system-packages llama ## Take parts away at every step of real work, kill workers in storms; writes docs/promises.md
 	$(BIN)/python -m tests.faults

@@ -4,6 +4,7 @@ import base64
 import json
 from typing import Any
 
+from api.storable import storable
 from shared.errors import Invalid
 
 
@@ -14,9 +15,9 @@ def encode_cursor(*parts: Any) -> str:
 def decode_cursor(cursor: str, *types: type) -> list[Any]:
     """Raises: Invalid when the cursor is none of ours."""
     try:
-        parts = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        parts = storable(json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))))
         fits = isinstance(parts, list) and len(parts) == len(types)
-    except ValueError:
+    except (ValueError, RecursionError):
         fits = False
     if not fits or not all(isinstance(part, kind) for part, kind in zip(parts, types, strict=True)):
         raise Invalid("invalid_cursor", "The cursor is none of ours.", "Use nextCursor of the page before, as it is.")

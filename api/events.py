@@ -1,188 +1,294 @@
-"""Events to clients: one Redis subscription per process feeds every stream through bounded queues."""
+"""Events to clients: one reader of Redis per process feeds every stream, each event judged and encoded once.
+
+The stream is read rather than the channel: Redis keeps it, so that nothing is lost while a connection comes back, and
+its ids are in order. What was told last is kept here, too, for clients that come back.
+"""
 
 import asyncio
+import bisect
 import contextlib
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import redis.asyncio as redis
 import structlog
-from fastapi.sse import ServerSentEvent
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from starlette.concurrency import run_in_threadpool
 
+from api.judge import Judge, Order, Told, parse_order
+from api.subscriber import NOWHERE, Client, Snapshot
+from api.views import view_job
 from shared import queues
+from shared.db import jobs
+from shared.db.session import Database
+from shared.db.tables import Job
+from shared.errors import ModelyardError, NotFound, Unavailable
 from shared.progress import PATIENCE_SECONDS
-from shared.settings import RedisSettings
+from shared.settings import Settings
+from shared.states import ENDED, LIVE
 
 log = structlog.get_logger()
 
-Event = dict[str, Any]
-QUEUE_LENGTH = 256
+KEPT = 10_000
+"""Events that are kept for clients that come back."""
+BATCH = 250
+LIVE_SHOWN = 100
+"""Jobs of each live state in a snapshot of everything, at most."""
+PACE_SECONDS = 0.1
+"""Between two reads: what happens meanwhile goes out in one piece to each client."""
 AGAIN_SECONDS = 1.0
 SILENCE_SECONDS = 10.0
-"""After so long without an event a stream asks the ledger, and the hub asks Redis."""
-REPLAY_LIMIT = 10_000
-QUIET = "look"
-"""Type of a snapshot that is told only where it is the last word."""
+"""So often silent clients hear a sign of life, and the ledger is asked whether their job has ended."""
+STALLED_SECONDS = 30.0
+"""A client that has taken nothing for so long is dropped."""
 
 
-class Client:
-    """One stream's share: a bounded queue that loses progress first, and says so when it loses more."""
-
-    def __init__(self) -> None:
-        self._waiting: asyncio.Queue[Event] = asyncio.Queue(QUEUE_LENGTH)
-        self.lost = False
-
-    def offer(self, event: Event) -> None:
-        if self._waiting.full():
-            if event["type"] == "job.progress":
-                return
-            self._waiting.get_nowait()
-            self.lost = True
-        self._waiting.put_nowait(event)
-
-    async def next(self) -> Event:
-        return await self._waiting.get()
+class _Asking(NamedTuple):
+    topics: set[str | None]
+    answer: "asyncio.Task[dict[str | None, Snapshot]]"
 
 
 class EventHub:
-    """Listens once, tells many; keeps trying while Redis is away."""
+    """Reads once, tells many; keeps trying while Redis is away."""
 
-    def __init__(self, settings: RedisSettings) -> None:
+    def __init__(self, settings: Settings, database: Database) -> None:
         self._redis = redis.Redis.from_url(
-            settings.url.get_secret_value(), decode_responses=True, socket_connect_timeout=1, socket_keepalive=True,
-            health_check_interval=25,
+            settings.redis.url.get_secret_value(), socket_connect_timeout=PATIENCE_SECONDS, socket_keepalive=True,
+            socket_timeout=SILENCE_SECONDS + PATIENCE_SECONDS, retry=Retry(NoBackoff(), 0), protocol=2,
         )  # fmt: skip
-        self._clients: set[Client] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._room = settings.api.max_streams
+        self._database = database
+        self._judge = Judge(self._look)
+        self._everything: set[Client] = set()
+        self._by_job: dict[str, set[Client]] = {}
+        self._count = 0
+        self._kept: list[Told] = []
+        self._since: Order | None = None
+        """From here on `_kept` is complete."""
+        self._last: Order = NOWHERE
+        self._in_doubt = False
+        """An event was left out because the ledger did not answer."""
+        self._listening = asyncio.Event()
+        self._looking = asyncio.Lock()
+        self._next: _Asking | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._listen(), name="events")
+        """Returns once Redis is read, or after a second."""
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._attend())]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._listening.wait(), PATIENCE_SECONDS)
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._redis.aclose()
 
+    # -- clients --------------------------------------------------------------------------------------------
+
     @contextlib.contextmanager
-    def client(self) -> Any:
-        client = Client()
-        self._clients.add(client)
+    def client(self, job_id: str | None, prefixes: tuple[str, ...]) -> Iterator[Client]:
+        """A client that hears of everything from now on.
+
+        Raises:
+            Unavailable: `too_many_streams`.
+        """
+        if self._count >= self._room:
+            hint = "Close streams that nobody reads, or set MODELYARD_API__MAX_STREAMS."
+            raise Unavailable("too_many_streams", f"{self._count} event streams are open.", hint, None, 5)
+        client = Client(job_id, prefixes)
+        group = self._everything if job_id is None else self._by_job.setdefault(job_id, set())
+        group.add(client)
+        self._count += 1
         try:
             yield client
         finally:
-            self._clients.discard(client)
+            self._count -= 1
+            group.discard(client)
+            if job_id is not None and not group and self._by_job.get(job_id) is group:
+                del self._by_job[job_id]
 
-    async def replay(self, last_id: str) -> list[Event] | None:
-        """Kept events after that id; None where the gap is too old, the id is none of ours, or Redis is away."""
+    def replay(self, client: Client, last_id: str) -> list[Told] | None:
+        """What a client missed since that id; None where that cannot be known."""
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                first: Any = await self._redis.xrange(queues.EVENTS_STREAM, count=1)
-                if not first or _order(first[0][0]) > _order(last_id):
-                    return None
-                kept: Any = await self._redis.xrange(queues.EVENTS_STREAM, min=f"({last_id}", count=REPLAY_LIMIT)
-        except (redis.RedisError, TimeoutError, ValueError):
+            order = parse_order(last_id)
+        except ValueError:
             return None
-        if len(kept) == REPLAY_LIMIT:
+        if self._since is None or not self._since <= order <= self._last:
             return None
-        return [{"id": key, **json.loads(fields["event"])} for key, fields in kept]
+        first = bisect.bisect_right(self._kept, order, key=lambda told: told.order)
+        return [told for told in self._kept[first:] if client.wants(told)]
+
+    async def snapshot(self, job_id: str | None) -> Snapshot:
+        """The job, or all live ones, as the ledger has them from now on. All who ask at a time share one look.
+
+        Raises:
+            NotFound: no such job.
+            Unavailable: the ledger does not answer.
+        """
+        if self._next is None:
+            self._next = _Asking(set(), asyncio.create_task(self._answer()))
+        asking = self._next
+        asking.topics.add(job_id)
+        found = (await asyncio.shield(asking.answer)).get(job_id)
+        if found is None:
+            raise NotFound(
+                "job_not_found", "There is no job with this id.", "`modelyard jobs` (GET /api/v1/jobs) lists them."
+            )
+        return found
+
+    async def _answer(self) -> dict[str | None, Snapshot]:
+        async with self._looking:
+            asking, self._next = self._next, None
+            topics = asking.topics if asking else set()
+            begun = self._last
+            ids = [topic for topic in topics if topic is not None]
+            watched = await run_in_threadpool(self._look, ids) if ids else []
+            live = await run_in_threadpool(self._live) if None in topics else []
+            self._judge.learn([*watched, *live])
+            answers: dict[str | None, Snapshot] = {
+                job.id: Snapshot(begun, self._last, job.state in ENDED, {"job": self._view(job)}) for job in watched
+            }
+            answers[None] = Snapshot(begun, self._last, False, {"jobs": [self._view(job) for job in live]})
+            return answers
+
+    def _look(self, ids: list[str]) -> list[Job]:
+        with self._database.reading() as session:
+            return jobs.these(session, ids)
+
+    def _live(self) -> list[Job]:
+        with self._database.reading() as session:
+            return [job for state in LIVE for job in jobs.find(session, state=state, limit=LIVE_SHOWN)]
+
+    def _view(self, job: Job) -> dict[str, Any]:
+        view = view_job(job)
+        if view.progress is not None:
+            view.progress = max(view.progress, self._judge.progress(job.id))
+        return view.model_dump(mode="json", by_alias=True)
+
+    # -- reading --------------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
         while True:
             try:
-                async with self._redis.pubsub() as pubsub:
-                    await asyncio.wait_for(pubsub.subscribe(queues.EVENTS_CHANNEL), PATIENCE_SECONDS)
-                    self._tell({"type": "resync", "id": None})  # what was said while nobody listened is unknown
+                # One connection, held: the pool would mend a broken one silently, and nobody would know of the gap.
+                async with self._redis.client() as connection:
+                    await self._catch_up(connection)
+                    self._listening.set()
                     while True:
-                        message = await pubsub.get_message(timeout=SILENCE_SECONDS)
-                        if message is None:  # a connection that is half open says nothing either
-                            await pubsub.ping()
-                            message = await pubsub.get_message(timeout=PATIENCE_SECONDS)
-                            if message is None:
-                                raise TimeoutError
-                        if message["type"] == "message":  # a pong has no one name
-                            self._take(message["data"])
+                        await self._take(await self._read(connection))
             except (redis.RedisError, OSError, TimeoutError) as error:
                 log.warning("events.away", error=type(error).__name__)
-                await asyncio.sleep(AGAIN_SECONDS)
+            except Exception:
+                log.exception("events.crashed")
+            await asyncio.sleep(AGAIN_SECONDS)
 
-    def _take(self, data: str) -> None:
-        key, _, body = data.partition(" ")
+    async def _catch_up(self, connection: "redis.Redis") -> None:
+        """Begin with what Redis kept. After a lost connection nothing older is vouched for: it may have lost some."""
+        first = self._since is None
+        newest: Any = await connection.xrevrange(queues.EVENTS_STREAM, count=KEPT if first else 1)
+        self._kept, self._since, self._last = [], None, NOWHERE
+        if first:
+            for start in range(len(newest), 0, -BATCH):
+                await self._keep(newest[max(start - BATCH, 0) : start][::-1])
+        elif newest:
+            self._last = _order(newest[0])
+            self._since = (self._last[0], self._last[1] + 1)
+        self._resync()
+
+    async def _read(self, connection: "redis.Redis") -> list[Any]:
+        """What came since; in silence, nothing, once it is sure that the stream is still the same.
+
+        Raises:
+            TimeoutError: it is another one.
+        """
+        position = f"{self._last[0]}-{self._last[1]}"
+        wait = AGAIN_SECONDS if self._in_doubt else SILENCE_SECONDS
+        answer: Any = await connection.xread({queues.EVENTS_STREAM: position}, count=BATCH, block=int(wait * 1000))
+        if answer:
+            entries: list[Any] = answer[0][1]
+            return entries
+        newest: Any = await connection.xrevrange(queues.EVENTS_STREAM, count=1)
+        if newest and _order(newest[0]) < self._last:
+            raise TimeoutError
+        return []
+
+    async def _take(self, entries: list[Any]) -> None:
+        for told in await self._keep(entries):
+            for client in self._by_job.get(told.job_id or "", ()):
+                client.offer(told)
+            for client in self._everything:
+                if client.wants(told):
+                    client.offer(told)
+        if self._in_doubt and await self._ledger_answers():
+            self._in_doubt = False
+            self._resync()
+        if 0 < len(entries) < BATCH:
+            await asyncio.sleep(PACE_SECONDS)
+
+    async def _keep(self, entries: list[Any]) -> list[Told]:
+        if not entries:
+            return []
+        batch = [(_order(entry), entry[1].get(b"event")) for entry in entries]
+        told, sure = await self._judge.believe(batch)
+        self._in_doubt = self._in_doubt or not sure
+        self._last = batch[-1][0]
+        self._since = self._since or batch[0][0]
+        self._kept += told
+        if len(self._kept) > KEPT + KEPT // 4:
+            del self._kept[:-KEPT]
+            self._since = self._kept[0].order
+        return told
+
+    async def _ledger_answers(self) -> bool:
         try:
-            event = {"id": key, **json.loads(body)}
-            _order(key)
-            event["type"].split(".")
-        except (ValueError, KeyError, AttributeError, TypeError):
-            log.warning("events.malformed", length=len(data))
+            await run_in_threadpool(self._look, ["-"])
+        except ModelyardError:
+            return False
+        return True
+
+    def _resync(self) -> None:
+        for client in self._clients():
+            client.lose()
+
+    # -- silence --------------------------------------------------------------------------------------------
+
+    async def _attend(self) -> None:
+        while True:
+            await asyncio.sleep(SILENCE_SECONDS)
+            try:
+                await self._attend_once()
+            except ModelyardError as error:
+                log.warning("events.unattended", code=error.code)
+            except Exception:
+                log.exception("events.crashed")
+
+    async def _attend_once(self) -> None:
+        """Ends that were missed, signs of life, and those who have not read for too long."""
+        clients, moment = self._clients(), asyncio.get_running_loop().time()
+        sign = Told(self._last, "ping", None, False, b": ping\n\n")
+        for client in clients:
+            if client.writing_since is not None and moment - client.writing_since > STALLED_SECONDS:
+                client.drop()
+            elif client.silent:
+                client.offer(sign)
+            client.silent = True
+        watched = list(self._by_job)
+        if not watched:
             return
-        self._tell(event)
+        begun = self._last
+        found = await run_in_threadpool(self._look, watched)
+        self._judge.learn(found)
+        for job in (job for job in found if job.state in ENDED):
+            told = Snapshot(begun, self._last, True, {"job": self._view(job)}).told("snapshot")
+            for client in self._by_job.get(job.id, ()):
+                client.offer(told)
 
-    def _tell(self, event: Event) -> None:
-        for client in self._clients:
-            client.offer(event)
-
-
-def _order(event_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = event_id.partition("-")
-    return int(milliseconds), int(sequence or 0)
-
-
-Snapshot = Callable[[], Awaitable[Event]]
+    def _clients(self) -> list[Client]:
+        return [*self._everything, *(client for group in self._by_job.values() for client in group)]
 
 
-async def stream(
-    hub: EventHub,
-    last_id: str | None,
-    snapshot: Snapshot,
-    wanted: Callable[[Event], bool],
-    over: Callable[[Event], bool] | None = None,
-) -> AsyncIterator[ServerSentEvent]:
-    """Replay, then live, each event once and in order; a snapshot instead of a gap that cannot be filled.
-
-    Args:
-        snapshot: the state of what is watched, from the ledger.
-        wanted: which events this stream is about.
-        over: whether an event or a snapshot is the last word. It is looked for in the ledger too, after the replay
-            and in silence, because an event can be lost and the ledger cannot.
-    """
-    with hub.client() as client:
-        async for event in _told(hub, client, last_id, snapshot):
-            last = over is not None and over(event)
-            if event["type"] == QUIET and not last:
-                continue
-            if event["id"] is None or wanted(event):
-                yield _event(event)
-            if last:
-                return
-
-
-async def _told(hub: EventHub, client: Client, last_id: str | None, snapshot: Snapshot) -> AsyncIterator[Event]:
-    """Everything there is to tell a client, of all subjects; a look at the ledger comes as `QUIET`."""
-    seen = (0, 0)
-    missed = await hub.replay(last_id) if last_id else None
-    if missed is None:
-        yield {"type": "resync" if last_id else "snapshot", "id": None, **await snapshot()}
-    else:
-        for event in missed:
-            seen = _order(event["id"])
-            yield event
-        yield {"type": QUIET, "id": None, **await snapshot()}
-    while True:
-        try:
-            event = await asyncio.wait_for(client.next(), SILENCE_SECONDS)
-        except TimeoutError:
-            yield {"type": QUIET, "id": None, **await snapshot()}
-            continue
-        if event["type"] == "resync" or client.lost:
-            client.lost = False
-            yield {"type": "resync", "id": None, **await snapshot()}
-        if event["id"] is not None and _order(event["id"]) > seen:
-            seen = _order(event["id"])
-            yield event
-
-
-def _event(event: Event) -> ServerSentEvent:
-    kind = "snapshot" if event["type"] == QUIET else event["type"]
-    return ServerSentEvent(data={**event, "type": kind}, event=kind, id=event["id"])
+def _order(entry: Any) -> Order:
+    return parse_order(entry[0].decode())

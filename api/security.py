@@ -3,10 +3,12 @@
 import hmac
 import ipaddress
 import platform
+from codecs import BOM_UTF8
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Request
+from fastapi import Depends
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,6 +16,7 @@ from api.problems import problem
 from shared.errors import Invalid, Unauthenticated
 from shared.settings import ApiSettings, Settings
 
+WITH_BODY = ("POST", "PUT", "PATCH", "DELETE")
 LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -38,7 +41,7 @@ def check_bind(settings: Settings, host: str) -> None:
         )
 
 
-async def require_key(request: Request) -> None:
+async def require_key(request: HTTPConnection) -> None:
     """The bearer key, where one is set; compared in constant time.
 
     Raises:
@@ -72,10 +75,15 @@ class Guard:
             return
         headers = Headers(scope=scope)
         refusal = self._judge(scope, headers)
+        if refusal is None and scope["type"] == "http" and scope["method"] in WITH_BODY:
+            body = await self._read(receive)
+            if body is None:
+                return  # nobody is there any more
+            refusal, receive = self._judge_bytes(body), _again(body, receive)
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        await self._app(scope, self._limited(receive), send)
+        await self._app(scope, receive, send)
 
     def _judge(self, scope: Scope, headers: Headers) -> Response | None:
         host = headers.get("host", "")
@@ -87,34 +95,46 @@ class Guard:
         if foreign or headers.get("sec-fetch-site") == "cross-site":
             hint = "Use the page of this service, or a client that is no browser."
             return problem(403, "foreign_origin", "Pages of other sites may not call this service.", hint)
-        if scope["type"] == "http" and scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
+        if scope["type"] == "http" and scope["method"] in WITH_BODY:
             return self._judge_body(headers)
         return None
 
     def _judge_body(self, headers: Headers) -> Response | None:
         length = headers.get("content-length", "0")
         has_body = length != "0" or "transfer-encoding" in headers
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if has_body and kind != "application/json":
+        kind, _, parameters = headers.get("content-type", "").lower().partition(";")
+        charset = parameters.partition("charset=")[2].strip(' "')
+        if has_body and (kind.strip() != "application/json" or charset not in ("", "utf-8")):
             hint = "Send `Content-Type: application/json`."
-            return problem(415, "unsupported_media_type", "Bodies are JSON here.", hint)
+            return problem(415, "unsupported_media_type", "Bodies are JSON in UTF-8 here.", hint)
         if "content-encoding" in headers:
             return problem(415, "unsupported_media_type", "Bodies are not compressed here.", "Send the JSON as it is.")
         if not length.isdecimal() or int(length) > self._limit:
-            return problem(413, "body_too_large", f"The body is larger than {self._limit} bytes.", "Send less JSON.")
+            return self._too_large()
         return None
 
-    def _limited(self, receive: Receive) -> Receive:
-        """Bodies without a length are counted while they arrive; the one that is too long is cut off."""
-        seen = 0
+    def _too_large(self) -> Response:
+        message = f"The body is larger than {self._limit} bytes."
+        return problem(413, "body_too_large", message, "Send less JSON.", headers={"Connection": "close"})
 
-        async def counted() -> Message:
-            nonlocal seen
+    async def _read(self, receive: Receive) -> bytes | None:
+        """The body, or its beginning where it is too long; None where the client has gone."""
+        body = bytearray()
+        while len(body) <= self._limit:
             message = await receive()
-            seen += len(message.get("body", b""))
-            return {"type": "http.disconnect"} if seen > self._limit else message
+            if message["type"] != "http.request":
+                return None
+            body += message.get("body", b"")
+            if not message.get("more_body", False):
+                break
+        return bytes(body)
 
-        return counted
+    def _judge_bytes(self, body: bytes) -> Response | None:
+        if len(body) > self._limit:
+            return self._too_large()
+        if b"\0" in body or body.startswith(BOM_UTF8):  # every other encoding of JSON has zeros
+            return problem(400, "invalid_json", "The body is not JSON in UTF-8.", "Send one JSON object.")
+        return None
 
     def _knows(self, host: str) -> bool:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
@@ -126,3 +146,17 @@ class Guard:
         except ValueError:
             return False
         return True  # an address cannot be rebound; only names can
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """What was read already, then what comes after it."""
+    told = False
+
+    async def receive_again() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_again

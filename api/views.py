@@ -3,9 +3,10 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
+from api.storable import printable, printable_lines, storable
 from shared.contracts import ModelId, ScanPath
 from shared.db.catalog import Facts
 from shared.db.tables import Job, Model, Residency
@@ -17,9 +18,11 @@ PriorityName = Literal["CRITICAL", "HIGH", "MEDIUM", "LOW"]
 
 
 class Body(BaseModel):
-    """A request: both spellings, no unknown field, no silent conversion."""
+    """A request: both spellings, no unknown field, no silent conversion, nothing that cannot be kept."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True)
+
+    _storable = model_validator(mode="before")(storable)
 
 
 class View(BaseModel):
@@ -202,7 +205,7 @@ def _checksum(value: str) -> str:
     return value.lower()
 
 
-Text = Annotated[str, Field(max_length=2000)]
+Text = Annotated[str, Field(max_length=2000), AfterValidator(printable)]
 
 
 class AddModel(Body):
@@ -215,15 +218,15 @@ class AddModel(Body):
 
     model_id: ModelId
     model_type: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-    name: Annotated[str, Field(min_length=1, max_length=200)]
-    description: Text = ""
+    name: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]
+    description: Annotated[str, Field(max_length=2000), AfterValidator(printable_lines)] = ""
     source: Annotated[SourceKind, Field(strict=False)]
     source_url: Text
     revision: Text | None = None
     file_size: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     checksum: Annotated[str, AfterValidator(_checksum)] | None = None
     requirements: dict[str, Any] = {}
-    tags: Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=50)] = []
+    tags: Annotated[list[Annotated[str, Field(max_length=100), AfterValidator(printable)]], Field(max_length=50)] = []
     config: dict[str, Any] = {}
 
     @field_validator("source_url")

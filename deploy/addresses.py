@@ -2,11 +2,15 @@
 
 import contextlib
 import ipaddress
+import random
 import socket
 import time
+from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 DYING_SECONDS = 2
+LOWEST_PORT = 20_000
+TRIES = 100
 
 
 def is_free(host: str, port: int) -> bool:
@@ -33,11 +37,26 @@ def becomes_free(host: str, port: int) -> bool:
 
 
 def free_port(host: str = LOOPBACK) -> int:
-    """A port that nobody listens on; the system does not hand it out again soon."""
+    """A port that nobody listens on, and that the system gives to no outgoing connection.
+
+    A server that dies finds it free when it comes back; and a client that calls meanwhile cannot be given the very
+    port that it calls, which would connect it to itself and keep the server out.
+    """
+    for _ in range(TRIES):
+        port = random.randrange(LOWEST_PORT, max(_first_outgoing(), LOWEST_PORT + 1))
+        if is_free(host, port):
+            return port
     family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.bind(address)
         return int(probe.getsockname()[1])
+
+
+def _first_outgoing() -> int:
+    """The lowest port of outgoing connections; Linux tells, elsewhere what the standard says."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+    return 32_768
 
 
 def is_loopback(host: str) -> bool:

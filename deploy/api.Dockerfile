@@ -19,4 +19,4 @@ RUN pip install --no-deps --editable .
 ENV MODELYARD_DATA_DIR=/var/lib/modelyard
 USER 10001:10001
 EXPOSE 8000
-CMD ["python", "-m", "uvicorn", "api.app:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000"]
+CMD ["python", "-m", "uvicorn", "api.app:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000", "--ws-max-size", "65536"]

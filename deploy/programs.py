@@ -92,7 +92,10 @@ def _python(module: str, *arguments: str) -> tuple[str, ...]:
 
 def _serving(plan: Plan) -> tuple[str, ...]:
     # Open event streams would hold uvicorn for ever; the limit stays under the program's stop_seconds.
-    return ("--host", plan.host, "--port", str(plan.port), "--timeout-graceful-shutdown", "4", "--no-access-log")
+    return (
+        "--host", plan.host, "--port", str(plan.port), "--timeout-graceful-shutdown", "4", "--no-access-log",
+        "--ws-max-size", "65536",
+    )  # fmt: skip
 
 
 def _flower(port: int, db: Path) -> tuple[str, ...]:

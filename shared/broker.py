@@ -82,9 +82,8 @@ def make_app(settings: Settings, *, publisher: bool = False) -> Celery:
         broker_channel_error_retry=True,
         # 6.0 turns this on; a blip of Redis must not kill a download.
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        # Flower needs both; a fifth of the throughput is a fair price at tens of jobs a minute.
+        # For Flower, which learns of a task when a worker receives it.
         worker_send_task_events=True,
-        task_send_sent_event=True,
         # Our JSON logs stay ours.
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,

@@ -39,8 +39,12 @@ def configure(settings: Settings, process: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
-    for chatty in ("httpx", "httpx2", "httpcore", "huggingface_hub", "alembic", "urllib3"):
+    for chatty in ("httpx", "httpx2", "httpcore", "huggingface_hub", "alembic", "urllib3", *CELERYS_OWN):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+CELERYS_OWN = ("celery.app.trace", "celery.worker.strategy")
+"""They say for each task what `job.started` and `job.ended` say."""
 
 
 def _name_process(name: str) -> Any:

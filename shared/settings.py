@@ -168,6 +168,7 @@ class ApiSettings(BaseSettings):
         default_factory=list, description="Further names under which browsers may reach this service. Comma-separated."
     )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body.")
+    max_streams: int = Field(1100, ge=1, description="Event streams that may be open at a time, per process.")
     hold_seconds: float = Field(60, ge=0, description="How long a request may wait for its model during a swap.")
 
     _split_hosts = field_validator("allowed_hosts", mode="before")(_split)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 
+from deploy.addresses import free_port
 from shared.broker import Broker, make_app
 from shared.db.session import Database, migrate
 from shared.db.tables import Device, Model
@@ -35,13 +36,6 @@ def _no_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         real(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def until(condition: Any, seconds: float = 30.0, what: str = "it") -> Any:

@@ -107,7 +107,7 @@ def _celery_arguments(owner: str, *, slots: int) -> list[str]:
     # Threads: what a thread cannot stop is stopped by checkpoints, by timeouts, and by killing the runner.
     # Gossip and mingle share revokes and clocks between workers; the ledger needs neither.
     return [
-        "worker", "--pool=threads", f"--concurrency={slots}", f"--hostname={owner}", "--loglevel=INFO",
+        "worker", f"--concurrency={slots}", f"--hostname={owner}", "--loglevel=INFO",
         "--without-gossip", "--without-mingle",
     ]  # fmt: skip
 

@@ -47,6 +47,7 @@ def make_worker_app(services: Services, lane: str, keeper: Keeper, *, slots: int
     guard.install()
     app = make_app(services.settings)
     names = [queue_name(priority, lane) for priority in (Priority.CRITICAL, Priority.HIGH)] if urgent else []
+    app.conf.worker_pool = f"{guard.__name__}:WakingPool"
     app.conf.worker_consumer = f"{guard.__name__}:GuardedConsumer"
     app.conf.task_queues = [named_queue(name) for name in names or worker_queues(lane)]
     heart = Heart(services, lane, slots)

@@ -1,24 +1,19 @@
-"""One resource for work of every kind, and the events that tell of it."""
+"""One resource for work of every kind."""
 
 import time
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi import APIRouter, Query
 
 from api.cursor import decode_cursor, encode_cursor
-from api.deps import Front, FrontDep, read_job, run_sync
-from api.events import stream
+from api.deps import FrontDep
 from api.forecast import seconds_left, seconds_until_start
 from api.views import JobChange, JobPage, JobView, eta_seconds, view_job
 from shared.db import jobs
 from shared.db.tables import Job
-from shared.states import ENDED, LIVE, JobState, Priority
+from shared.states import JobState, Priority
 
 router = APIRouter(tags=["jobs"])
-
-LastEventId = Annotated[str | None, Header(description="Id of the last event seen, to have what came since.")]
 
 
 @router.get("/jobs", summary="List jobs")
@@ -85,54 +80,3 @@ def resume(front: FrontDep, job_id: str) -> JobView:
 def retry(front: FrontDep, job_id: str) -> JobView:
     """The same job, queued again with fresh counters."""
     return view_job(front.ledger.retry(job_id))
-
-
-def _exists(front: FrontDep, job_id: str) -> None:
-    """A stream has sent its 200 before its body runs: an unknown job must be noticed here."""
-    read_job(front, job_id)
-
-
-@router.get(
-    "/jobs/{job_id}/events",
-    summary="Follow one job",
-    response_class=EventSourceResponse,
-    dependencies=[Depends(_exists)],
-)
-async def job_events(front: FrontDep, job_id: str, last_event_id: LastEventId = None) -> AsyncIterator[ServerSentEvent]:
-    """Server-sent events until the job ends: a snapshot first, then each change. Reconnects miss nothing."""
-
-    async def snapshot() -> dict[str, Any]:
-        job: Job = await run_sync(read_job, front, job_id)
-        return {"job": view_job(job).model_dump(mode="json", by_alias=True)}
-
-    async for event in stream(front.hub, last_event_id, snapshot, lambda event: event.get("jobId") == job_id, _ends):
-        yield event
-
-
-def _ends(event: dict[str, Any]) -> bool:
-    status = event.get("status") or event.get("job", {}).get("status")
-    return event["type"] != "job.progress" and status in ENDED
-
-
-@router.get("/events", summary="Follow everything", response_class=EventSourceResponse)
-async def events(
-    front: FrontDep,
-    last_event_id: LastEventId = None,
-    types: Annotated[
-        str | None, Query(max_length=200, description="Only types that start with one of these, comma-separated.")
-    ] = None,
-) -> AsyncIterator[ServerSentEvent]:
-    """Server-sent events of jobs, models and residencies; a snapshot of live jobs first."""
-    prefixes = tuple(part.strip() for part in types.split(",")) if types else ("",)
-
-    async def snapshot() -> dict[str, Any]:
-        return {"jobs": [view.model_dump(mode="json", by_alias=True) for view in await run_sync(_live, front)]}
-
-    async for event in stream(front.hub, last_event_id, snapshot, lambda event: event["type"].startswith(prefixes)):
-        yield event
-
-
-def _live(front: Front) -> list[JobView]:
-    with front.database.reading() as session:
-        found = [job for state in LIVE for job in jobs.find(session, state=state, limit=100)]
-    return [view_job(job) for job in found]

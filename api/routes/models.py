@@ -55,7 +55,7 @@ def add_model(front: FrontDep, body: AddModel, response: Response) -> ModelView:
         model = catalog.add_model(session, body.row())
         facts = catalog.Facts(session, [])
     response.headers["Location"] = f"/api/v1/models/{model.id}"
-    front.ledger.events.publish("model.added", modelId=model.id)
+    front.doorbell(lambda: front.ledger.events.publish("model.added", modelId=model.id))
     return view_model(model, facts)
 
 

@@ -218,9 +218,10 @@ class Facts:
         self.residencies: dict[str, list[Residency]] = {}
         for residency in residencies(session, model_ids):
             self.residencies.setdefault(residency.model_id, []).append(residency)
+        fetching = (col(Job.kind) + "").in_(FETCHES)  # an expression: else SQLite takes the index of the kind
         newest = (
             select(func.max(Job.created_at))
-            .where(col(Job.model_id).in_(model_ids), col(Job.kind).in_(FETCHES))
+            .where(col(Job.model_id).in_(model_ids), fetching)
             .group_by(col(Job.model_id))
         )
         jobs = select(Job).where(col(Job.model_id).in_(model_ids), col(Job.created_at).in_(newest))

@@ -1,5 +1,6 @@
 """Finding jobs. Every change of a job is in `shared/jobs.py`."""
 
+from sqlalchemy import tuple_
 from sqlmodel import Session, col, func, select
 
 from shared.db.session import now
@@ -18,6 +19,11 @@ def get(session: Session, job_id: str) -> Job:
     return job
 
 
+def these(session: Session, ids: list[str]) -> list[Job]:
+    """The jobs with these ids, a few thousand at most; those that are unknown are missing."""
+    return list(session.exec(select(Job).where(col(Job.id).in_(ids))).all())
+
+
 def find(
     session: Session,
     *,
@@ -33,8 +39,8 @@ def find(
         if value is not None:
             query = query.where(col(column) == value)
     if before is not None:
-        at, last = before
-        query = query.where((col(Job.created_at) < at) | ((col(Job.created_at) == at) & (col(Job.id) < last)))
+        # As one value: an OR would read all rows from the newest on.
+        query = query.where(tuple_(col(Job.created_at), col(Job.id)) < tuple_(*before))
     return list(session.exec(query).all())
 
 

@@ -83,6 +83,9 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
         self._readers = self.engine.execution_options(reads=True)
+        # SQLite commits each statement by itself where we do not say BEGIN.
+        alone: dict[str, Any] = {"alone": True} if url.startswith("sqlite") else {"isolation_level": "AUTOCOMMIT"}
+        self._singles = self.engine.execution_options(**alone)
         self._away_at = -math.inf
 
     @contextmanager
@@ -106,10 +109,24 @@ class Database:
             yield session
 
     @contextmanager
+    def single(self) -> Iterator[Connection]:
+        """For one statement that is a transaction of its own: committed when it returns, without a word about it.
+
+        Raises:
+            Unavailable: the database cannot be reached or stays locked.
+        """
+        with self._judged(), self._singles.connect() as connection:
+            yield connection
+
+    @contextmanager
     def _session(self, engine: Engine) -> Iterator[Session]:
+        with self._judged(), Session(engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
         try:
-            with Session(engine, expire_on_commit=False) as session, session.begin():
-                yield session
+            yield
         except DataError as error:
             raise Invalid("invalid_text", "A value cannot be stored.", "Leave out control characters.") from error
         except (DBAPIError, PoolTimeout) as error:
@@ -150,9 +167,9 @@ def _engine(url: str) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         # A reader that turns writer inside one transaction fails at once instead of waiting its turn.
-        connection.exec_driver_sql(
-            "BEGIN IMMEDIATE" if not connection.get_execution_options().get("reads") else "BEGIN"
-        )
+        options = connection.get_execution_options()
+        if not options.get("alone"):
+            connection.exec_driver_sql("BEGIN" if options.get("reads") else "BEGIN IMMEDIATE")
 
     return engine
 

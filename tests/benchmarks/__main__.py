@@ -1,10 +1,8 @@
 """`python -m tests.benchmarks [rows…] [--quick] [--out FOLDER]`."""
 
 import argparse
-import shutil
+import signal
 import sys
-import tempfile
-import traceback
 from pathlib import Path
 
 from rich.console import Console
@@ -24,22 +22,24 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=None, help="5, or 2 with --quick")
     parser.add_argument("--out", type=Path, default=OUT, help="where results.json and results.svg go")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     return run(options.rows or list(ROWS), options.out, quick=options.quick, repetitions=options.repetitions)
 
 
 def run(rows: list[int], out: Path, *, quick: bool, repetitions: int | None = None) -> int:
     """Measure the rows, print the table, write the files; 1 where a row could not be measured."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     out.mkdir(parents=True, exist_ok=True)
     before, results, failed = report.machine(), [], 0
     console.print(f"{before['cores']} cores, load {before['load'][0]} at the start")
     for row in rows:
         console.print(f"row {row} …")
         try:
-            results.append(_row(row, console, repetitions or (2 if quick else 5), quick=quick))
+            results.append(_row(row, repetitions or (2 if quick else 5), quick=quick))
         except Exception:  # noqa: BLE001 - one row that breaks must not cost the others
             failed += 1
-            console.print(f"[red]row {row} could not be measured[/]\n{traceback.format_exc()}", markup=True)
+            console.print(f"[red]row {row} could not be measured[/]")
+            console.print_exception()
     after = report.machine()
     report.show(console, results)
     console.print(f"load {after['load'][0]} at the end; {out}/results.json, results.svg")
@@ -48,13 +48,9 @@ def run(rows: list[int], out: Path, *, quick: bool, repetitions: int | None = No
     return 1 if failed else 0
 
 
-def _row(row: int, console: Console, repetitions: int, *, quick: bool) -> RowResult:
-    folder = Path(tempfile.mkdtemp(prefix="bench-row-"))
-    try:
-        with Stage() as stage:
-            return ROWS[row](Context(folder, stage, repetitions, quick, console.print))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _row(row: int, repetitions: int, *, quick: bool) -> RowResult:
+    with Stage() as stage:
+        return ROWS[row](Context(stage, repetitions, quick))
 
 
 if __name__ == "__main__":

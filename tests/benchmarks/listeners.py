@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
-MARK = re.compile(rb'"sentAt":\s?([0-9.]+),"burst":\s?([0-9]+)')
+MARK = re.compile(rb'"sentAt":\s?([0-9.]+),\s?"burst":\s?([0-9]+)')
 PATIENCE = 120
 
 
@@ -32,10 +32,10 @@ class Listener(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         at = time.time()
-        whole, last, self._rest = (self._rest + data).rpartition(b"\n")
+        whole, _, self._rest = (self._rest + data).rpartition(b"\n")
         for sent, burst in MARK.findall(whole):
             self._ages[int(burst)].append(at - float(sent))
-        if not self.ready.done() and b"event: snapshot" in whole + last:
+        if not self.ready.done() and b"event: snapshot" in whole:
             self.ready.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -54,7 +54,7 @@ async def listen(host: str, port: int, count: int, path: str) -> dict[str, Any]:
         await asyncio.gather(*(each.ready for each in listeners))
     print("ready", flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
-    return {"ended": sum(each.ended for each in listeners), "ages": {burst: found for burst, found in ages.items()}}
+    return {"ended": sum(each.ended for each in listeners), "ages": dict(ages)}
 
 
 def main() -> None:

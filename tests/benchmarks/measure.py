@@ -1,11 +1,11 @@
 """What a row is made of: repetitions in turns, wall and CPU time, medians with their spread, targets."""
 
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -20,15 +20,11 @@ Result = TypeVar("Result")
 class Context:
     """What a row is given."""
 
-    folder: Path
-    """Scratch of this row alone, on the disk that is measured."""
     stage: Stage
     """Servers and processes; everything that a row starts there ends with the row."""
     repetitions: int
     quick: bool
     """A smoke of the harness: small counts, figures that mean little."""
-    say: Callable[[str], None]
-    """Tells the person who waits how far the row is."""
 
     def pick(self, full: int, quick: int) -> int:
         return quick if self.quick else full
@@ -93,7 +89,7 @@ class RowResult:
 
 
 class Meter:
-    """Wall seconds, and CPU seconds of the watched processes with their children, of the block inside."""
+    """Wall seconds and CPU seconds of the block inside: of what is watched with its children, this one without."""
 
     def __init__(self, **watched: int) -> None:
         self._watched = {name: psutil.Process(pid) for name, pid in watched.items()}
@@ -113,6 +109,8 @@ class Meter:
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
+    if process.pid == os.getpid():
+        return time.process_time()  # alone: everything else is its child
     total = 0.0
     for each in (process, *process.children(recursive=True)):
         try:

@@ -30,12 +30,11 @@ def table(results: list[RowResult]) -> Table:
         found.add_column(name, overflow="fold")
     for result in results:
         for line in result.lines:
+            name = f"{line.measure} / {line.peer_name}" if line.peer_name else line.measure
+            cpu = " : ".join(_figure(each, "") for each in (line.ours_cpu, line.peer_cpu) if each)
+            figures = _figure(line.ours, line.unit), _figure(line.peer, line.unit), _figure(line.ratios, "×")
             verdict = "[green]met[/]" if line.met else "[red]missed[/]"
-            found.add_row(
-                str(result.number), f"{line.measure}{f' / {line.peer_name}' if line.peer_name else ''}",
-                _figure(line.ours, line.unit), _figure(line.peer, line.unit), _figure(line.ratios, "×"),
-                str(line.target), verdict, " : ".join(_figure(each, "") for each in (line.ours_cpu, line.peer_cpu) if each),
-            )  # fmt: skip
+            found.add_row(str(result.number), name, *figures, str(line.target), verdict, cpu)
         found.add_section()
     return found
 

@@ -19,12 +19,13 @@ from typing import Any, Self, TypeVar
 import psycopg
 from pydantic import SecretStr
 
+from deploy.addresses import free_port
 from deploy.environment import environment
 from shared.db.session import migrate
 from shared.settings import JobSettings, RedisSettings, Settings
 from tests.benchmarks.peer import BROKER
-from tests.benchmarks.starts import FILE, SECONDS
-from tests.conftest import RealRedis, free_port
+from tests.benchmarks.starts import FILE, SECONDS, Starts
+from tests.conftest import RealRedis
 
 PROJECT = Path(__file__).resolve().parents[2]
 START_SECONDS = 90
@@ -42,7 +43,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = START_SEC
 
 
 class Stage:
-    """Everything that one row started; ends with it."""
+    """Everything that one row started; ends with it. Its data lies where TMPDIR says, which should be a real disk."""
 
     def __init__(self) -> None:
         self._end = contextlib.ExitStack()
@@ -57,6 +58,10 @@ class Stage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end.close()
+
+    def starts(self, name: str) -> Starts:
+        """Where the bodies of one worker note that they began."""
+        return self.enter(contextlib.closing(Starts(self.folder / f"{name}.starts")))
 
     def enter(self, manager: AbstractContextManager[Entered]) -> Entered:
         """What a row opened, closed when the row ends."""

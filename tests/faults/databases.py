@@ -5,11 +5,13 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
+from deploy.addresses import free_port
 from shared.db.session import BUSY_SECONDS
-from tests.conftest import free_port, until
+from tests.conftest import until
 
 
 class Losable(Protocol):
@@ -27,7 +29,7 @@ class Losable(Protocol):
 class Sqlite:
     """SQLite is lost while somebody else holds its write lock for longer than anybody waits for it."""
 
-    away_seconds = BUSY_SECONDS + 3.0
+    away_seconds = BUSY_SECONDS + 1.5
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "modelyard.db"
@@ -53,18 +55,17 @@ class Postgresql:
 
     away_seconds = 4.0
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         programs = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path("/usr/bin")]
         self._server, initdb = programs[-1] / "postgres", programs[-1] / "initdb"
         assert self._server.exists(), "install postgresql (make test does)"
-        self._folder = folder
+        # Not below pytest's folder: every other pytest that starts closes that one to other users again.
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="modelyard-postgres-"))
         self._identity: dict[str, Any] = {}
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             self._identity = {"user": "postgres", "group": "postgres"}
-            for part in (folder, *list(folder.parents)[:3]):
-                part.chmod(0o755)
             shutil.chown(folder, "postgres", "postgres")
-        command = [initdb, "-D", folder / "data", "-U", "modelyard", "-A", "trust"]
+        command: list[str | Path] = [initdb, "-D", folder / "data", "-U", "modelyard", "-A", "trust"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", **self._identity)
         self._port = free_port()
         self.url = f"postgresql+psycopg://modelyard@127.0.0.1:{self._port}/postgres"
@@ -80,14 +81,16 @@ class Postgresql:
     def bring_back(self) -> None:
         if self._process is None:
             options = ("-h", "127.0.0.1", "-p", str(self._port), "-k", str(self._folder), "-c", "fsync=off")
-            self._process = subprocess.Popen(
-                [self._server, "-D", self._folder / "data", *options],
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **self._identity,
-            )  # fmt: skip
+            with (self._folder / "log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    [self._server, "-D", self._folder / "data", *options],
+                    stdout=log, stderr=log, cwd="/", **self._identity,
+                )  # fmt: skip
             until(self._answers, 60, "PostgreSQL")
 
     def close(self) -> None:
         self.lose()
+        shutil.rmtree(self._folder)
 
     def _answers(self) -> bool:
         import psycopg

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import time
 from concurrent.futures import Future
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 import httpx
 import psutil
+from sqlalchemy import text
 
 from deploy.demo.hub import Hub
 from deploy.demo.models import make_gguf_llm, make_transformers_llm
 from deploy.local import READY_SECONDS, Instance
-from shared.db import jobs
+from shared.db import catalog, jobs
 from shared.db.session import Database
 from shared.db.tables import Job
 from shared.errors import ModelyardError
@@ -65,10 +67,10 @@ class House:
         self.kind = kind
         self.hub_root = hub_root
         self.order = folder / "fault"
-        data, redis_folder, database_folder = folder / "data", folder / "redis", folder / "database"
-        for part in (data, redis_folder, database_folder):
+        data, redis_folder = folder / "data", folder / "redis"
+        for part in (data, redis_folder):
             part.mkdir(parents=True)
-        self.database: Losable = Sqlite(data) if kind == "sqlite" else Postgresql(database_folder)
+        self.database: Losable = Sqlite(data) if kind == "sqlite" else Postgresql()
         self.redis = RealRedis(redis_folder)
         self.redis.start()
         self.hub = Hub(hub_root)
@@ -160,10 +162,29 @@ class House:
         self.await_held()
         self.order.with_suffix(".held").unlink()
 
+    def freeze(self, pid: int) -> None:
+        """SIGSTOP, and not while the process holds the one lock of SQLite: everybody would stand still with it."""
+
+        def frozen() -> bool:
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                self._write()
+            except ModelyardError:
+                os.kill(pid, signal.SIGCONT)
+                return False
+            return True
+
+        until(frozen, 60, "a moment to freeze the process")
+
+    def _write(self) -> None:
+        with self.ledger.session() as session:
+            session.execute(text("UPDATE jobs SET phase = phase WHERE id = ''"))
+
     # -- what people do -------------------------------------------------------------------------------------
 
-    def post(self, path: str, body: dict[str, Any] | None = None, **headers: str) -> str:
+    def post(self, path: str, body: dict[str, Any] | None = None, key: str | None = None) -> str:
         """Ask for work as a patient client does: again, under the same key, until there is an answer."""
+        headers = {} if key is None else {"Idempotency-Key": key}
         method, path = ("DELETE", path.removeprefix("DELETE ")) if path.startswith("DELETE ") else ("POST", path)
 
         def answer() -> str | None:
@@ -211,6 +232,17 @@ class House:
         pid: int = until(look, 60, f"process {name}")
         return pid
 
+    def carries_on(self) -> None:
+        """New work is accepted and done."""
+        with self.ledger.reading() as session:
+            there = catalog.exists(session, "probe")
+        if not there:
+            self.pull("probe", "tiny/elm")
+        self.done("/api/v1/models/probe/verify")
+
+    def ready(self) -> None:
+        until(self.instance.is_ready, 90, "readiness")
+
     # -- waiting --------------------------------------------------------------------------------------------
 
     def job(self, job_id: str) -> Job:
@@ -219,7 +251,8 @@ class House:
 
     def ended(self, job_id: str) -> Job:
         """The job once it has ended. Fails where nothing changes in it for the promised time."""
-        return self._settled(lambda: [job for job in [self.job(job_id)] if job.state not in ENDED]) or self.job(job_id)
+        self._settled(lambda: [job for job in [self.job(job_id)] if job.state not in ENDED])
+        return self.job(job_id)
 
     def settle(self) -> None:
         """Until no job is live: the one of the cell, and those that others were asked for because of it."""

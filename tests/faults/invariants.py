@@ -59,6 +59,7 @@ def check(house: House, expected: Expected) -> None:
     for model_id, repo in expected.whole.items():
         _insist_on_bytes(house, model_id, house.hub_root / repo)
     if expected.active is not None:
+        house.ready()
         told = house.say()
         assert told.status_code == 200, f"I4: {told.status_code} {told.text}"
         assert told.headers["x-modelyard-model"] == expected.active
@@ -80,9 +81,9 @@ def _jobs(house: House, session: Session, expected: Expected) -> Iterator[str]:
         if job.lost > limits.max_lost or job.attempt > 1 + job.lost + job.retries + 8:
             yield f"I8: job {job.id} took {job.attempt} attempts and lost {job.lost} workers"
     for job_id in expected.jobs:
-        job = session.get(Job, job_id)
-        if job is None or job.state != "succeeded":
-            yield f"I1: job {job_id} is {job.state if job else 'not there'}: {job.error if job else ''}"
+        mine = session.get(Job, job_id)
+        if mine is None or mine.state != "succeeded":
+            yield f"I1: job {job_id} is {mine.state if mine else 'not there'}: {mine.error if mine else ''}"
 
 
 def _store(house: House, session: Session, expected: Expected) -> Iterator[str]:

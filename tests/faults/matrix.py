@@ -195,6 +195,7 @@ CELLS: list[Cell] = [
 SHORT: list[tuple[str, Cell]] = [
     ("sqlite", Cell("download", "download.written", Fault.KILL, 10)),
     ("sqlite", Cell("download", "publish.moved", Fault.KILL)),
+    ("sqlite", Cell("repair", "publish.exchanged", Fault.KILL)),
     ("sqlite", Cell("remove", "remove.trashed", Fault.KILL)),
     ("sqlite", Cell("verify", "verify.hashed", Fault.TERM, 8)),
     ("sqlite", Cell("scrub", "scrub.convicted", Fault.KILL)),

@@ -27,11 +27,15 @@ everything: the ledger, the store, memory, processes, events. Nothing on this pa
 - What was proven on disk is not fetched again.
 - Exactly one model serves a type. While it is exchanged, requests reach the one before or the one after.
 - Nothing of a dead worker stays behind: no runner without an owner, no half a model among the published ones.
-- A worker that was away too long can neither publish nor write: its number is no longer valid.
+- A worker that was frozen past its lease writes nothing to the ledger any more: its attempt's number is no longer
+  valid. Nobody else touches the model's files until it has noticed, or is gone.
 - Asking again under the same `Idempotency-Key` is asking once.
 
 What we do not promise: that a job's body starts only once. A worker that dies after its work and before its outcome
 leaves a job that is done again; each is written so that the second time finds the work done.
+Nor that a worker which is frozen, not dead, holds nobody up: the job it had waits for its model's files until it goes
+on or is killed, and on SQLite, where one writer at a time is all there is, one frozen in the middle of a write stops
+everybody's.
 """
 
 SCENARIOS = {

@@ -68,13 +68,13 @@ class Download(Scenario):
     def prepare(self) -> None:
         self.model = f"oak-{self.number}"
         self.house.add(self.model, self.REPO)
-        self._before = self.house.hub.sent("/cdn/")
+        self._before = self.house.hub.sent(f"/cdn/{self.REPO}/")
 
     def ask(self) -> str:
         return self.house.post("/api/v1/models/download", {"model_id": self.model})
 
     def expected(self, job_id: str) -> Expected:
-        sent = self.house.hub.sent("/cdn/") - self._before
+        sent = self.house.hub.sent(f"/cdn/{self.REPO}/") - self._before
         size = max(file.stat().st_size for file in (self.house.hub_root / self.REPO).iterdir())
         assert sent <= size + 64 * 1024**2, f"F-2: {sent} bytes were fetched for {size}"
         return self._expect(job_id, whole={self.model: self.REPO})
@@ -82,7 +82,7 @@ class Download(Scenario):
     def fetched_once(self) -> bool:
         """Whether the large file came over the wire once: a fault after its last byte costs no byte."""
         sizes = [file.stat().st_size for file in (self.house.hub_root / self.REPO).iterdir()]
-        return self.house.hub.sent("/cdn/") - self._before == max(sizes)
+        return self.house.hub.sent(f"/cdn/{self.REPO}/") - self._before == max(sizes)
 
 
 class Verify(Scenario):
@@ -139,7 +139,7 @@ class Remove(Scenario):
         self.house.pull(self.model, self.REPO)
 
     def ask(self) -> str:
-        return self.house.post(f"DELETE /api/v1/models/{self.model}", **{"Idempotency-Key": f"remove-{self.number}"})
+        return self.house.post(f"DELETE /api/v1/models/{self.model}", key=f"remove-{self.number}")
 
     def expected(self, job_id: str) -> Expected:
         return self._expect(job_id, gone=[self.model])
@@ -274,8 +274,7 @@ class Ask(Scenario):
         self.house.add(self.model, self.REPO)
 
     def ask(self) -> str:
-        key = {"Idempotency-Key": f"ask-{self.number}"}
-        return self.house.post("/api/v1/models/download", {"model_id": self.model}, **key)
+        return self.house.post("/api/v1/models/download", {"model_id": self.model}, f"ask-{self.number}")
 
     def expected(self, job_id: str) -> Expected:
         with self.house.ledger.reading() as session:

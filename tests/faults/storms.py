@@ -25,6 +25,7 @@ from shared.broker import Broker, make_app
 from shared.db.session import Database, migrate
 from shared.db.tables import Job
 from shared.jobs import Ledger
+from shared.leash import leashed
 from shared.progress import Events, connect
 from shared.settings import Settings
 from shared.states import ENDED, JobState
@@ -67,15 +68,19 @@ class Side:
         self._workers: list[tuple[subprocess.Popen[bytes], Path]] = []
 
     def start(self) -> None:
+        """Call it from a thread that lives as long as the workers should: they are on its leash."""
         for _ in range(WORKERS):
             self._start()
-        until(lambda: len(self._ready()) == WORKERS, 90, f"workers in {self._logs}")
+
+    def ready(self) -> bool:
+        return len(self._ready()) == WORKERS
 
     def _start(self) -> None:
         self._count += 1
         log = self._logs / f"{self._count}.log"
         with log.open("wb") as file:
-            worker = subprocess.Popen(self._argv, env=self._environment, stdout=file, stderr=file, cwd=ROOT)
+            argv = leashed([*self._argv], os.getpid())
+            worker = subprocess.Popen(argv, env=self._environment, stdout=file, stderr=file, cwd=ROOT)
         self._workers.append((worker, log))
 
     def _ready(self) -> list[tuple[subprocess.Popen[bytes], Path]]:
@@ -114,7 +119,7 @@ class Sky:
         self._effects.touch()
         self._redis = RealRedis(folder / "redis")
         self._redis.start()
-        self._source = Sqlite(folder / "database") if kind == "sqlite" else Postgresql(folder / "database")
+        self._source = Sqlite(folder / "database") if kind == "sqlite" else Postgresql()
         plain_url = f"redis://127.0.0.1:{self._redis.port}/1"
         environment = {
             **os.environ, **CLOCKS, EFFECTS: str(self._effects), PLAIN_BROKER: plain_url,
@@ -139,8 +144,9 @@ class Sky:
         celery = (sys.executable, "-m", "celery", "-A", "tests.faults.short_jobs", "worker")
         options = ("--pool=threads", f"--concurrency={SLOTS}", "--loglevel=INFO")
         self._plain = Side("plain", (*celery, *options), environment, folder)
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda side: side.start(), (self._ours, self._plain)))
+        for side in (self._ours, self._plain):
+            side.start()
+        until(lambda: self._ours.ready() and self._plain.ready(), 90, "workers of both")
 
     def close(self) -> None:
         self._ours.stop()
@@ -215,7 +221,7 @@ class Sky:
 
     def _unacknowledged(self) -> Iterator[str]:
         with self._client() as client:
-            for entry in client.hvals("unacked"):  # type: ignore[union-attr] # redis-py types this as sync or async
+            for entry in client.hvals("unacked"):
                 yield json.loads(entry)[0]["headers"]["id"]
 
     @contextlib.contextmanager

@@ -416,6 +416,16 @@ def test_a_running_job_takes_another_priority(ledger: Ledger) -> None:
     assert ledger.succeed(job.id, job.attempt, {}), "its fence is the same"
 
 
+def test_a_pause_on_its_way_is_taken_back(ledger: Ledger) -> None:
+    job = running(ledger)
+    ledger.pause(job.id)
+    assert ledger.resume(job.id).desired == Desired.RUN
+    assert ledger.stop(job.id, job.attempt), "the body had seen the pause and has ended"
+    again = read(ledger, job.id)
+    assert again.state == JobState.QUEUED
+    assert (again.id, again.ticket) in waiting(ledger), "it goes on at once"
+
+
 # -- what ended long ago ------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +121,11 @@ def start(folder: Path, hub: Hub, **settings: str) -> Instance:
     return instance
 
 
-@pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory, hub_root: Path) -> Iterator[Yard]:
+@contextmanager
+def opened(folder: Path, hub_root: Path, **settings: str) -> Iterator[Yard]:
+    """An instance with these settings beside the usual ones, and its end."""
     with Hub(hub_root) as hub:
-        scanned = tmp_path_factory.mktemp("models")
-        write(scanned / "mine.gguf", gguf("Mine"))
-        instance = start(tmp_path_factory.mktemp("yard"), hub, MODEL_SCAN_PATH=str(scanned))
+        instance = start(folder, hub, **settings)
         yard = Yard(instance, hub)
         yield yard
         yard.http.close()
@@ -134,6 +134,14 @@ def yard(tmp_path_factory: pytest.TempPathFactory, hub_root: Path) -> Iterator[Y
         instance.stop()
         _, alive = psutil.wait_procs(family, timeout=5)
         assert not alive, "a process of ours outlived `up`"
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory, hub_root: Path) -> Iterator[Yard]:
+    scanned = tmp_path_factory.mktemp("models")
+    write(scanned / "mine.gguf", gguf("Mine"))
+    with opened(tmp_path_factory.mktemp("yard"), hub_root, MODEL_SCAN_PATH=str(scanned)) as yard:
+        yield yard
 
 
 def needs_llama_server() -> None:

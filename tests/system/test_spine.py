@@ -142,6 +142,7 @@ def test_a_private_host_is_refused(yard: Yard) -> None:
     assert "MODELYARD_SOURCES__ALLOWED_HOSTS" in job["error"]["hint"]
 
 
+@pytest.mark.fault("F-51")
 def test_remove_takes_it_off_the_disk(yard: Yard, models: list[str]) -> None:
     yard.pull("gone", "tiny/birch")
     folder = Path(yard.http.get("/api/v1/models/gone").json()["localPath"])
@@ -182,7 +183,7 @@ def test_events_replay_after_a_reconnect(yard: Yard, models: list[str]) -> None:
                 if line.startswith("data:"):
                     events.append(json.loads(line.removeprefix("data:")))
                     started.set()
-                    if events[-1].get("status") == until_type:
+                    if (events[-1].get("kind"), events[-1].get("status")) == ("model.verify", until_type):
                         return events
         return events
 

@@ -7,11 +7,13 @@ Where the new one fails at any step before the flip, nothing has changed for any
 from typing import Any
 
 from shared.contracts import Switch, Unload
-from shared.db import catalog, residency
+from shared.db import catalog, jobs, residency
+from shared.db.tables import Model
 from shared.points import reached
+from shared.states import ResidencyState
 from workers.job import Work, job
 from workers.jobs.verify import look_before_load
-from workers.residency.manager import manager_of
+from workers.residency.manager import RECOVERY, manager_of
 
 
 @job(Switch)
@@ -21,6 +23,9 @@ def switch(args: Switch, work: Work) -> dict[str, Any]:
     with manager.exclusive(work):
         with services.database.reading() as session:
             model = catalog.get_model(session, args.model_id)
+        if _comes_too_late(work, model):
+            return {"modelId": model.id, "modelType": model.type, "replaced": [], "dropped": True}
+        with services.database.reading() as session:
             installation = catalog.installed(session, args.model_id)
         look_before_load(work, installation)
         new, fresh = manager.ensure_ready(model, installation, work)
@@ -40,6 +45,15 @@ def switch(args: Switch, work: Work) -> dict[str, Any]:
         "modelId": new.model_id, "modelType": new.model_type, "device": new.device, "runtime": new.runtime,
         "loadSeconds": new.load_seconds, "memoryBytes": new.memory_bytes, "replaced": _let_go(work, model.type),
     }  # fmt: skip
+
+
+def _comes_too_late(work: Work, model: Model) -> bool:
+    """A recovery, and by now somebody has switched or unloaded: the last word that people said counts."""
+    with work.services.database.reading() as session:
+        if jobs.get(session, work.job_id).origin != RECOVERY:
+            return False
+        serving = catalog.active(session, model.type)
+    return serving is None or serving.model_id != model.id or serving.state != ResidencyState.LOST
 
 
 def _let_go(work: Work, model_type: str) -> list[str]:

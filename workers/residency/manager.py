@@ -6,7 +6,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import redis
@@ -16,7 +16,7 @@ from shared.contracts import Switch
 from shared.db import residency, trust
 from shared.db.jobs import switching
 from shared.db.tables import Installation, Model, Residency
-from shared.errors import Failed, ModelyardError
+from shared.errors import Failed, ModelyardError, Unavailable
 from shared.keys import installation_secret, runner_key
 from shared.points import reached
 from shared.progress import LEASE_RENEWAL_SECONDS
@@ -37,8 +37,18 @@ STOP_SECONDS = 5.0
 """Between SIGTERM and SIGKILL of a drained runner."""
 WATCH_SECONDS = 0.5
 LEASES_BACK_SECONDS = LEASE_RENEWAL_SECONDS + 5.0
+RECOVERY = "recovery"
+"""Origin of the jobs that load a lost model again."""
 ASKS, ASK_WINDOW_SECONDS = 4, 600.0
 """A model that was lost so often in that time is not loaded again by itself."""
+
+
+class Recovery(Switch):
+    """A switch that nobody asked for. One that somebody asks for is a job of its own: it counts even where this one
+    comes too late and is dropped."""
+
+    def unique_key(self) -> str:
+        return f"{super().unique_key()}:{RECOVERY}"
 
 
 class Manager:
@@ -51,6 +61,7 @@ class Manager:
         self._secret = installation_secret(services.settings)
         self._runtimes: tuple[Runtime, ...] = (TorchRunner(self._settings), LlamaCpp(self._settings))
         self._runners: dict[str, Runner] = {}
+        self._ended: dict[str, ResidencyState] = {}
         self._changing = threading.Lock()
         self._asked: dict[str, deque[float]] = {}
         # Runners die with the thread that started them, so that thread must live as long as this process.
@@ -93,7 +104,8 @@ class Manager:
         try:
             return self._start(row, runtime, folder, trusted, work), True
         except BaseException:
-            self._end(row.id, ResidencyState.FAILED)
+            with suppress(Unavailable):  # the watch records it once the database is back
+                self._end(row.id, ResidencyState.FAILED)
             raise
 
     def retire(self, residency_id: str) -> None:
@@ -201,8 +213,9 @@ class Manager:
                 if self._services.leases.count(residency_id) == 0 and moment >= believed:
                     return
             except redis.RedisError as error:
+                if moment >= believed:
+                    log.warning("drain.blind", residency_id=residency_id, error=type(error).__name__)
                 believed = moment + LEASES_BACK_SECONDS
-                log.warning("drain.blind", residency_id=residency_id, error=type(error).__name__)
             self._closing.wait(0.05)
         log.warning("drain.timeout", residency_id=residency_id)
 
@@ -212,8 +225,19 @@ class Manager:
             if runner is not None:
                 runner.stop(STOP_SECONDS)
         finally:
-            self._mark(residency_id, state=state, active=False, url=None, pid=None)
+            self._ended[residency_id] = state
+            self._record_ends()
         log.info("residency.ended", residency_id=residency_id, state=state)
+
+    def _record_ends(self) -> None:
+        """Write down which residencies are over.
+
+        Raises:
+            Unavailable: later, then; until it is written nobody can remove the model.
+        """
+        for residency_id, state in list(self._ended.items()):
+            self._mark(residency_id, state=state, active=False, url=None, pid=None)
+            self._ended.pop(residency_id, None)
 
     def _mark(self, residency_id: str, **values: object) -> None:
         with self._services.database.session() as session:
@@ -228,6 +252,7 @@ class Manager:
         """Until this worker ends: bury runners that died by themselves, and have what served loaded again."""
         while not self._closing.wait(WATCH_SECONDS):
             try:
+                self._record_ends()
                 for residency_id, runner in list(self._runners.items()):
                     if not runner.alive():
                         self._bury(residency_id, runner)
@@ -269,7 +294,7 @@ class Manager:
             return
         asked.append(moment)
         self._tell(lost, ResidencyState.LOST)
-        self._services.ledger.submit(Switch(model_id=lost.model_id), origin="recovery", priority=Priority.CRITICAL)
+        self._services.ledger.submit(Recovery(model_id=lost.model_id), origin=RECOVERY, priority=Priority.CRITICAL)
 
 
 def manager_of(work: Work) -> Manager:

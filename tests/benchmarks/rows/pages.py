@@ -68,9 +68,9 @@ class Front:
 
     def _cursor(self, path: str, skip: int, key: str) -> str:
         """The cursor after about so many rows, got the way a client gets it."""
-        cursor, seen = "", 0
+        cursor, seen, limit = "", 0, str(min(500, skip))
         while seen < skip:
-            page = self.get(_path(path, limit="500", **({"cursor": cursor} if cursor else {})))[1]
+            page = self.get(_path(path, limit=limit, **({"cursor": cursor} if cursor else {})))[1]
             rows = page[key]
             assert isinstance(rows, list)
             cursor, seen = str(page["nextCursor"]), seen + len(rows)

@@ -9,6 +9,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ def _ours(context: Context, models: int) -> Callable[[int], Start]:
     stage = context.stage
     settings = stage.settings("ours", 0)
     fill(settings, models=models, jobs=0)
-    starts = Starts(context.folder / "ours.starts")
+    starts = stage.starts("ours")
     stage.worker(settings, starts.path)
     address, _ = stage.api(settings)
     connection = http.client.HTTPConnection(address, timeout=PATIENCE)
@@ -87,10 +88,11 @@ def _ours(context: Context, models: int) -> Callable[[int], Start]:
 
 
 def _peer(context: Context) -> Callable[[int], Start]:
-    broker = context.stage.redis_url(1)
-    starts = Starts(context.folder / "peer.starts")
-    context.stage.peer(broker, starts.path, "--pool=threads", "--concurrency=4")
-    app = make_peer(broker)
+    stage = context.stage
+    broker = stage.redis_url(1)
+    starts = stage.starts("peer")
+    stage.peer(broker, starts.path, "--pool=threads", "--concurrency=4")
+    app = stage.enter(closing(make_peer(broker)))
 
     def ask(number: int) -> Start:
         began = time.time()

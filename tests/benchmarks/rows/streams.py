@@ -20,6 +20,8 @@ PROCESSES = 2
 RATE = 20
 TYPE = "bench.burst"
 SETTLE_SECONDS = 3.0
+PADDING = "x" * 120
+"""Makes an event as long as one of a job."""
 
 
 def run(context: Context) -> RowResult:
@@ -78,4 +80,4 @@ def _publish(events: Events, burst: int, seconds: int) -> None:
     began = time.monotonic()
     for number in range(RATE * seconds):
         time.sleep(max(0.0, began + number / RATE - time.monotonic()))
-        events.publish(TYPE, jobId="0" * 36, status="running", phase="downloading", sentAt=time.time(), burst=burst)
+        events.publish(TYPE, padding=PADDING, sentAt=time.time(), burst=burst)

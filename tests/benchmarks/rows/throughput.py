@@ -7,13 +7,13 @@ ledger says that all have succeeded. The peer sends N tasks, and ends when the l
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 
 from tests.benchmarks import limits
 from tests.benchmarks.measure import Context, Line, Meter, RowResult, Target, in_turns
 from tests.benchmarks.peer import make_peer, send
-from tests.benchmarks.starts import Starts
 from tests.benchmarks.yard import Yard, open_yard
 
 SLOTS = 4
@@ -68,7 +68,7 @@ def _ours(
 ) -> Callable[[int], Run]:
     stage = context.stage
     settings = stage.settings(name, number, database_url=url, slots=SLOTS)
-    starts = Starts(context.folder / f"{name}.starts")
+    starts = stage.starts(name)
     pids = {"driver": os.getpid(), "worker": stage.worker(settings, starts.path), "redis": stage.redis_pid, **servers}
     yard = stage.enter(open_yard(settings, starts))
     _carry_out(yard, 1)
@@ -88,10 +88,10 @@ def _carry_out(yard: Yard, count: int) -> None:
 def _peer(context: Context, number: int, jobs: int, pool: str, slots: int) -> Callable[[int], Run]:
     stage = context.stage
     broker = stage.redis_url(number)
-    starts = Starts(context.folder / f"{pool}.starts")
+    starts = stage.starts(pool)
     worker = stage.peer(broker, starts.path, f"--pool={pool}", f"--concurrency={slots}")
     pids = {"driver": os.getpid(), "worker": worker, "redis": stage.redis_pid}
-    app = make_peer(broker)
+    app = stage.enter(closing(make_peer(broker)))
     send(app, 0)
     starts.wait(1, PATIENCE)
 

@@ -6,6 +6,7 @@ the priorities of its Redis transport, everything else as it comes.
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import NamedTuple
 
 from shared.states import Priority
@@ -48,7 +49,7 @@ def _backlog(context: Context, waiting: int) -> int:
 def _ours(context: Context, waiting: int) -> Callable[[int], Overtaking]:
     stage = context.stage
     settings = stage.settings("ours", 0, slots=SLOTS)
-    starts = Starts(context.folder / "ours.starts")
+    starts = stage.starts("ours")
     yard = stage.enter(open_yard(settings, starts))
     for _ in range(_backlog(context, waiting)):
         yard.submit(Priority.LOW)
@@ -57,12 +58,13 @@ def _ours(context: Context, waiting: int) -> Callable[[int], Overtaking]:
 
 
 def _peer(context: Context, waiting: int) -> Callable[[int], Overtaking]:
-    broker = context.stage.redis_url(1)
-    starts = Starts(context.folder / "peer.starts")
-    app = make_peer(broker)
+    stage = context.stage
+    broker = stage.redis_url(1)
+    starts = stage.starts("peer")
+    app = stage.enter(closing(make_peer(broker)))
     for number in range(_backlog(context, waiting)):
         send(app, number, priority=LOW)
-    context.stage.peer(broker, starts.path, "--pool=threads", f"--concurrency={SLOTS}", body_seconds=BODY_SECONDS)
+    stage.peer(broker, starts.path, "--pool=threads", f"--concurrency={SLOTS}", body_seconds=BODY_SECONDS)
     return lambda _: _overtake(starts, lambda: send(app, 0, priority=CRITICAL))
 
 

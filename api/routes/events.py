@@ -1,0 +1,45 @@
+"""Follow a job, or everything: server-sent events, and the same over a WebSocket."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, WebSocket
+
+from api.deps import Front, FrontDep
+from api.streams import EventStream, converse
+
+router = APIRouter(tags=["events"])
+
+LastEventId = Annotated[
+    str | None, Header(max_length=64, description="Id of the last event seen, to have what came since.")
+]
+Types = Annotated[
+    str | None, Query(max_length=200, description="Only types that start with one of these, comma-separated.")
+]
+
+
+def _prefixes(types: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (types or "").split(",") if part.strip()) or ("",)
+
+
+@router.get("/jobs/{job_id}/events", summary="Follow one job", status_code=200, response_class=EventStream)
+async def job_events(front: FrontDep, job_id: str, last_event_id: LastEventId = None) -> EventStream:
+    """Server-sent events until the job ends: a snapshot first, then each change. Reconnects miss nothing."""
+    return EventStream(front.hub, job_id, ("",), last_event_id)
+
+
+@router.get("/events", summary="Follow everything", status_code=200, response_class=EventStream)
+async def events(front: FrontDep, last_event_id: LastEventId = None, types: Types = None) -> EventStream:
+    """Server-sent events of jobs, models and residencies; a snapshot of live jobs first."""
+    return EventStream(front.hub, None, _prefixes(types), last_event_id)
+
+
+@router.websocket("/ws")
+async def follow(
+    socket: WebSocket,
+    job_id: Annotated[str | None, Query(alias="jobId", max_length=128)] = None,
+    types: Types = None,
+    last_event_id: Annotated[str | None, Query(alias="lastEventId", max_length=64)] = None,
+) -> None:
+    """The same events, one JSON message each; nothing is listened to."""
+    front: Front = socket.app.state.front
+    await converse(socket, front.hub, job_id, _prefixes(types), last_event_id)
