@@ -77,10 +77,12 @@ def _open(settings: Settings) -> Front:
     client = connect(settings.redis)
     broker = Broker(make_app(settings, publisher=True))
     doorbell = Doorbell()
+    ledger = Ledger(database, settings.jobs, broker, Events(client, settings.redis), doorbell)
+    doorbell.start(ledger.announce)
     return Front(
         settings=settings,
         database=database,
-        ledger=Ledger(database, settings.jobs, broker, Events(client, settings.redis), doorbell),
+        ledger=ledger,
         doorbell=doorbell,
         redis=client,
         workers=Workers(client),

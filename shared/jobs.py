@@ -46,8 +46,8 @@ WAY_AGAIN_SECONDS = 10.0
 """Way is made once more for a job that has not come to run by then."""
 
 
-Aside = Callable[[Callable[[], None]], None]
-"""Does what is to be done once a change is committed, where its caller does not have to wait for it."""
+Aside = Callable[[Job], None]
+"""Takes a job whose change is committed, for `Ledger.announce` where no caller has to wait for it."""
 
 
 class Submitted(NamedTuple):
@@ -100,7 +100,7 @@ class Ledger:
         self.settings = settings
         self.broker = broker
         self.events = events
-        self._aside = aside or (lambda ring: ring())
+        self._aside = aside or (lambda job: self.announce([job]))
         self._insert = sqlite_insert if database.engine.dialect.name == "sqlite" else postgresql_insert
 
     # -- asking for work ------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ class Ledger:
             return known
         if submitted.created:
             reached("submit.committed")
-            self._changed(submitted.job)
+            self._aside(submitted.job)
             return submitted
         if priority is not None and priority < submitted.job.priority and submitted.job.state == JobState.QUEUED:
             with contextlib.suppress(Conflict):  # it has started meanwhile
@@ -466,7 +466,7 @@ class Ledger:
         job = None if row is None else Job(**row)
         if job is not None:
             reached("ledger", job.state)
-            self._changed(job)
+            self._aside(job)
         return job
 
     def _get(self, job_id: str) -> Job:
@@ -479,13 +479,12 @@ class Ledger:
     def _lease_end(self) -> Any:
         return now() + self.settings.lease_seconds
 
-    def _changed(self, job: Job) -> None:
-        self._aside(lambda: self._announce(job))
-
-    def _announce(self, job: Job) -> None:
-        self._tell(job)
-        if job.state == JobState.QUEUED and job.sent_at is None and job.not_before == 0.0:
-            self.ring(job)
+    def announce(self, changed: list[Job]) -> None:
+        """Ring for those that wait for a worker, then tell of all. What could not be rung the rescue rings."""
+        waiting = [job for job in changed if job.state == JobState.QUEUED and job.sent_at is None]
+        self.ring_all([job for job in waiting if job.not_before == 0.0])
+        for job in changed:
+            self._tell(job)
 
     def _tell(self, job: Job) -> None:
         self.events.publish(

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Query, Response
 
 from api.cursor import decode_cursor, encode_cursor
 from api.deps import AskingDep, Front, FrontDep
@@ -47,7 +47,7 @@ def list_models(
 
 
 @router.post("/add", status_code=201, summary="Add a model of your own")
-def add_model(front: FrontDep, body: AddModel, response: Response) -> ModelView:
+def add_model(front: FrontDep, body: AddModel, response: Response, after: BackgroundTasks) -> ModelView:
     """Enter a model in the registry; nothing is downloaded yet."""
     if body.source is SourceKind.FILE:
         scan_root(body.source_url, front.settings.sources.scan_roots)
@@ -55,7 +55,7 @@ def add_model(front: FrontDep, body: AddModel, response: Response) -> ModelView:
         model = catalog.add_model(session, body.row())
         facts = catalog.Facts(session, [])
     response.headers["Location"] = f"/api/v1/models/{model.id}"
-    front.doorbell(lambda: front.ledger.events.publish("model.added", modelId=model.id))
+    after.add_task(front.ledger.events.publish, "model.added", modelId=model.id)
     return view_model(model, facts)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlmodel import col, func, select
 
+from api.doorbell import Doorbell
 from shared.broker import Broker, make_app
 from shared.contracts import Download
 from shared.db.session import Database
@@ -50,7 +51,11 @@ class Yard:
 @contextlib.contextmanager
 def open_yard(settings: Settings, starts: Starts) -> Iterator[Yard]:
     database, client, app = Database(settings.database), connect(settings.redis), make_app(settings, publisher=True)
-    yield Yard(Ledger(database, settings.jobs, Broker(app), Events(client, settings.redis)), starts)
+    doorbell = Doorbell()  # as in the API
+    ledger = Ledger(database, settings.jobs, Broker(app), Events(client, settings.redis), doorbell)
+    doorbell.start(ledger.announce)
+    yield Yard(ledger, starts)
+    doorbell.close()
     app.close()
     client.close()
     database.close()
