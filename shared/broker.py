@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -120,6 +121,15 @@ class Broker:
             log.warning("ticket.unsent", job_id=job.id, queue=queue, reason=str(error)[:200])
             return False
         return True
+
+    def put_back(self, kind: str, id_: str, kwargs: dict[str, Any], queue: str, not_before: float) -> None:
+        """Return a message of another service that could not be adopted: it was taken, and exists nowhere else."""
+        place = queue if queues.parse_queue(queue) else queues.INTAKE
+        eta = datetime.fromtimestamp(not_before, UTC) if not_before else None
+        try:
+            self.app.send_task(kind, kwargs=kwargs, task_id=id_, queue=named_queue(place), eta=eta, ignore_result=True)
+        except OperationalError as error:
+            log.error("message.lost", job_id=id_, kind=kind, reason=str(error)[:200])
 
     def waiting(self, queue_names: Iterable[str]) -> set[tuple[str, int]]:
         """(job id, ticket) of every message that lies in these queues.

@@ -12,11 +12,11 @@ import hashlib
 import itertools
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Self
 
 import structlog
-from sqlalchemy import ColumnElement, case, func, tuple_, update
+from sqlalchemy import ColumnElement, case, func, null, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
@@ -100,7 +100,7 @@ class Ledger:
         self.settings = settings
         self.broker = broker
         self.events = events
-        self._aside = aside or (lambda job: self.announce([job]))
+        self._aside = aside
         self._insert = sqlite_insert if database.engine.dialect.name == "sqlite" else postgresql_insert
 
     # -- asking for work ------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ class Ledger:
             Conflict: `idempotency_key_reused`, the key of the ask stands for another one.
         """
         try:
-            submitted = self._insert_or_join(contract, origin, priority, str(uuid.uuid4()), delivered=False, ask=ask)
+            submitted = self._insert_or_join(contract, origin, priority, str(uuid.uuid4()), ask=ask)
         except IntegrityError:  # the same ask was faster
             known = self.asked(ask) if ask is not None else None
             if known is None:
@@ -123,10 +123,10 @@ class Ledger:
             return known
         if submitted.created:
             reached("submit.committed")
-            self._aside(submitted.job)
+            self._changed(submitted.job)
             return submitted
-        if priority is not None and priority < submitted.job.priority and submitted.job.state == JobState.QUEUED:
-            with contextlib.suppress(Conflict):  # it has started meanwhile
+        if priority is not None and priority < submitted.job.priority and submitted.job.state in LIVE:
+            with contextlib.suppress(Conflict):  # it has ended meanwhile
                 return Submitted(self.reprioritise(submitted.job.id, priority), created=False)
         return submitted
 
@@ -141,14 +141,10 @@ class Ledger:
         not_before: float = 0.0,
     ) -> Submitted:
         """Record the message of another service. On its right lane (`here`), and due, the message is the ticket."""
-        submitted = self._insert_or_join(contract, origin, priority, job_id, delivered=True)
-        job = submitted.job
-        if not submitted.created:
-            return submitted
-        if job.lane == here and not not_before:
-            self._tell(job)
-            return submitted
-        return Submitted(self._move(job.id, [JobState.QUEUED], sent_at=None, not_before=not_before), created=True)
+        submitted = self._insert_or_join(contract, origin, priority, job_id, here=here, not_before=not_before)
+        if submitted.created:
+            self._changed(submitted.job)
+        return submitted
 
     def _insert_or_join(
         self,
@@ -157,7 +153,8 @@ class Ledger:
         priority: Priority | None,
         job_id: str,
         *,
-        delivered: bool,
+        here: str | None = None,
+        not_before: float = 0.0,
         ask: Ask | None = None,
     ) -> Submitted:
         urgency = int(contract.priority if priority is None else priority)
@@ -165,11 +162,12 @@ class Ledger:
             "id": job_id, "kind": contract.kind, "unique_key": contract.unique_key(), "model_id": contract.subject,
             "args": contract.model_dump(mode="json"), "origin": origin, "state": JobState.QUEUED,
             "desired": Desired.RUN, "priority": urgency, "urgency": urgency, "aged": False,
-            "attempt": 0, "lost": 0, "retries": 0, "ticket": 1, "not_before": 0.0, "parts": [],
-            "created_at": now(), "sent_at": now() if delivered else None,
+            "attempt": 0, "lost": 0, "retries": 0, "ticket": 1, "not_before": not_before, "parts": [],
+            "created_at": now(),
         }  # fmt: skip
         with self.database.session() as session:
             values["lane"] = contract.lane if contract.lane == IO else place(session, str(contract.subject))
+            values["sent_at"] = now() if values["lane"] == here and not not_before else None
             for _ in range(3):  # the job that stood in the way may end between the two statements
                 insert = self._insert(JOBS).values(**values).on_conflict_do_nothing().returning(*JOBS.c)
                 row = session.connection().execute(insert).mappings().one_or_none()
@@ -195,12 +193,17 @@ class Ledger:
 
     # -- what workers do ------------------------------------------------------------------------------------
 
-    def claim(self, job_id: str, ticket: int, owner: str) -> Job | None:
-        """Take a queued job under a lease. None: another ticket, another worker or its sender was faster."""
+    def claim(self, job_id: str, ticket: int, owner: str, lane: str | None = None) -> Job | None:
+        """Take a queued job under a lease. None: another ticket, another worker or its sender was faster.
+
+        Args:
+            lane: of the worker; a ticket that strayed to it from another lane finds nothing.
+        """
         guard = (
             (col(Job.state) == JobState.QUEUED) & (col(Job.desired) == Desired.RUN)
             & (col(Job.ticket) == ticket) & (col(Job.not_before) <= now())
         )  # fmt: skip
+        guard = guard if lane is None else guard & (col(Job.lane) == lane)
         return self._update(
             job_id, guard, state=JobState.RUNNING, attempt=col(Job.attempt) + 1, lease_owner=owner,
             lease_until=self._lease_end(), started_at=func.coalesce(col(Job.started_at), now()), phase="starting",
@@ -255,15 +258,18 @@ class Ledger:
             urgency=one_better, **_as_wished(),
         )  # fmt: skip
 
-    def make_way(self, lane: str, owner: str) -> tuple[str, int] | None:
+    def make_way(self, lane: str, owner: str, leaving: Collection[str] = ()) -> tuple[str, int] | None:
         """Id and attempt of the job that this worker must stop for a CRITICAL or HIGH one that waits.
 
         None where nobody waits in vain, where no running job is less urgent, or where another worker has the least
         urgent one. A waiting job gets way made once, however many workers look.
+
+        Args:
+            leaving: jobs of this worker that make way already.
         """
         with self.database.reading() as session:
             waiting = jobs.kept_waiting(session, lane, WAY_GRACE_SECONDS, WAY_AGAIN_SECONDS)
-            least = None if waiting is None else jobs.least_urgent(session, lane, MAKES_WAY)
+            least = None if waiting is None else jobs.least_urgent(session, lane, MAKES_WAY, leaving)
         if waiting is None or least is None or least.lease_owner != owner or least.urgency <= waiting.urgency:
             return None
         guard = (
@@ -285,11 +291,12 @@ class Ledger:
         return self._wish(job_id, Desired.PAUSE, [JobState.QUEUED], JobState.PAUSED)
 
     def _wish(self, job_id: str, desired: Desired, at_once: list[JobState], to: JobState) -> Job:
-        end = {"finished_at": now()} if to in ENDED else {}
-        if job := self._update(job_id, col(Job.state).in_(at_once), state=to, desired=desired, **end):
-            return job
+        # One statement: between two the job could go from running to queued, and both would miss it.
+        waits = col(Job.state).in_(at_once)
         running = (col(Job.state) == JobState.RUNNING) & (col(Job.desired) != Desired.CANCEL)
-        if job := self._update(job_id, running, desired=desired):
+        end = {"finished_at": case((waits, now()), else_=col(Job.finished_at))} if to in ENDED else {}
+        state = case((waits, to.value), else_=col(Job.state))
+        if job := self._update(job_id, waits | running, state=state, desired=desired, **end):
             return job
         job = self._get(job_id)
         if job.state == to or (job.state == JobState.RUNNING and job.desired == desired):
@@ -335,10 +342,12 @@ class Ledger:
             NotFound
             Conflict: it has ended.
         """
-        change = {"priority": int(priority), "urgency": int(priority), "aged": False}
-        waits = col(Job.state).in_([JobState.QUEUED, JobState.PAUSED])
-        job = self._update(job_id, waits, **change, ticket=col(Job.ticket) + 1, sent_at=None)
-        job = job or self._update(job_id, col(Job.state).in_(LIVE), **change)
+        waits = col(Job.state) != JobState.RUNNING
+        job = self._update(
+            job_id, col(Job.state).in_(LIVE), priority=int(priority), urgency=int(priority), aged=False,
+            ticket=case((waits, col(Job.ticket) + 1), else_=col(Job.ticket)),
+            sent_at=case((waits, null()), else_=col(Job.sent_at)),
+        )  # fmt: skip
         if job is None:
             raise Conflict("job_ended", f"The job is {self._get(job_id).state}.", "Only a live job has a priority.")
         return job
@@ -438,9 +447,11 @@ class Ledger:
         """One small transaction's worth of old jobs."""
         with self.database.session() as session:
             old = jobs.ended_before(session, state, seconds, surplus)
-            session.exec(delete(IdempotencyKey).where(col(IdempotencyKey.job_id).in_(old)))
-            session.exec(delete(Job).where(col(Job.id).in_(old)))
-        return len(old)
+            # Ended still: somebody may have had one retried since.
+            still = delete(JOBS).where(col(Job.id).in_(old), col(Job.state) == state).returning(JOBS.c.id)
+            gone = session.connection().execute(still).scalars().all()
+            session.exec(delete(IdempotencyKey).where(col(IdempotencyKey.job_id).in_(gone)))
+        return len(gone)
 
     def first_in_slot(self, name: str, seconds: float) -> bool:
         """True for one caller per slot of that many seconds, over all processes."""
@@ -466,7 +477,7 @@ class Ledger:
         job = None if row is None else Job(**row)
         if job is not None:
             reached("ledger", job.state)
-            self._aside(job)
+            self._changed(job)
         return job
 
     def _get(self, job_id: str) -> Job:
@@ -478,6 +489,12 @@ class Ledger:
 
     def _lease_end(self) -> Any:
         return now() + self.settings.lease_seconds
+
+    def _changed(self, job: Job) -> None:
+        if self._aside is not None:
+            self._aside(job)
+        else:
+            self.announce([job])
 
     def announce(self, changed: list[Job]) -> None:
         """Ring for those that wait for a worker, then tell of all. What could not be rung the rescue rings."""

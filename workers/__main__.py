@@ -104,10 +104,11 @@ def _run_device(settings: Settings, device_id: str | None) -> None:
 
 
 def _celery_arguments(owner: str, *, slots: int) -> list[str]:
+    name = owner.partition("/")[0]  # the same after a restart, so that Flower shows one worker
     # Threads: what a thread cannot stop is stopped by checkpoints, by timeouts, and by killing the runner.
     # Gossip and mingle share revokes and clocks between workers; the ledger needs neither.
     return [
-        "worker", f"--concurrency={slots}", f"--hostname={owner}", "--loglevel=INFO",
+        "worker", f"--concurrency={slots}", f"--hostname={name}", "--loglevel=INFO",
         "--without-gossip", "--without-mingle",
     ]  # fmt: skip
 

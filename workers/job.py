@@ -121,6 +121,11 @@ class Work:
         if self._stop is not None:
             raise self._stop
 
+    @property
+    def makes_way(self) -> bool:
+        """It was told to give its slot to another job."""
+        return isinstance(self._stop, MadeWay)
+
     def stop(self, reason: Stop) -> None:
         """Make the next checkpoint raise."""
         self._stop = self._stop or reason
@@ -221,7 +226,7 @@ class Heart(threading.Thread):
     def __init__(self, services: Services, lane: str, slots: int) -> None:
         super().__init__(name="heart", daemon=True)
         self._services = services
-        self._lane = lane
+        self.lane = lane
         self._slots = slots
         self._lock = threading.Lock()
         self._works: set[Work] = set()  # not by job: an attempt may still unwind while the next one runs
@@ -259,9 +264,11 @@ class Heart(threading.Thread):
 
     def _make_way(self, works: list[Work]) -> None:
         """Every slot is taken: stop the least urgent job of the lane, if it is here and a more urgent one waits."""
+        leaving = [work.job_id for work in works if work.makes_way]
         try:
-            least = self._services.ledger.make_way(self._lane, self._services.owner)
-        except ModelyardError:
+            least = self._services.ledger.make_way(self.lane, self._services.owner, leaving)
+        except Exception as error:  # noqa: BLE001 - see below
+            log.warning("heart.look_missed", error=repr(error))
             return
         for work in works:
             if least == (work.job_id, work.attempt):
@@ -281,7 +288,7 @@ def receive(services: Services, heart: Heart, message: Message) -> None:
         if ticket is None:
             return
         reached("job.received")
-        claimed = services.ledger.claim(message.id, ticket, services.owner)
+        claimed = services.ledger.claim(message.id, ticket, services.owner, heart.lane)
         if claimed is None:
             log.info("ticket.stale", ticket=ticket)
             return
@@ -296,7 +303,8 @@ def _adopted(services: Services, heart: Heart, message: Message) -> int | None:
         except Unavailable as error:
             log.warning("message.waits", code=error.code)
             if heart.closing.wait(ADOPT_AGAIN_SECONDS):
-                raise
+                services.broker.put_back(message.kind, message.id, message.kwargs, message.queue, message.not_before)
+                return None
 
 
 def _adopt(services: Services, message: Message) -> int | None:

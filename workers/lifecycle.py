@@ -40,7 +40,7 @@ def open_services(settings: Settings, name: str) -> Services:
     layout = Layout(settings.store_root)
     layout.ensure()
     ledger = Ledger(database, settings.jobs, broker, events)
-    owner = f"{name}@{settings.node}.{platform.node()}"
+    owner = f"{name}@{settings.node}.{platform.node()}/{os.getpid()}"
     return Services(settings, database, broker, events, Leases(client), Workers(client), ledger, layout, owner)
 
 

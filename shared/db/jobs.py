@@ -1,5 +1,7 @@
 """Finding jobs. Every change of a job is in `shared/jobs.py`."""
 
+from collections.abc import Collection
+
 from sqlalchemy import tuple_
 from sqlmodel import Session, col, func, select
 
@@ -96,11 +98,11 @@ def kept_waiting(session: Session, lane: str, grace: float, again: float) -> Job
     return session.exec(query.order_by(col(Job.urgency), col(Job.created_at)).limit(1)).first()
 
 
-def least_urgent(session: Session, lane: str, kinds: list[str]) -> Job | None:
+def least_urgent(session: Session, lane: str, kinds: list[str], leaving: Collection[str]) -> Job | None:
     """The running job of a lane that is to make way first: of the lowest class, the one that started last."""
     query = select(Job).where(
         col(Job.state) == JobState.RUNNING, col(Job.lane) == lane, col(Job.desired) == Desired.RUN,
-        col(Job.kind).in_(kinds),
+        col(Job.kind).in_(kinds), col(Job.id).not_in(leaving),
     )  # fmt: skip
     return session.exec(query.order_by(col(Job.urgency).desc(), col(Job.started_at).desc()).limit(1)).first()
 

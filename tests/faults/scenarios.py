@@ -215,7 +215,7 @@ class Restore(Scenario):
         self.entry = next(entry["id"] for entry in entries if entry["modelId"] == self.model)
 
     def ask(self) -> str:
-        return self.house.post(f"/api/v1/models/trash/{self.entry}/restore", **{"Idempotency-Key": self.entry})
+        return self.house.post(f"/api/v1/models/trash/{self.entry}/restore", key=self.entry)
 
     def expected(self, job_id: str) -> Expected:
         return self._expect(job_id, whole={self.model: self.REPO})

@@ -28,11 +28,6 @@ class Note(OfModel):
     kind = "test.note"
 
 
-def know() -> None:
-    """Make the kind known to this process."""
-    KINDS[Note.kind] = Note
-
-
 def _leave(who: str) -> None:
     """The effect: one line, appended in one write."""
     time.sleep(random.uniform(0, LONGEST_SECONDS))
@@ -62,7 +57,7 @@ def main() -> None:
         _leave(args.model_id)
         return {}
 
-    know()
+    KINDS[Note.kind] = Note
     rescue.LOST_TICKET_SECONDS = 3
     sys.argv = ["workers", "io"]
     sys.exit(work())

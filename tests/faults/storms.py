@@ -32,7 +32,7 @@ from shared.states import ENDED, JobState
 from tests.conftest import RealRedis, until
 from tests.faults.databases import Postgresql, Sqlite
 from tests.faults.house import CLOCKS
-from tests.faults.short_jobs import EFFECTS, PLAIN_BROKER, PLAIN_TASK, Note, know
+from tests.faults.short_jobs import EFFECTS, PLAIN_BROKER, PLAIN_TASK, Note
 
 ROOT = Path(__file__).parents[2]
 WORKERS, SLOTS = 2, 4
@@ -134,7 +134,6 @@ class Sky:
             os.environ.clear()
             os.environ.update(before)
         migrate(settings)
-        know()
         self._database = Database(settings.database)
         self._app = make_app(settings, publisher=True)
         events = Events(connect(settings.redis), settings.redis)

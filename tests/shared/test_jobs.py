@@ -364,6 +364,30 @@ def test_way_is_made_once_for_each_waiting_job(ledger: Ledger) -> None:
     assert len([victim for victim in found if victim]) == 1
 
 
+def test_two_waiting_jobs_get_two_slots(ledger: Ledger) -> None:
+    busy(ledger, ONE, Priority.LOW)
+    busy(ledger, Verify(model_id="one"), Priority.LOW)
+    kept_waiting(ledger, TWO, Priority.CRITICAL)
+    kept_waiting(ledger, Verify(model_id="two"), Priority.CRITICAL)
+    first = ledger.make_way("io", "worker")
+    assert first is not None
+    second = ledger.make_way("io", "worker", [first[0]])
+    assert second is not None, "at once, while the first one is still on its way out"
+    assert second[0] != first[0]
+
+
+def test_an_urgent_ask_lifts_the_running_job_that_it_joins(ledger: Ledger) -> None:
+    job = busy(ledger, ONE, Priority.LOW)
+    joined, created = ledger.submit(ONE, origin="test", priority=Priority.CRITICAL)
+    assert (joined.id, created, joined.priority) == (job.id, False, Priority.CRITICAL)
+
+
+def test_a_ticket_that_strayed_to_another_lane_finds_nothing(ledger: Ledger) -> None:
+    job = ledger.submit(ONE, origin="test").job
+    assert ledger.claim(job.id, job.ticket, "worker", "device.cpu") is None
+    assert ledger.claim(job.id, job.ticket, "worker", "io") is not None
+
+
 def test_what_cannot_go_on_later_is_not_displaced(ledger: Ledger) -> None:
     busy(ledger, Remove(model_id="one"), Priority.LOW)
     kept_waiting(ledger, TWO, Priority.CRITICAL)

@@ -432,9 +432,9 @@ def test_a_locked_database(service: Service) -> None:
 
 @pytest.mark.fault("F-32")
 def test_a_postgresql_that_crashes(tmp_path: Path, slow_hub: Hub) -> None:
-    for part in ("data", "database", "redis"):
+    for part in ("data", "redis"):
         (tmp_path / part).mkdir()
-    database, server = Postgresql(tmp_path / "database"), RealRedis(tmp_path / "redis")
+    database, server = Postgresql(), RealRedis(tmp_path / "redis")
     server.start()
     try:
         with _service(tmp_path, slow_hub, server, database) as service, ThreadPoolExecutor(1) as others:

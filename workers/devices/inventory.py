@@ -54,7 +54,7 @@ def pin(device_id: str) -> None:
     """
     if device_id != CPU_ID and not GPU_ID.fullmatch(device_id):
         message = f"{device_id!r} is no device."
-        raise Invalid("unknown_device", message, "Use `cpu` or a GPU's UUID; `modelyard devices` lists them.")
+        raise Invalid("unknown_device", message, "Use `cpu` or a GPU's UUID; `python -m workers devices` lists them.")
     if "torch" in sys.modules:
         raise RuntimeError("pin() must come before torch is imported")
     prefix, _, rest = device_id.partition("-")

@@ -292,9 +292,9 @@ class Manager:
             log.error("runner.given_up", model_id=lost.model_id)
             self._mark(lost.id, state=ResidencyState.FAILED, active=False)
             return
-        asked.append(moment)
         self._tell(lost, ResidencyState.LOST)
         self._services.ledger.submit(Recovery(model_id=lost.model_id), origin=RECOVERY, priority=Priority.CRITICAL)
+        asked.append(moment)  # not before: a database that is away is no failure of the model
 
 
 def manager_of(work: Work) -> Manager:
