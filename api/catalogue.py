@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from api.views import AddModel
+from api.bodies import AddModel
 from shared.db import catalog
 from shared.db.session import Database
 from shared.errors import Invalid

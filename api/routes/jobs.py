@@ -5,10 +5,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from api.bodies import JobChange
 from api.cursor import decode_cursor, encode_cursor
 from api.deps import FrontDep
 from api.forecast import seconds_left, seconds_until_start
-from api.views import JobChange, JobPage, JobView, eta_seconds, view_job
+from api.views import JobPage, JobView, eta_seconds, view_job
 from shared.db import jobs
 from shared.db.tables import Job
 from shared.states import JobState, Priority

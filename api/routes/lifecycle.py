@@ -4,9 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from api.bodies import ModelBody
 from api.deps import AskingDep, Front, FrontDep
 from api.routes.models import check_type
-from api.views import Accepted, ActiveView, ModelBody
+from api.views import Accepted, ActiveView
 from shared.contracts import Switch, Unload
 from shared.db import catalog
 from shared.errors import Conflict, Invalid, NotFound

@@ -4,17 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 
+from api.bodies import AddModel, DownloadBody, ScanBody
 from api.cursor import decode_cursor, encode_cursor
 from api.deps import AskingDep, Front, FrontDep
-from api.views import (
-    Accepted,
-    AddModel,
-    DownloadBody,
-    ModelPage,
-    ModelView,
-    ScanBody,
-    view_model,
-)
+from api.views import Accepted, ModelPage, ModelView, view_model
 from shared.contracts import Download, Remove, Repair, Scan, Verify
 from shared.db import catalog
 from shared.errors import Conflict, Invalid

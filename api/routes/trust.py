@@ -3,8 +3,9 @@
 import structlog
 from fastapi import APIRouter, Request
 
+from api.bodies import TrustBody
 from api.deps import Front, FrontDep
-from api.views import ModelView, TrustBody, view_model
+from api.views import ModelView, view_model
 from shared.db import catalog, trust
 from shared.db.tables import Installation, Model
 from shared.errors import Invalid

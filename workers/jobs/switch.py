@@ -13,7 +13,8 @@ from shared.points import reached
 from shared.states import ResidencyState
 from workers.job import Work, job
 from workers.jobs.verify import look_before_load
-from workers.residency.manager import RECOVERY, manager_of
+from workers.residency.manager import manager_of
+from workers.residency.recovery import RECOVERY
 
 
 @job(Switch)

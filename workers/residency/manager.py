@@ -12,7 +12,6 @@ from pathlib import Path
 import redis
 import structlog
 
-from shared.contracts import Switch
 from shared.db import residency, trust
 from shared.db.jobs import switching
 from shared.db.tables import Installation, Model, Residency
@@ -24,6 +23,7 @@ from shared.states import Holder, Priority, ResidencyState
 from shared.trust import Trust
 from workers.devices.base import Device
 from workers.job import Services, Work
+from workers.residency.recovery import RECOVERY, Recovery
 from workers.runtimes.base import Request, Runtime
 from workers.runtimes.llamacpp import LlamaCpp
 from workers.runtimes.runner import Runner
@@ -37,18 +37,8 @@ STOP_SECONDS = 5.0
 """Between SIGTERM and SIGKILL of a drained runner."""
 WATCH_SECONDS = 0.5
 LEASES_BACK_SECONDS = LEASE_RENEWAL_SECONDS + 5.0
-RECOVERY = "recovery"
-"""Origin of the jobs that load a lost model again."""
 ASKS, ASK_WINDOW_SECONDS = 4, 600.0
 """A model that was lost so often in that time is not loaded again by itself."""
-
-
-class Recovery(Switch):
-    """A switch that nobody asked for. One that somebody asks for is a job of its own: it counts even where this one
-    comes too late and is dropped."""
-
-    def unique_key(self) -> str:
-        return f"{super().unique_key()}:{RECOVERY}"
 
 
 class Manager:

@@ -1,0 +1,108 @@
+"""What requests look like: both spellings, and nothing that is not known."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.alias_generators import to_camel
+
+from api.storable import printable, printable_lines, storable
+from api.views import PriorityName
+from shared.contracts import ModelId, ScanPath
+from shared.db.tables import Model
+from shared.errors import ModelyardError
+from shared.refs import Ref, SourceKind, checked
+
+
+class Body(BaseModel):
+    """A request: both spellings, no unknown field, no silent conversion, nothing that cannot be kept."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True)
+
+    _storable = model_validator(mode="before")(storable)
+
+
+class JobChange(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"priority": "CRITICAL"}]})
+
+    priority: PriorityName
+
+
+def _checksum(value: str) -> str:
+    algorithm, _, digest = value.partition(":")
+    lengths = {"sha256": 64, "md5": 32}
+    if lengths.get(algorithm) != len(digest) or not set(digest.lower()) <= set("0123456789abcdef"):
+        raise ValueError("a checksum is sha256:<64 hex digits> or md5:<32 hex digits>")
+    return value.lower()
+
+
+Text = Annotated[str, Field(max_length=2000), AfterValidator(printable)]
+
+
+class AddModel(Body):
+    """A model of your own."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{
+        "model_id": "qwen3-0.6b", "model_type": "llm", "name": "Qwen3 0.6B",
+        "source": "huggingface", "source_url": "Qwen/Qwen3-0.6B",
+    }]})  # fmt: skip
+
+    model_id: ModelId
+    model_type: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    name: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]
+    description: Annotated[str, Field(max_length=2000), AfterValidator(printable_lines)] = ""
+    source: Annotated[SourceKind, Field(strict=False)]
+    source_url: Text
+    revision: Text | None = None
+    file_size: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    checksum: Annotated[str, AfterValidator(_checksum)] | None = None
+    requirements: dict[str, Any] = {}
+    tags: Annotated[list[Annotated[str, Field(max_length=100), AfterValidator(printable)]], Field(max_length=50)] = []
+    config: dict[str, Any] = {}
+
+    @field_validator("source_url")
+    @classmethod
+    def _well_formed(cls, value: str, info: Any) -> str:
+        if "source" in info.data:
+            try:
+                checked(Ref(info.data["source"], value))
+            except ModelyardError as error:
+                raise ValueError(f"{error.message} {error.hint}") from error
+        return value
+
+    def row(self) -> Model:
+        return Model(
+            id=self.model_id, type=self.model_type, created_at=0.0, updated_at=0.0,  # the database's clock sets both
+            **self.model_dump(exclude={"model_id", "model_type"}),
+        )  # fmt: skip
+
+
+class ScanBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"paths": ["/models"]}]})
+
+    paths: Annotated[
+        list[ScanPath], Field(max_length=100, description="Each a folder of MODEL_SCAN_PATH, or below.")
+    ] = []
+
+
+class DownloadBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model_id": "sdxl-base-1.0", "priority": "HIGH"}]})
+
+    model_id: ModelId
+    force_redownload: bool = False
+    priority: PriorityName | None = None
+
+
+class TrustBody(Body):
+    """What of this revision to allow; what is left out is not allowed."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"revision": "b5a1e7c", "allow_pickle": True}]})
+
+    revision: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    allow_pickle: bool = False
+    allow_remote_code: bool = False
+
+
+class ModelBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model_id": "qwen3-0.6b"}]})
+
+    model_id: ModelId
