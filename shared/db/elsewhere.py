@@ -64,6 +64,8 @@ def update_found(session: Session, row: Installation) -> bool:
 def mark(session: Session, model_id: str, revision: str, state: InstallationState) -> bool:
     """Say what became of that revision. False: it is so already, or another one is there."""
     found = installation(session, model_id)
+    if found is not None and found.problems and state == InstallationState.PUBLISHED:
+        state = InstallationState.CORRUPT  # its disk came back; what a verify found is still so
     if found is None or found.revision != revision or found.state == state:
         return False
     found.state = state

@@ -28,6 +28,16 @@ def scrubbed_to(session: Session, model_id: str, revision: str, name: str) -> No
     session.exec(update(Installation).where(*_of(model_id, revision)).values(scrubbed_to=name))
 
 
+def scrubbed(session: Session, before: Installation) -> bool:
+    """A scrub has proven all of it, since `before` was read. False: a verify has had its own word meanwhile."""
+    unchanged = (
+        *_of(before.model_id, before.revision), col(Installation.state) == InstallationState.PUBLISHED,
+        col(Installation.verified_at) == before.verified_at,
+    )  # fmt: skip
+    proven = {"integrity": 1.0, "problems": [], "verified_at": now(), "scrubbed_to": None}
+    return session.exec(update(Installation).where(*unchanged).values(**proven)).rowcount == 1
+
+
 def next_to_ask(session: Session, seconds: float) -> Installation | None:
     """The model of the store whose source was asked for a newer revision longest ago, if that is so long ago."""
     asked = col(Installation.update_checked_at)

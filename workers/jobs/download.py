@@ -10,7 +10,7 @@ from shared.db.tables import Installation, Model
 from shared.errors import Conflict, NotFound
 from shared.points import reached
 from shared.refs import Ref, SourceKind, checked
-from shared.states import InstallationState
+from shared.states import InstallationState, VerifyTier
 from shared.trust import Grants
 from workers import in_ollama, in_place
 from workers.job import Services, Work, job
@@ -24,6 +24,7 @@ from workers.store.manifest import Manifest, ManifestFile
 from workers.store.publish import adopt, publish
 from workers.store.room import require_room, waiting_for_room, watching
 from workers.store.twins import Twins
+from workers.store.verify import verify
 
 
 @job(Download)
@@ -42,17 +43,39 @@ def download(args: Download, work: Work) -> dict[str, Any]:
         work.report("resolving")
         snapshot = resolve(services, model)
         reached("download.resolved")
-        there = None if args.force_redownload else _there(services, model, before, snapshot.revision)
+        there = None if args.force_redownload else _there(work, model, before, snapshot.revision)
         return there or fetch_and_publish(work, model, snapshot, fresh=args.force_redownload)
 
 
-def _there(services: Services, model: Model, before: Installation | None, revision: str) -> dict[str, Any] | None:
+def _there(work: Work, model: Model, before: Installation | None, revision: str) -> dict[str, Any] | None:
     """The revision is published already; also where a crash came between the rename and the row."""
     if before is not None and before.revision == revision:
         whole = before.state == InstallationState.PUBLISHED
         return {"revision": revision, "size": before.size, "alreadyPresent": True} if whole else None
-    manifest = adopt(services.layout, model.type, model.id, revision)
-    return {**record(services, manifest), "alreadyPresent": True} if manifest else None
+    manifest = kept(work, model, revision)
+    return {**record(work.services, manifest), "alreadyPresent": True} if manifest else None
+
+
+def kept(work: Work, model: Model, revision: str) -> Manifest | None:
+    """A revision that lies in the store without being the installed one, once every byte of it was read.
+
+    It may be what a crash left behind its rename; it may as well be what somebody went back from because it is damaged.
+    """
+    layout, done = work.services.layout, 0
+    manifest = adopt(layout, model.type, model.id, revision)
+    if manifest is None:
+        return None
+    total = manifest.size
+
+    def on_bytes(count: int) -> None:
+        nonlocal done
+        done += count
+        work.report("verifying", done=done, total=total)
+
+    report = verify(
+        layout, manifest, tier=VerifyTier.BLAKE3, promised={}, checkpoint=work.checkpoint, on_bytes=on_bytes
+    )
+    return manifest if report.ok else None
 
 
 def resolve(services: Services, model: Model) -> Snapshot:

@@ -12,8 +12,7 @@ from shared.errors import Conflict
 from shared.points import reached
 from shared.refs import SourceKind
 from workers.job import Work, job
-from workers.jobs.download import fetch_and_publish, record, resolve
-from workers.store.publish import adopt
+from workers.jobs.download import fetch_and_publish, kept, record, resolve
 
 FETCHED = (SourceKind.HUGGINGFACE, SourceKind.URL)
 
@@ -40,6 +39,6 @@ def update(args: Update, work: Work) -> dict[str, Any]:
         if snapshot.revision == before.revision:
             return {"revision": before.revision, "updated": False}
         reached("update.resolved")
-        kept = adopt(services.layout, model.type, model.id, snapshot.revision)  # from before a rollback
-        done = record(services, kept) if kept is not None else fetch_and_publish(work, model, snapshot)
+        there = kept(work, model, snapshot.revision)  # from before a rollback
+        done = record(services, there) if there is not None else fetch_and_publish(work, model, snapshot)
     return {"updated": True, "previous": before.revision, **done}

@@ -112,8 +112,12 @@ def _standing(file: RemoteFile, partial: Path, checkpoint: Checkpoint) -> Fetche
 
     It may be another name of a published file, so it is only read; where it is not right, the name is removed.
     """
-    if journal_path(partial).exists() or partial.is_symlink() or not partial.is_file():
+    if partial.is_symlink() or not partial.is_file():
         return None
+    if journal_path(partial).exists():
+        if partial.stat().st_nlink == 1:
+            return None
+        journal_path(partial).unlink()  # another name of a published file has taken the place that it tells of
     wanted = {name: value for name in ALGORITHMS if (value := getattr(file, name)) is not None}
     if wanted and file.size is not None and partial.stat().st_size == file.size:
         found = standing_digests(file, partial, checkpoint)
