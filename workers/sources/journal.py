@@ -213,7 +213,7 @@ def _storage() -> Iterator[None]:
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise Exhausted(
-                "insufficient_space", "The disk is full.", "Free space or run a cleanup, then resume the download."
+                "insufficient_space", "The disk is full.", "Free some space, or lower MODELYARD_STORE__TRASH_DAYS."
             ) from error
         raise Failed(
             "storage_error", f"The disk refuses: {os.strerror(error.errno or errno.EIO)}.", "Check the store's disk."

@@ -252,7 +252,9 @@ def storage() -> Iterator[None]:
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise Exhausted(
-                "insufficient_space", "The store's disk is full.", "Free space or run a cleanup, then resume."
+                "insufficient_space",
+                "The store's disk is full.",
+                "Free some space, or lower MODELYARD_STORE__TRASH_DAYS.",
             ) from error
         reason = os.strerror(error.errno or errno.EIO)
         raise Failed("storage_error", f"The store's disk refuses: {reason}.", "Check the store's disk.") from error

@@ -50,7 +50,7 @@ def waits_for_room(need: int, free: int) -> Snooze:
         SPACE_SECONDS,
         f"The store's disk has {free:,} bytes free, and {need:,} are needed with the reserve.",
         "insufficient_space",
-        "Free space or run a cleanup; it goes on by itself, and what is proven is kept.",
+        "Free some space, or lower MODELYARD_STORE__TRASH_DAYS; it goes on by itself, and what is proven is kept.",
     )
 
 
