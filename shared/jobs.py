@@ -497,11 +497,11 @@ class Ledger:
             self.announce([job])
 
     def announce(self, changed: list[Job]) -> None:
-        """Ring for those that wait for a worker, then tell of all. What could not be rung the rescue rings."""
-        waiting = [job for job in changed if job.state == JobState.QUEUED and job.sent_at is None]
-        self.ring_all([job for job in waiting if job.not_before == 0.0])
+        """Tell of all, then ring for those that wait for a worker: it tells of them next. The rescue rings the rest."""
         for job in changed:
             self._tell(job)
+        waiting = [job for job in changed if job.state == JobState.QUEUED and job.sent_at is None]
+        self.ring_all([job for job in waiting if job.not_before == 0.0])
 
     def _tell(self, job: Job) -> None:
         self.events.publish(
