@@ -12,7 +12,7 @@ from api import problems
 from api.catalogue import enter_catalogue
 from api.deps import Front
 from api.doorbell import Doorbell
-from api.events import EventHub
+from api.events.hub import EventHub
 from api.gateway import Gateway
 from api.routes import events, jobs, lifecycle, models, openai, storage, system, trust
 from api.security import KEY, Guard, check_bind

@@ -11,7 +11,7 @@ from fastapi import Depends, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api.doorbell import Doorbell
-from api.events import EventHub
+from api.events.hub import EventHub
 from api.gateway import Gateway
 from api.views import Accepted, view_job
 from shared.contracts import Contract

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, WebSocket
 
 from api.deps import Front, FrontDep
-from api.streams import EventStream, converse
+from api.events.streams import EventStream, converse
 
 router = APIRouter(tags=["events"])
 

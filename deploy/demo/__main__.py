@@ -2,7 +2,7 @@
 
 import sys
 
-from api.terminal import out, refuse
+from api.cli.terminal import out, refuse
 from deploy.demo.story import tell
 from shared.errors import ModelyardError
 

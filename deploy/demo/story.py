@@ -15,8 +15,8 @@ from typing import Any
 
 from rich.console import Console
 
-from api.client import Client, Refused
-from api.terminal import announce, checked, end, follow
+from api.cli.client import Client, Refused
+from api.cli.terminal import announce, checked, end, follow
 from deploy.demo.hub import Hub
 from deploy.demo.load import Load, Tally
 from deploy.demo.models import make_gguf_llm, make_transformers_llm

@@ -17,9 +17,9 @@ from sqlmodel import col
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.sync.client import connect as connect_socket
 
-from api import events as hub_module
-from api.judge import LARGEST_BYTES, parse_order
-from api.subscriber import QUEUE_LENGTH
+from api.events import hub as hub_module
+from api.events.judge import LARGEST_BYTES, parse_order
+from api.events.subscriber import QUEUE_LENGTH
 from shared import queues
 from shared.contracts import Download
 from shared.db.tables import Job

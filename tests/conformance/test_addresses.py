@@ -15,8 +15,8 @@ from tests.fakes.origin import Origin
 from tests.workers.sources.fetching import QUICK, SMALL
 from workers.sources.base import RemoteFile
 from workers.sources.https import Https
-from workers.sources.policy import HostPolicy
 from workers.sources.transfer import fetch
+from workers.sources.wire.policy import HostPolicy
 
 PUBLIC = "93.184.216.34"
 

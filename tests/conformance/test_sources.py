@@ -21,8 +21,8 @@ from tests.fakes.origin import Origin
 from tests.workers.sources.fetching import MIB, PATIENT, QUICK, noise
 from workers.sources import source_of
 from workers.sources.base import Snapshot
-from workers.sources.policy import HostPolicy
 from workers.sources.transfer import Fetched, Patience, fetch
+from workers.sources.wire.policy import HostPolicy
 from workers.store.essentials import check_essentials
 
 CONTENT = noise(5 * MIB + 7)

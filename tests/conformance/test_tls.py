@@ -14,8 +14,8 @@ from tests.workers.sources.fetching import QUICK, SMALL
 from workers.sources.base import RemoteFile
 from workers.sources.https import Https
 from workers.sources.huggingface import HuggingFace
-from workers.sources.policy import HostPolicy
 from workers.sources.transfer import fetch
+from workers.sources.wire.policy import HostPolicy
 
 PAST = ("20200101000000Z", "20200102000000Z")
 CONFIG = """

@@ -12,12 +12,12 @@ from shared.points import reached
 from shared.refs import Ref, SourceKind, checked
 from shared.states import InstallationState, VerifyTier
 from shared.trust import Grants
-from workers import in_ollama, in_place
+from workers.elsewhere import in_ollama, in_place
 from workers.job import Services, Work, job
 from workers.sources import source_of
 from workers.sources.base import RemoteFile, Snapshot
-from workers.sources.policy import HostPolicy
 from workers.sources.transfer import Fetched, fetch, journal_path
+from workers.sources.wire.policy import HostPolicy
 from workers.stock import after_change
 from workers.store.essentials import check_essentials
 from workers.store.manifest import Manifest, ManifestFile

@@ -4,9 +4,9 @@ from typing import Any
 
 from shared.contracts import Scan
 from shared.errors import Conflict
-from workers import in_ollama, in_place
+from workers.elsewhere import in_ollama, in_place
+from workers.elsewhere.tally import Tally
 from workers.job import Work, job
-from workers.tally import Tally
 
 
 @job(Scan)

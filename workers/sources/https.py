@@ -12,11 +12,11 @@ from shared.settings import SourceSettings
 from shared.trust import NO_GRANTS, Grants, Trust
 from workers.formats import ARCHIVES, CODE, PICKLES, TORCH
 from workers.sources.base import RemoteFile, Snapshot
-from workers.sources.connection import Body, Link, Trouble
-from workers.sources.dial import Stopped
 from workers.sources.names import safe_name
-from workers.sources.policy import HostPolicy
-from workers.sources.route import Route
+from workers.sources.wire.connection import Body, Link, Trouble
+from workers.sources.wire.dial import Stopped
+from workers.sources.wire.policy import HostPolicy
+from workers.sources.wire.route import Route
 
 DEFAULT_NAME = "model.bin"
 """The name of a file whose URL has none that is safe. What the file is, is read from its content, never from this."""

@@ -16,9 +16,9 @@ from shared.refs import Ref
 from shared.settings import SourceSettings
 from shared.trust import NO_GRANTS, Grants, Trust
 from workers.formats import ARCHIVES, CODE, LOADABLE, PICKLES, TORCH
-from workers.sources import answers
 from workers.sources.base import RemoteFile, Snapshot
 from workers.sources.names import check_names
+from workers.sources.wire import answers
 
 MAX_FILES = 5_000
 MAX_LISTING_BYTES = 10 * 1024**2

@@ -21,7 +21,7 @@ from shared.errors import Failed, Invalid, ModelyardError, NotFound, Unavailable
 from shared.settings import SourceSettings
 from workers.sources.base import Checkpoint
 from workers.sources.ollama_errors import interrupted, malformed, meaning, refused
-from workers.sources.talk import Refusal, lines, talk, whole
+from workers.sources.wire.talk import Refusal, lines, talk, whole
 
 log = structlog.get_logger()
 

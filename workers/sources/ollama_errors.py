@@ -7,7 +7,7 @@ from http import HTTPStatus
 import structlog
 
 from shared.errors import Corrupt, Exhausted, Failed, Forbidden, ModelyardError, NotFound, Unavailable
-from workers.sources.talk import Refusal
+from workers.sources.wire.talk import Refusal
 
 log = structlog.get_logger()
 

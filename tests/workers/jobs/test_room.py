@@ -82,7 +82,7 @@ def test_a_disk_that_fills_up_on_the_way_makes_the_job_wait(
     def carry_out() -> dict[str, object]:
         return BODIES["model.download"](Download(model_id="oak"), work)
 
-    monkeypatch.setattr("workers.sources.carrier.reached", count)
+    monkeypatch.setattr("workers.sources.transfer.carrier.reached", count)
     for _ in range(2):
         with pytest.raises(Snooze) as caught:
             carry_out()

@@ -10,8 +10,8 @@ from blake3 import blake3
 
 from shared.settings import SourceSettings
 from workers.sources.base import RemoteFile
-from workers.sources.policy import HostPolicy
 from workers.sources.transfer import CHUNK_BYTES, Fetched, Patience, fetch
+from workers.sources.wire.policy import HostPolicy
 
 MIB = 1024**2
 QUICK = Patience(window=0.5, tries=3, backoff=0.01)

@@ -17,8 +17,8 @@ from shared.trust import Grants, Trust
 from tests.fakes.origin import Origin
 from workers.sources.base import Snapshot
 from workers.sources.huggingface import HuggingFace, choose
-from workers.sources.policy import HostPolicy
 from workers.sources.transfer import fetch
+from workers.sources.wire.policy import HostPolicy
 
 FILES = {
     "config.json": b"{}",

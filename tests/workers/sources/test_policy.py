@@ -4,7 +4,7 @@ import pytest
 
 from shared.errors import Forbidden, Invalid, Unavailable
 from shared.settings import SourceSettings
-from workers.sources.policy import HostPolicy
+from workers.sources.wire.policy import HostPolicy
 
 
 def policy(*allowed: str, endpoint: str = "https://huggingface.co") -> HostPolicy:

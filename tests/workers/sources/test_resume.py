@@ -168,7 +168,7 @@ import sys
 from pathlib import Path
 from shared.settings import SourceSettings
 from workers.sources.base import RemoteFile
-from workers.sources.policy import HostPolicy
+from workers.sources.wire.policy import HostPolicy
 from workers.sources.transfer import fetch
 
 url, path, partial, size, connections = sys.argv[1:]

@@ -10,8 +10,8 @@ from blake3 import blake3
 
 from shared.points import reached
 from workers.sources.base import Checkpoint, RemoteFile
-from workers.sources.board import CHUNK_BYTES, Board, Piece
-from workers.sources.journal import Partial, Proof
+from workers.sources.transfer.board import CHUNK_BYTES, Board, Piece
+from workers.sources.transfer.journal import Partial, Proof
 
 READ_BYTES = 1024**2
 MARK_BYTES = 256 * 1024

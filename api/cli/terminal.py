@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from api.client import Client, Refused
+from api.cli.client import Client, Refused
 from shared.errors import ModelyardError
 from shared.states import ENDED, JobState
 

@@ -16,8 +16,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from starlette.concurrency import run_in_threadpool
 
-from api.judge import Judge, Order, Told, parse_order
-from api.subscriber import NOWHERE, Client, Snapshot
+from api.events.judge import Judge, Order, Told, parse_order
+from api.events.subscriber import NOWHERE, Client, Snapshot
 from api.views import view_job
 from shared import queues
 from shared.db import jobs

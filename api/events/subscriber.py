@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from api.judge import Event, Order, Told, encode
+from api.events.judge import Event, Order, Told, encode
 
 QUEUE_LENGTH = 1000
 """Events that wait for one client at most."""

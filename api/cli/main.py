@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from api import upkeep
-from api.client import Client, Refused
-from api.options import AsJson, JobName, ModelName, PriorityOption, WaitFor
-from api.terminal import announce, end, facts, out, pages, print_json, refuse, report, size_text, tick, title
+from api.cli import upkeep
+from api.cli.client import Client, Refused
+from api.cli.options import AsJson, JobName, ModelName, PriorityOption, WaitFor
+from api.cli.terminal import announce, end, facts, out, pages, print_json, refuse, report, size_text, tick, title
 from shared.errors import ModelyardError
 from shared.refs import parse_ref, slug
 from shared.settings import load
@@ -230,7 +230,7 @@ def status(as_json: AsJson = False) -> None:
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Find what is wrong and name the fix."""
-    from api.doctor import examine
+    from api.cli.doctor import examine
 
     findings = examine(Client())
     if as_json:

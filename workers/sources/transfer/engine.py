@@ -1,9 +1,4 @@
-"""The range engine: brings one file's bytes, proven, and never brings again what is proven on disk.
-
-`fetch` is the whole interface. Behind it: `crew` (threads of one attempt), `carrier` (one connection's work),
-`board` (who brings what), `proof` and `journal` (what is proven), `connection`, `dial`, `route` and `policy`
-(how a server is reached), `answers` (what it says).
-"""
+"""`fetch` brings one file's bytes, proven, and never brings again what is proven on disk."""
 
 import hashlib
 import json
@@ -15,15 +10,13 @@ from pathlib import Path
 from shared.errors import Corrupt
 from shared.settings import SourceSettings
 from workers.sources.base import Checkpoint, OnBytes, RemoteFile
-from workers.sources.board import CHUNK_BYTES
-from workers.sources.carrier import Patience, Restart, Terms, Why, size_mismatch
-from workers.sources.crew import TICK_SECONDS, Crew
-from workers.sources.journal import Origin, Partial, Proof, journal_path
-from workers.sources.policy import HostPolicy
-from workers.sources.proof import standing_digests
-from workers.sources.route import Route
-
-__all__ = ["CHUNK_BYTES", "Fetched", "Patience", "adopt", "fetch", "journal_path"]
+from workers.sources.transfer.board import CHUNK_BYTES
+from workers.sources.transfer.carrier import Patience, Restart, Terms, Why, size_mismatch
+from workers.sources.transfer.crew import TICK_SECONDS, Crew
+from workers.sources.transfer.journal import Origin, Partial, Proof, journal_path
+from workers.sources.transfer.proof import standing_digests
+from workers.sources.wire.policy import HostPolicy
+from workers.sources.wire.route import Route
 
 ALGORITHMS = ("sha256", "md5", "git_sha1")
 PATIENCE = Patience()

@@ -7,11 +7,11 @@ from shared.db.tables import Installation, Model
 from shared.errors import Failed, Unavailable
 from shared.refs import Ref, SourceKind, checked
 from shared.states import Holder, InstallationState
+from workers.elsewhere.tally import Tally
 from workers.job import Services, Work
 from workers.sources.ollama import Here, Layer, Ollama
 from workers.store.essentials import Problem
 from workers.store.verify import Report
-from workers.tally import Tally
 
 SHOWN_LAYERS = 20
 NOTE = "Ollama proves the bytes of its models itself; name, digest and size were compared with what it lists."

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from blake3 import blake3
 
-from workers.sources.journal import Proof
+from workers.sources.transfer.journal import Proof
 
 CHUNK_BYTES = 16 * 1024**2
 SPLIT_BYTES = 4 * 1024**2

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from api.client import Client, Refused
-from api.options import AsJson, ModelName, WaitFor
-from api.terminal import end, out, pages, print_json, size_text
+from api.cli.client import Client, Refused
+from api.cli.options import AsJson, ModelName, WaitFor
+from api.cli.terminal import end, out, pages, print_json, size_text
 from shared.states import Availability, JobState, VerifyTier
 
 app = typer.Typer()

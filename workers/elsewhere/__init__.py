@@ -7,7 +7,7 @@ from shared.db import elsewhere as rows
 from shared.db.tables import Installation
 from shared.errors import Conflict
 from shared.states import Holder, InstallationState, VerifyTier
-from workers import in_ollama, in_place
+from workers.elsewhere import in_ollama, in_place
 from workers.job import Work
 
 

@@ -10,6 +10,7 @@ from shared.db.tables import Installation, Model
 from shared.errors import Forbidden, ModelyardError, NotFound, Unavailable
 from shared.refs import SourceKind, scan_root, slug
 from shared.states import Holder, InstallationState, VerifyTier
+from workers.elsewhere.tally import Tally
 from workers.job import Services, Work
 from workers.sources import local
 from workers.sources.beneath import Beneath, Skipped
@@ -20,7 +21,6 @@ from workers.store.facts import Facts, read_facts
 from workers.store.layout import storage
 from workers.store.reference import Here
 from workers.store.verify import Report
-from workers.tally import Tally
 
 FIRST = "Nobody publishes digests of these files: those that were taken now are what later verifies compare with."
 

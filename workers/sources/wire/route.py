@@ -7,7 +7,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from shared.errors import Forbidden, Invalid
 from shared.refs import check_url
 from shared.settings import SourceSettings
-from workers.sources.policy import HostPolicy
+from workers.sources.wire.policy import HostPolicy
 
 Place = tuple[str, str, int]
 """Scheme, host and port."""

@@ -4,7 +4,7 @@ import importlib.util
 import shutil
 from typing import Any
 
-from api.client import Client
+from api.cli.client import Client
 from api.fitness import examine as examine_redis
 from shared.errors import ModelyardError
 from shared.progress import connect

@@ -9,9 +9,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from api.events import AGAIN_SECONDS, EventHub
-from api.judge import Told
-from api.subscriber import Client
+from api.events.hub import AGAIN_SECONDS, EventHub
+from api.events.judge import Told
+from api.events.subscriber import Client
 from shared.errors import NotFound, Unavailable
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}

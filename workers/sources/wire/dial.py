@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from shared.errors import Forbidden, ModelyardError
-from workers.sources.route import Place, Route
+from workers.sources.wire.route import Place, Route
 
 POLL_SECONDS = 0.1
 

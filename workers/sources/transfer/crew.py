@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from shared.errors import Unavailable
 from shared.settings import SourceSettings
 from workers.sources.base import Checkpoint, RemoteFile
-from workers.sources.board import CHUNK_BYTES, Board
-from workers.sources.carrier import Carrier, Patience, Terms
-from workers.sources.connection import Link
-from workers.sources.dial import Stopped
-from workers.sources.journal import Partial, Proof
-from workers.sources.proof import Digests, Scribe, follow, recheck
-from workers.sources.route import Route
+from workers.sources.transfer.board import CHUNK_BYTES, Board
+from workers.sources.transfer.carrier import Carrier, Patience, Terms
+from workers.sources.transfer.journal import Partial, Proof
+from workers.sources.transfer.proof import Digests, Scribe, follow, recheck
+from workers.sources.wire.connection import Link
+from workers.sources.wire.dial import Stopped
+from workers.sources.wire.route import Route
 
 TICK_SECONDS = 0.1
 

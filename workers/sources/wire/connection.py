@@ -9,9 +9,9 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from shared.errors import Failed, ModelyardError, Unavailable
-from workers.sources import answers
-from workers.sources.dial import Stopped, dial
-from workers.sources.route import Place, Route, place
+from workers.sources.wire import answers
+from workers.sources.wire.dial import Stopped, dial
+from workers.sources.wire.route import Place, Route, place
 
 MAX_REDIRECTS = 5
 FILL_SECONDS = 0.2

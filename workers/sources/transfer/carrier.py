@@ -8,13 +8,13 @@ from http import HTTPStatus
 
 from shared.errors import Corrupt, Failed, ModelyardError, Unavailable
 from shared.points import reached
-from workers.sources import answers
 from workers.sources.base import RemoteFile
-from workers.sources.board import Board, Piece
-from workers.sources.connection import Body, Link, Trouble, truncated
-from workers.sources.dial import Stopped
-from workers.sources.journal import Origin, Partial
-from workers.sources.proof import READ_BYTES, Scribe
+from workers.sources.transfer.board import Board, Piece
+from workers.sources.transfer.journal import Origin, Partial
+from workers.sources.transfer.proof import READ_BYTES, Scribe
+from workers.sources.wire import answers
+from workers.sources.wire.connection import Body, Link, Trouble, truncated
+from workers.sources.wire.dial import Stopped
 
 PEEK_SECONDS = 0.25
 
