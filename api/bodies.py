@@ -5,12 +5,12 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from api.storable import printable, printable_lines, storable
 from api.views import PriorityName
 from shared.contracts import ModelId, ScanPath
 from shared.db.tables import Model
 from shared.errors import ModelyardError
 from shared.refs import Ref, SourceKind, checked
+from shared.storable import printable, printable_lines, storable
 
 
 class Body(BaseModel):

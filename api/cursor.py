@@ -4,8 +4,8 @@ import base64
 import json
 from typing import Any
 
-from api.storable import storable
 from shared.errors import Invalid
+from shared.storable import storable
 
 
 def encode_cursor(*parts: Any) -> str:

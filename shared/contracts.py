@@ -24,6 +24,8 @@ def _model_id(value: str) -> str:
 
 
 ModelId = Annotated[str, AfterValidator(_model_id)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+BundleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.tar$")]
 ScanPath = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^/[^\x00]*$")]
 
 
@@ -68,6 +70,11 @@ class Download(OfModel):
 
     force_redownload: bool = False
     """Fetch again even where the published revision is the newest."""
+    lock: Sha256 | None = None
+    """Digest of an entry of the applied lock: exactly its revision and its files, whatever the source offers."""
+
+    def unique_key(self) -> str:
+        return super().unique_key() if self.lock is None else f"{super().unique_key()}:{self.lock}"
 
 
 class Verify(OfModel):
@@ -139,6 +146,36 @@ class Remove(OfModel):
     kind = "model.remove"
 
 
+class Bundle(Contract):
+    """Write models and their lock into one file, for machines without internet; every byte is proven on the way."""
+
+    kind = "model.bundle"
+    example = {"name": "night-shift.tar", "models": ["qwen3-0.6b"]}
+
+    name: BundleName
+    """Of the file, in the folder of bundles."""
+    models: Annotated[list[ModelId], Field(min_length=1, max_length=100)]
+
+    def unique_key(self) -> str:
+        named = "\0".join([self.name, *sorted(set(self.models))])
+        return f"{self.kind}:{hashlib.sha256(named.encode()).hexdigest()}"
+
+
+class Unbundle(Contract):
+    """Take models out of a bundle: all of it is proven before any of it is there to be used."""
+
+    kind = "model.unbundle"
+    makes_way = True
+    example = {"name": "night-shift.tar"}
+
+    name: BundleName
+    sha256: Sha256 | None = None
+    """What the whole file must have, as its maker told."""
+
+    def unique_key(self) -> str:
+        return f"{self.kind}:{self.name}:{self.sha256 or ''}"
+
+
 class Switch(OfModel):
     """Make the model the one that serves its type, loading it first and draining the one before it."""
 
@@ -184,6 +221,8 @@ KINDS: dict[str, type[Contract]] = {
         UpdateCheck,
         Rollback,
         Restore,
+        Bundle,
+        Unbundle,
     )
 }
 

@@ -14,6 +14,7 @@ RESERVED_IDS = frozenset(
     (
         *("status", "summary", "download", "add", "validate", "activate", "deactivate", "active", "storage"),
         *("registry", "rescan", "tiers", "servers", "profiles", "import", "export", "aliases", "modes", "trash"),
+        *("lock", "bundles"),
     )
 )
 """Words that are also paths below /models."""

@@ -36,6 +36,9 @@ class StoreSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MODELYARD_STORE__")
 
     root: Path | None = Field(None, description="Folder of the store; `<data dir>/store` when unset.")
+    bundles: Path | None = Field(
+        None, description="Folder that bundles are written to and read from; `<data dir>/bundles` when unset."
+    )
     trash_days: float = Field(7, ge=0, description="Days that removed and replaced files stay in the trash.")
     reserve_bytes: int = Field(2 * 1024**3, ge=0, description="Disk space that downloads always leave free.")
     share_files: bool = Field(True, description="Equal files of several models or revisions are kept once.")
@@ -213,6 +216,10 @@ class Settings(BaseSettings):
     @property
     def store_root(self) -> Path:
         return self.store.root or self.data_dir / "store"
+
+    @property
+    def bundles_folder(self) -> Path:
+        return self.store.bundles or self.data_dir / "bundles"
 
     @property
     def database(self) -> str:

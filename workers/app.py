@@ -15,6 +15,7 @@ from shared.states import Priority
 from workers import guard
 from workers.job import BODIES, Heart, Message, Services, receive
 from workers.jobs import (
+    bundle,
     download,
     remove,
     repair,
@@ -23,6 +24,7 @@ from workers.jobs import (
     scan,
     scrub,
     switch,
+    unbundle,
     unload,
     update,
     update_check,
@@ -33,7 +35,10 @@ from workers.rescue import rescue
 
 log = structlog.get_logger()
 
-ALL_BODIES = (download, remove, repair, restore, rollback, scan, scrub, switch, unload, update, update_check, verify)
+ALL_BODIES = (
+    *(download, remove, repair, restore, rollback, scan, scrub, switch, unload, update, update_check, verify),
+    *(bundle, unbundle),
+)
 """Imported for their registration, named here so that nothing registers behind anybody's back."""
 
 

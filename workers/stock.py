@@ -2,10 +2,12 @@
 
 import structlog
 
-from shared.db import catalog, upkeep
-from shared.errors import Forbidden, ModelyardError, Unavailable
+from shared.db import catalog, locks, upkeep
+from shared.errors import Corrupt, Forbidden, ModelyardError, Unavailable
 from shared.points import reached
 from workers.job import Services
+from workers.store.bundle_folder import BundleFolder
+from workers.store.manifest import read
 from workers.store.publish import remove
 from workers.store.survey import Survey
 
@@ -35,14 +37,29 @@ def take_stock(services: Services) -> None:
     }
     survey = Survey(services.layout, rows, services.settings.store.trash_days * 86_400)
     node = services.settings.node
+    bundles = BundleFolder.of(services.settings)
     try:
-        store, report = services.layout.check_marker(), survey.to_dict()
+        store, report = services.layout.check_marker(), {**survey.to_dict(), "bundles": bundles.to_dict()}
     except Unavailable:
         with services.database.session() as session:
             upkeep.report_away(session, node)
         return
     with services.database.session() as session:
         upkeep.put_report(session, store, node, report)
+    _list_files(services)
+
+
+def _list_files(services: Services) -> None:
+    """Write down the files of what was published before anybody did; a job writes down its own."""
+    with services.database.reading() as session:
+        unlisted = locks.unlisted(session)
+    for model_id, revision in unlisted:
+        try:
+            manifest = read(services.layout.manifest(model_id, revision))
+        except Corrupt:  # a verify says so, and what to do
+            continue
+        with services.database.session() as session:
+            locks.put_files(session, model_id, revision, manifest.digests())
 
 
 def tidy(services: Services, model_id: str) -> int:

@@ -8,7 +8,7 @@ from sqlmodel import Session, col, delete, func, select
 
 from shared.db import trust
 from shared.db.session import now, serialise
-from shared.db.tables import Installation, Job, Model, Residency, ScheduleRun, StoreReport
+from shared.db.tables import FileList, Installation, Job, LockedEntry, Model, Residency, ScheduleRun, StoreReport
 from shared.errors import Conflict, ModelyardError, NotFound, Unavailable
 from shared.states import HELD, LIVE, Availability, Holder, InstallationState, JobState, ResidencyState
 
@@ -77,6 +77,7 @@ def hold_model(session: Session, model_id: str) -> Model:
 def uninstall(session: Session, model_id: str) -> None:
     """From now on there is nothing to load."""
     session.exec(delete(Installation).where(col(Installation.model_id) == model_id))
+    session.exec(delete(FileList).where(col(FileList.model_id) == model_id))
 
 
 def list_models(
@@ -98,6 +99,7 @@ def forget_model(session: Session, model_id: str) -> None:
     """Take a model and its installation off the registry."""
     uninstall(session, model_id)
     trust.forget(session, model_id)
+    session.exec(delete(LockedEntry).where(col(LockedEntry.model_id) == model_id))
     session.exec(delete(Model).where(col(Model.id) == model_id))
 
 
@@ -152,8 +154,12 @@ def _refusal(found: Installation) -> ModelyardError | None:
     return None
 
 
-def publish(session: Session, row: Installation) -> None:
-    """Record what the store has just published; replaces what was there, which is kept for a rollback."""
+def publish(session: Session, row: Installation, *, newest: bool = True) -> None:
+    """Record what the store has just published; replaces what was there, which is kept for a rollback.
+
+    Args:
+        newest: it is what its source offers now, and not what somebody named.
+    """
     row.published_at = row.verified_at = session.exec(select(now())).one()
     before = session.get(Installation, row.model_id)
     row.latest_revision, row.update_checked_at = row.revision, row.published_at
@@ -161,8 +167,10 @@ def publish(session: Session, row: Installation) -> None:
         back = row.revision == before.previous_revision  # what its source offers was not asked
         same = before.revision == row.revision
         row.previous_revision = before.previous_revision if same else before.revision
-        if back:
-            row.latest_revision, row.update_checked_at = before.latest_revision, before.update_checked_at
+        newest = newest and not back
+    if not newest:
+        told = (before.latest_revision, before.update_checked_at) if before is not None else (None, None)
+        row.latest_revision, row.update_checked_at = told
     session.merge(row)
 
 

@@ -69,9 +69,40 @@ class Installation(SQLModel, table=True):
     update_checked_at: float | None = Field(default=None, sa_column=Column(Float(53)))
     scrubbed_to: str | None = None
     """The last file that a scrub, which then was interrupted, had found right."""
+    came_from: str | None = None
+    """The bundle that brought it; None: its source."""
     published_at: float = Field(sa_column=Column(Float(53), nullable=False))
     verified_at: float = Field(sa_column=Column(Float(53), nullable=False))
     """When every byte was last proven."""
+
+
+class FileList(SQLModel, table=True):
+    """The files of what is installed in a store, as its manifest has them: the API may run where no store is.
+
+    One row a model, which lists of models never read.
+    """
+
+    __tablename__ = "file_lists"
+
+    model_id: str = Field(primary_key=True, max_length=96)
+    revision: str
+    files: list[dict[str, Any]] = Field(default_factory=list, sa_column=_json())
+    """Each with its `name`, `size` in bytes and `sha256`."""
+
+
+class LockedEntry(SQLModel, table=True):
+    """What the lock that was applied last says of a model: the download that carries it out is held to that.
+
+    A message names it by its digest and never carries it.
+    """
+
+    __tablename__ = "locked_entries"
+
+    model_id: str = Field(primary_key=True, max_length=96)
+    digest: str = Field(max_length=64)
+    entry: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    """See `shared/lock.py`."""
+    applied_at: float = Field(sa_column=Column(Float(53), nullable=False))
 
 
 class StoreReport(SQLModel, table=True):

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from shared.contracts import Download
-from shared.db import catalog, trust
+from shared.db import catalog, locks, trust
 from shared.db.tables import Installation, Model
 from shared.errors import Conflict, NotFound
+from shared.lock import LockedModel
 from shared.points import reached
 from shared.refs import Ref, SourceKind, checked
 from shared.states import InstallationState, VerifyTier
@@ -16,6 +17,7 @@ from workers.elsewhere import in_ollama, in_place
 from workers.job import Services, Work, job
 from workers.sources import source_of
 from workers.sources.base import RemoteFile, Snapshot
+from workers.sources.pinned import pinned
 from workers.sources.transfer import Fetched, fetch, journal_path
 from workers.sources.wire.policy import HostPolicy
 from workers.stock import after_change
@@ -29,7 +31,7 @@ from workers.store.verify import verify
 
 @job(Download)
 def download(args: Download, work: Work) -> dict[str, Any]:
-    """Fetch what is missing of the model's newest allowed revision, and publish it."""
+    """Fetch what is missing of the model's newest allowed revision, or of the one that a lock names, and publish it."""
     services = work.services
     with services.database.reading() as session:
         model = catalog.get_model(session, args.model_id)
@@ -40,6 +42,8 @@ def download(args: Download, work: Work) -> dict[str, Any]:
             return in_ollama.pull(work, model, before)
         if model.source == SourceKind.FILE:
             return in_place.reference_one(work, model)
+        if args.lock is not None:
+            return _as_locked(work, model, before, args.lock, fresh=args.force_redownload)
         work.report("resolving")
         snapshot = resolve(services, model)
         reached("download.resolved")
@@ -54,6 +58,55 @@ def _there(work: Work, model: Model, before: Installation | None, revision: str)
         return {"revision": revision, "size": before.size, "alreadyPresent": True} if whole else None
     manifest = kept(work, model, revision)
     return {**record(work.services, manifest), "alreadyPresent": True} if manifest else None
+
+
+def _as_locked(work: Work, model: Model, before: Installation | None, digest: str, *, fresh: bool) -> dict[str, Any]:
+    """Exactly the revision and the files that an applied lock names, and with them the settings that it has.
+
+    Raises:
+        Conflict: code `lock_superseded`.
+        Corrupt: code `lock_mismatch`.
+        NotFound: code `locked_revision_gone`.
+    """
+    services = work.services
+    with services.database.reading() as session:
+        entry = locks.demanded(session, model.id, digest)
+    if not fresh and (there := there_as_locked(work, model, before, entry)):
+        return there
+    work.report("resolving")
+    ref = Ref(SourceKind(model.source), model.source_url, entry.revision)
+    grants = allowed(services, model.id)
+    try:
+        offer = source_of(ref.kind, services.settings.sources, grants).resolve(_named(ref))
+    except NotFound as gone:
+        raise NotFound(
+            "locked_revision_gone", f"{model.source_url} has no revision {entry.revision} any more.",
+            "Bring it from a machine that has it: modelyard bundle export there, modelyard bundle import here.",
+        ) from gone  # fmt: skip
+    reached("download.resolved")
+    snapshot = pinned(offer, entry, grants.of(entry.revision))
+    return fetch_and_publish(work, model, snapshot, fresh=fresh, entry=entry)
+
+
+def _named(ref: Ref) -> Ref:
+    """What to ask the source for: a plain URL has no revisions."""
+    return checked(ref if ref.kind is SourceKind.HUGGINGFACE else ref._replace(revision=None))
+
+
+def there_as_locked(work: Work, model: Model, before: Installation | None, entry: LockedModel) -> dict[str, Any] | None:
+    """The revision is in the store, byte for byte what the lock says: it serves, with the lock's settings."""
+    layout = work.services.layout
+    if before is not None and before.revision == entry.revision and before.state == InstallationState.PUBLISHED:
+        manifest = adopt(layout, model.type, model.id, entry.revision)
+        if manifest is not None and manifest.digests() == entry.digests:
+            with work.services.database.session() as session:
+                locks.settle(session, entry)
+            return {"revision": entry.revision, "size": before.size, "alreadyPresent": True}
+        return None
+    manifest = kept(work, model, entry.revision)
+    if manifest is None or manifest.digests() != entry.digests:
+        return None
+    return {**record(work.services, manifest, entry), "alreadyPresent": True}
 
 
 def kept(work: Work, model: Model, revision: str) -> Manifest | None:
@@ -122,12 +175,14 @@ def fetch_and_publish(
     *,
     fresh: bool = False,
     proven: Mapping[str, ManifestFile] | None = None,
+    entry: LockedModel | None = None,
 ) -> dict[str, Any]:
     """Bring every file of the snapshot to staging, prove it, publish all of it by one rename, record it.
 
     Args:
         fresh: fetch also what the store has already.
         proven: files that lie in staging, right in every byte.
+        entry: what a lock says of it, settings and all.
     """
     services, settings = work.services, work.services.settings.store
     layout, staging = services.layout, services.layout.staging(model.id, snapshot.revision)
@@ -136,7 +191,7 @@ def fetch_and_publish(
     for file in snapshot.files if twins is not None else ():
         partial = partials[file.name]
         if twins is not None and not partial.exists() and not journal_path(partial).exists():
-            twins.claim(partial, model.id, file.name, file.size, file.sha256)
+            twins.claim(partial, model.id, file.name, file.size, file.locked or file.sha256)
     require_room(layout, snapshot.size or 0, partials.values(), settings.reserve_bytes)
     with waiting_for_room(layout, settings.reserve_bytes):
         files, told = _fetch_all(work, snapshot, partials, twins, proven or {})
@@ -150,7 +205,7 @@ def fetch_and_publish(
         manifest = Manifest.of(model.id, model.type, snapshot.revision, source, files, snapshot.skipped)
         publish(layout, manifest, partials)
     reached("download.published")
-    return {**record(services, manifest), **told, "skipped": list(snapshot.skipped)}
+    return {**record(services, manifest, entry), **told, "skipped": list(snapshot.skipped)}
 
 
 def _fetch_all(
@@ -203,17 +258,27 @@ def _manifest_file(file: RemoteFile, fetched: Fetched) -> ManifestFile:
     return ManifestFile(file.name, fetched.size, fetched.sha256, fetched.chunks, fetched.etag, promised)
 
 
-def record(services: Services, manifest: Manifest) -> dict[str, Any]:
-    """Write down what the store has published."""
+def record(
+    services: Services, manifest: Manifest, entry: LockedModel | None = None, *, newest: bool = True
+) -> dict[str, Any]:
+    """Write down what the store has published.
+
+    Args:
+        entry: of a lock; the model is entered with its settings, or gets them.
+        newest: it is what its source offers now.
+    """
     size = sum(file.size for file in manifest.files)
     row = Installation(
         model_id=manifest.model_id, model_type=manifest.model_type, revision=manifest.revision,
         state=InstallationState.PUBLISHED, size=size, files=len(manifest.files), integrity=1.0,
-        published_at=0.0, verified_at=0.0,
+        published_at=0.0, verified_at=0.0, came_from=manifest.came_from,
         path=str(services.layout.published(manifest.model_type, manifest.model_id, manifest.revision)),
     )  # fmt: skip
     with services.database.session() as session:
-        catalog.publish(session, row)
+        if entry is not None:
+            locks.settle(session, entry)
+        catalog.publish(session, row, newest=newest and entry is None)
+        locks.put_files(session, manifest.model_id, manifest.revision, manifest.digests())
     reached("download.recorded")
     services.events.publish("model.state", modelId=manifest.model_id, status="available", revision=manifest.revision)
     after_change(services, manifest.model_id)

@@ -12,6 +12,7 @@ class RemoteFile:
     """One file as its source describes it.
 
     `sha256`, `md5` and `git_sha1` are lower-case hex, None where the source does not publish them.
+    `locked` is the SHA-256 that a lock demands, whatever the source publishes; None where none does.
     `size` is in bytes, None where the server does not tell.
     `headers` go to the host of `url` only and are dropped on a redirect to another host.
     """
@@ -22,6 +23,7 @@ class RemoteFile:
     sha256: str | None = None
     md5: str | None = None
     git_sha1: str | None = None
+    locked: str | None = None
     etag: str | None = None
     headers: dict[str, str] = field(default_factory=dict, repr=False)
 

@@ -172,6 +172,39 @@ class Hashing:
         return digest.hexdigest()
 
 
+class Digests:
+    """SHA-256 of a whole file and BLAKE3 of its chunks, fed in its order."""
+
+    def __init__(self) -> None:
+        self._whole, self._chunk = hashlib.sha256(), blake3()
+        self._filled = 0
+        self._chunks: list[str] = []
+        self.size = 0
+        """Bytes fed so far."""
+
+    def feed(self, view: memoryview) -> None:
+        """The next bytes."""
+        self._whole.update(view)
+        self.size += len(view)
+        while view:
+            part = view[: CHUNK_BYTES - self._filled]
+            self._chunk.update(part)
+            self._filled += len(part)
+            view = view[len(part) :]
+            if self._filled == CHUNK_BYTES:
+                self._end_chunk()
+
+    def of(self, name: str) -> ManifestFile:
+        """The file as a manifest has it; feed nothing more."""
+        if self._filled:
+            self._end_chunk()
+        return ManifestFile(name, self.size, self._whole.hexdigest(), tuple(self._chunks), None, source_checksum=False)
+
+    def _end_chunk(self) -> None:
+        self._chunks.append(self._chunk.hexdigest())
+        self._chunk, self._filled = blake3(), 0
+
+
 def _hasher(algorithm: str, size: int) -> Any:
     if algorithm == "sha256":
         return hashlib.sha256()

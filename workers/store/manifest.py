@@ -39,7 +39,10 @@ class ManifestFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a published revision consists of. `created_at` is RFC 3339 in UTC; `skipped` was left out on purpose."""
+    """What a published revision consists of. `created_at` is RFC 3339 in UTC; `skipped` was left out on purpose.
+
+    `came_from` names the bundle that brought it; None: its source.
+    """
 
     model_id: str
     model_type: str
@@ -48,6 +51,7 @@ class Manifest:
     files: tuple[ManifestFile, ...]
     created_at: str
     skipped: tuple[str, ...] = ()
+    came_from: str | None = None
 
     @classmethod
     def of(
@@ -58,10 +62,11 @@ class Manifest:
         source: str,
         files: Sequence[ManifestFile],
         skipped: Sequence[str] = (),
+        came_from: str | None = None,
     ) -> Self:
         """A manifest made now."""
         moment = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(model_id, model_type, revision, source, tuple(files), moment, tuple(skipped))
+        return cls(model_id, model_type, revision, source, tuple(files), moment, tuple(skipped), came_from)
 
     @property
     def size(self) -> int:
@@ -126,6 +131,7 @@ def _parsed(body: dict[str, Any]) -> Manifest:
         raise ValueError("unknown version")
     files = tuple(_file(dict(fields)) for fields in body.pop("files"))
     manifest = Manifest(files=files, skipped=tuple(map(_text, body.pop("skipped"))), **body)
+    _text(manifest.came_from or "")
     for value in (manifest.model_id, manifest.model_type, manifest.revision, manifest.source, manifest.created_at):
         _text(value)
     if len({file.name for file in files}) != len(files):

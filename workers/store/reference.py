@@ -11,18 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blake3 import blake3
-
 from shared.errors import Conflict, Unavailable
 from workers.store import manifest as manifests
 from workers.store.essentials import Problem, check_files
-from workers.store.hashing import Checkpoint, OnBytes
+from workers.store.hashing import BUFFER_BYTES, Checkpoint, Digests, OnBytes
 from workers.store.headers.plain import Openable, open_plain
 from workers.store.layout import Layout, storage
 from workers.store.manifest import CHUNK_BYTES, Manifest, ManifestFile
 from workers.store.verify import CorruptFile, Report
 
-BUFFER_BYTES = 1024**2
 HIDDEN = 10
 """Names that are shown of many."""
 
@@ -109,7 +106,7 @@ def verify_in_place(
     for file in expected.files:
         if file.name in missing:
             continue
-        now = _digests(file.name, files[file.name].open, checkpoint, on_bytes)
+        now = digests_of(file.name, files[file.name].open, checkpoint, on_bytes)
         taken.append(now)
         if now.size != file.size:
             corrupted.append(CorruptFile(file.name, ((min(now.size, file.size), max(now.size, file.size)),)))
@@ -165,25 +162,15 @@ def _report(
     return Report(tuple(missing), tuple(corrupted), (), tuple(problems), score, checked)
 
 
-def _digests(name: str, file: Openable, checkpoint: Checkpoint, on_bytes: OnBytes) -> ManifestFile:
+def digests_of(name: str, file: Openable, checkpoint: Checkpoint, on_bytes: OnBytes) -> ManifestFile:
     """Read a file once: its size, its SHA-256, and BLAKE3 of every chunk."""
-    buffer = memoryview(bytearray(BUFFER_BYTES))
-    chunks: list[str] = []
-    whole, chunk, left, size = hashlib.sha256(), blake3(), CHUNK_BYTES, 0
+    buffer, digests = memoryview(bytearray(BUFFER_BYTES)), Digests()
     with storage(), open_plain(file) as (opened, _):
-        while count := opened.readinto(buffer[:left]):  # type: ignore[attr-defined] # an unbuffered file has it
+        while count := opened.readinto(buffer):  # type: ignore[attr-defined] # an unbuffered file has it
             checkpoint()
-            whole.update(buffer[:count])
-            chunk.update(buffer[:count])
-            size += count
-            left -= count
+            digests.feed(buffer[:count])
             on_bytes(count)
-            if not left:
-                chunks.append(chunk.hexdigest())
-                chunk, left = blake3(), CHUNK_BYTES
-    if left < CHUNK_BYTES:
-        chunks.append(chunk.hexdigest())
-    return ManifestFile(name, size, whole.hexdigest(), tuple(chunks), None, source_checksum=False)
+    return digests.of(name)
 
 
 def _different(now: ManifestFile, then: ManifestFile) -> tuple[tuple[int, int], ...]:

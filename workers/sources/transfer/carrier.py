@@ -9,6 +9,7 @@ from http import HTTPStatus
 from shared.errors import Corrupt, Failed, ModelyardError, Unavailable
 from shared.points import reached
 from workers.sources.base import RemoteFile
+from workers.sources.pinned import lock_mismatch
 from workers.sources.transfer.board import Board, Piece
 from workers.sources.transfer.journal import Origin, Partial
 from workers.sources.transfer.proof import READ_BYTES, Scribe
@@ -250,7 +251,9 @@ class Carrier:
 
 
 def size_mismatch(file: RemoteFile, got: int | str) -> Corrupt:
-    """The server's file is not as long as its source says."""
+    """The server's file is not as long as its source, or a lock, says."""
+    if file.locked is not None:
+        return lock_mismatch(file.name, "size", file.size, got)
     return Corrupt(
         "size_mismatch",
         f"{file.name} should have {file.size} bytes; the server offers {got}.",

@@ -10,6 +10,7 @@ from pathlib import Path
 from shared.errors import Corrupt
 from shared.settings import SourceSettings
 from workers.sources.base import Checkpoint, OnBytes, RemoteFile
+from workers.sources.pinned import lock_mismatch
 from workers.sources.transfer.board import CHUNK_BYTES
 from workers.sources.transfer.carrier import Patience, Restart, Terms, Why, size_mismatch
 from workers.sources.transfer.crew import TICK_SECONDS, Crew
@@ -58,7 +59,7 @@ def fetch(
 
     Raises:
         Stop: from `checkpoint`; what was brought is kept.
-        Corrupt: `size_mismatch`, `checksum_mismatch` (both files are deleted), `staging_invalid`.
+        Corrupt: `size_mismatch`, `checksum_mismatch`, `lock_mismatch` (both files are deleted), `staging_invalid`.
         Forbidden: `source_not_allowed`, `auth_required`, `license_required`, `tls_error`.
         NotFound: `source_not_found`.
         Exhausted: `insufficient_space`.
@@ -112,6 +113,8 @@ def _standing(file: RemoteFile, partial: Path, checkpoint: Checkpoint) -> Fetche
             return None
         journal_path(partial).unlink()  # another name of a published file has taken the place that it tells of
     wanted = {name: value for name in ALGORITHMS if (value := getattr(file, name)) is not None}
+    if file.locked is not None:
+        wanted["sha256"] = file.locked
     if wanted and file.size is not None and partial.stat().st_size == file.size:
         found = standing_digests(file, partial, checkpoint)
         if all(getattr(found, name) == value for name, value in wanted.items()):
@@ -214,7 +217,7 @@ def _compared(file: RemoteFile, crew: Crew, refetched: int) -> Fetched:
     """What was brought, if it is what the source says.
 
     Raises:
-        Corrupt: code `size_mismatch` or `checksum_mismatch`, details `{algorithm, want, got}`.
+        Corrupt: code `size_mismatch`, or `checksum_mismatch` with details `{algorithm, want, got}`; `lock_mismatch`.
     """
     size = crew.board.size or 0
     if file.size not in (None, size):
@@ -230,6 +233,8 @@ def _compared(file: RemoteFile, crew: Crew, refetched: int) -> Fetched:
                 {"algorithm": algorithm, "want": want, "got": got},
             )
         digested = digested or want is not None
+    if file.locked not in (None, crew.digests.sha256):
+        raise lock_mismatch(file.name, "sha256", file.locked, crew.digests.sha256)
     origin = crew.terms.origin
     return Fetched(
         size=size,
@@ -238,7 +243,7 @@ def _compared(file: RemoteFile, crew: Crew, refetched: int) -> Fetched:
         chunks=tuple(crew.digests.chunks),
         etag=origin.etag if origin is not None else None,
         refetched=refetched,
-        unverified=crew.unverified and not digested,
+        unverified=crew.unverified and not digested and file.locked is None,
     )
 
 
