@@ -6,9 +6,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from pydantic.alias_generators import to_camel
 
 from api.views import PriorityName
-from shared.contracts import ModelId, ScanPath
+from shared.contracts import BundleName, ModelId, ScanPath, Sha256
 from shared.db.tables import Model
 from shared.errors import ModelyardError
+from shared.lock import Lock
 from shared.refs import Ref, SourceKind, checked
 from shared.storable import printable, printable_lines, storable
 
@@ -100,6 +101,33 @@ class TrustBody(Body):
     revision: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     allow_pickle: bool = False
     allow_remote_code: bool = False
+
+
+class LockBody(Lock):
+    """The content of `models.lock`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{
+        "lockVersion": 1, "models": [{
+            "modelId": "qwen3-0.6b", "modelType": "llm", "name": "Qwen3 0.6B", "source": "huggingface",
+            "sourceUrl": "Qwen/Qwen3-0.6B", "revision": "c1899de289a04d12100db370d81485cdf75e47ca",
+            "files": [{"name": "config.json", "size": 726, "sha256": "0" * 64}],
+        }],
+    }]})  # fmt: skip
+
+    _storable = model_validator(mode="before")(storable)
+
+
+class BundleBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "night-shift.tar", "models": ["qwen3-0.6b"]}]})
+
+    name: Annotated[BundleName, Field(description="Of the file: letters, digits, dots and dashes, ending in .tar.")]
+    models: Annotated[list[ModelId], Field(min_length=1, max_length=100)]
+
+
+class ImportBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"sha256": "0" * 64}]})
+
+    sha256: Annotated[Sha256, Field(description="Of the whole file, as its maker told.")] | None = None
 
 
 class ModelBody(Body):

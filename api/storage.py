@@ -8,6 +8,7 @@ from pydantic import Field
 
 from api.views import View, moment
 from shared.db.tables import Installation, StoreReport
+from shared.errors import Unavailable
 
 
 class ModelSize(View):
@@ -85,6 +86,21 @@ class StorageInfo(View):
     stores: list[StoreView]
 
 
+class BundleFile(View):
+    """A file in the folder of bundles; whether it is whole, an import finds out."""
+
+    name: str
+    size: int
+    written_at: datetime
+
+
+class BundlesView(View):
+    """`folder` is a path on the machine of the io worker."""
+
+    folder: str
+    bundles: list[BundleFile]
+
+
 class UpdateView(View):
     """Which revisions of a model there are."""
 
@@ -112,6 +128,23 @@ def view_storage(reports: list[StoreReport]) -> StorageInfo:
 def view_trash(reports: list[StoreReport]) -> Trash:
     entries = [_view_entry(entry) for row in reports for entry in row.report.get("trashed", [])]
     return Trash(entries=entries, size=sum(entry.size for entry in entries))
+
+
+def view_bundles(reports: list[StoreReport]) -> BundlesView:
+    """Raises: Unavailable, when no worker has looked yet."""
+    found = next((row.report["bundles"] for row in reports if "bundles" in row.report), None)
+    if found is None:
+        raise storage_unknown()
+    files = [BundleFile.model_validate({**file, "writtenAt": moment(file["writtenAt"])}) for file in found["entries"]]
+    return BundlesView(folder=found["folder"], bundles=files)
+
+
+def storage_unknown() -> Unavailable:
+    """No worker has looked yet."""
+    return Unavailable(
+        "storage_unknown", "No worker has looked at the store yet.",
+        "An io worker does within a minute of its start.", None, 5.0,
+    )  # fmt: skip
 
 
 def view_update(row: Installation) -> UpdateView:

@@ -145,6 +145,7 @@ class ModelView(View):
     held_by: Holder | None = Field(None, description="store: downloaded here; folder: where you keep it; ollama.")
     facts: dict[str, Any] = Field({}, description="What its files say: format, architecture, quantization, …")
     local_path: str | None = None
+    came_from: str | None = Field(None, description="The bundle that brought it; null: its source.")
     trusted: list[TrustView] = Field([], description="Allowed exceptions from the trust gate, newest first.")
     verified_at: datetime | None = None
     created_at: datetime
@@ -172,6 +173,7 @@ def view_model(model: Model, facts: Facts) -> ModelView:
         integrity=installation.integrity if installation and installation.verified_at else None,
         held_by=Holder(installation.holder) if installation else None,
         facts=installation.facts if installation else {},
+        came_from=installation.came_from if installation else None,
         local_path=installation.path if installation and installation.holder != Holder.OLLAMA else None,
         trusted=[TrustView.model_validate(row, from_attributes=True) for row in facts.trusted.get(model.id, [])],
         verified_at=moment(installation.verified_at or None) if installation else None,

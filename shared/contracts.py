@@ -5,6 +5,7 @@ A message of another service carries exactly these arguments as flat keyword arg
 """
 
 import hashlib
+import re
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -23,9 +24,15 @@ def _model_id(value: str) -> str:
         raise ValueError(f"{error.message} {error.hint}") from error
 
 
+def _bundle_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.tar", value):
+        raise ValueError("the name of a bundle is letters, digits, dots, dashes and underscores, and ends in .tar")
+    return value
+
+
 ModelId = Annotated[str, AfterValidator(_model_id)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-BundleName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.tar$")]
+BundleName = Annotated[str, AfterValidator(_bundle_name)]
 ScanPath = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^/[^\x00]*$")]
 
 

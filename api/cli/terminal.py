@@ -159,7 +159,9 @@ def _said(name: str, value: Any) -> str:
     if name in IN_BYTES:
         return size_text(value)
     if isinstance(value, list):
-        return " ".join(entry["name"] if isinstance(entry, dict) else str(entry) for entry in value)
+        return " ".join(
+            str(entry.get("name") or entry.get("modelId")) if isinstance(entry, dict) else str(entry) for entry in value
+        )
     return "yes" if value is True else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -3,12 +3,12 @@
 from fastapi import APIRouter
 
 from api.deps import AskingDep, Front, FrontDep
-from api.storage import StorageInfo, Trash, UpdateView, view_storage, view_trash, view_update
+from api.storage import StorageInfo, Trash, UpdateView, storage_unknown, view_storage, view_trash, view_update
 from api.views import Accepted
 from shared.contracts import Restore, Rollback, Scrub, Update, UpdateCheck
 from shared.db import catalog, upkeep
 from shared.db.tables import Installation, StoreReport
-from shared.errors import Conflict, Unavailable
+from shared.errors import Conflict
 
 router = APIRouter(prefix="/models", tags=["storage"])
 
@@ -68,10 +68,7 @@ def _reports(front: Front) -> list[StoreReport]:
     with front.database.reading() as session:
         found = upkeep.reports(session)
     if not found:
-        raise Unavailable(
-            "storage_unknown", "No worker has looked at the store yet.",
-            "An io worker does within a minute of its start.", None, 5.0,
-        )  # fmt: skip
+        raise storage_unknown()
     return found
 
 

@@ -209,6 +209,11 @@ def residencies(session: Session, model_ids: list[str]) -> list[Residency]:
     return list(session.exec(query).all())
 
 
+def loaded(session: Session) -> frozenset[str]:
+    """Models that are, or should be, in memory."""
+    return frozenset(session.exec(select(Residency.model_id).where(col(Residency.state).in_(HELD))).all())
+
+
 def in_state(session: Session, state: ResidencyState) -> list[Residency]:
     """Residencies in that state."""
     return list(session.exec(select(Residency).where(col(Residency.state) == state)).all())
