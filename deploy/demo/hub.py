@@ -1,8 +1,9 @@
 """A hub on loopback that speaks the Hub's protocol, for the demo and for tests: `python -m deploy.demo.hub`.
 
 A repository is a folder `<root>/<owner>/<name>/` of real files. Its commit follows from its contents, so a changed
-file makes a new commit and the old one is gone. Large and weight files are "LFS": they are redirected to `/cdn/…`,
-as the real hub does. `/files/<owner>/<name>/<file>` serves the same bytes as plain direct URLs.
+file makes a new commit; the old one is gone, unless `keep` was called before: then it lies beside it, in
+`<root>/<owner>/<name>@<commit>/`, and is served by its name. Large and weight files are "LFS": they are redirected
+to `/cdn/…`, as the real hub does. `/files/<owner>/<name>/<file>` serves the same bytes as plain direct URLs.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 from urllib.parse import quote, unquote, urlsplit
 
-from deploy.demo.library import Entry, Library, commit_of, model_info, tree
+from deploy.demo.library import Entry, Library, model_info, tree
 
 SEND_BYTES = 256 * 1024
 
@@ -86,6 +87,10 @@ class Hub:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def keep(self, repo: str) -> str:
+        """Keep a repository's present commit, whatever becomes of the repository. Answers the commit."""
+        return self._server.library.keep(repo)
 
     def throttle(self, rate: float | None) -> None:
         """Another rate for answers from now on; those on their way keep theirs."""
@@ -170,21 +175,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse("EntryNotFound")
 
     def _repository(self, repo: str, revision: str | None) -> tuple[list[Entry], str] | None:
-        files = self.server.library.files(repo)
-        if files is None:
-            self._refuse("RepoNotFound")
-            return None
-        commit = commit_of(files)
-        if revision not in (None, "main", commit):
-            self._refuse("RevisionNotFound")
-            return None
-        return files, commit
+        found = self.server.library.at(repo, revision)
+        if found is None:
+            self._refuse("RepoNotFound" if self.server.library.files(repo) is None else "RevisionNotFound")
+        return found
 
     def _model(self, repo: str, revision: str | None, blobs: bool) -> None:
         found = self._repository(repo, revision)
         if found is None:
             return
-        self._json(model_info(repo, found[0], blobs=blobs))
+        self._json(model_info(repo, *found, blobs=blobs))
 
     def _tree(self, repo: str, revision: str, under: str, recursive: bool) -> None:
         found = self._repository(repo, revision)

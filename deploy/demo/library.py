@@ -1,6 +1,7 @@
 """The repositories that the demo's hub serves: folders of real files, described as the Hub's API describes them."""
 
 import hashlib
+import shutil
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -62,6 +63,20 @@ class Library:
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         return [self._entry(path, path.relative_to(folder).as_posix()) for path in paths]
 
+    def at(self, repo: str, revision: str | None) -> tuple[list[Entry], str] | None:
+        """The files of a revision and its commit, None where there is no such thing."""
+        files = self.files(repo)
+        if files is None or revision in (None, "main", commit_of(files)):
+            return (files, commit_of(files)) if files is not None else None
+        kept = self.files(f"{repo}@{revision}")
+        return (kept, str(revision)) if kept is not None else None
+
+    def keep(self, repo: str) -> str:
+        """Copy a repository to where its commit is looked for once the repository has another one; the commit."""
+        commit = commit_of(self.files(repo) or [])
+        shutil.copytree(self._root / repo, self._root / f"{repo}@{commit}", dirs_exist_ok=True)
+        return commit
+
     def _entry(self, path: Path, name: str) -> Entry:
         state = path.stat()
         key = (str(path), state.st_size, state.st_mtime_ns)
@@ -86,9 +101,8 @@ def commit_of(files: list[Entry]) -> str:
     return hashlib.sha256("".join(f"{file.path}\0{file.sha256}\n" for file in files).encode()).hexdigest()[:40]
 
 
-def model_info(repo: str, files: list[Entry], *, blobs: bool) -> dict[str, Any]:
+def model_info(repo: str, files: list[Entry], commit: str, *, blobs: bool) -> dict[str, Any]:
     """A repository as `GET /api/models/{repo}` answers it."""
-    commit = commit_of(files)
     changed = datetime.fromtimestamp(max((file.modified for file in files), default=0), UTC)
     return {
         "_id": commit[:24],

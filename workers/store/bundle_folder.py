@@ -75,10 +75,11 @@ class BundleFolder:
             ) from None  # fmt: skip
         except OSError as error:
             raise _not_plain(name) from error
+        state = os.fstat(handle)
+        if not stat.S_ISREG(state.st_mode):
+            os.close(handle)
+            raise _not_plain(name)
         with os.fdopen(handle, "rb", buffering=0) as file:
-            state = os.fstat(handle)
-            if not stat.S_ISREG(state.st_mode):
-                raise _not_plain(name)
             yield file, state.st_size
 
     @contextmanager
