@@ -47,6 +47,8 @@ SCENARIOS = {
     "update": "An update",
     "rollback": "A rollback",
     "restore": "A model that comes back from the trash",
+    "bundle": "A bundle that is written",
+    "unbundle": "A bundle that is taken in",
     "switch": "A switch from one model to another",
     "load": "The first load of a type",
     "unload": "An unload",

@@ -1,5 +1,6 @@
 """The pieces of work that the cells disturb: how each is set up, asked for, and what it must have come to."""
 
+import hashlib
 import itertools
 import shutil
 from abc import ABC, abstractmethod
@@ -221,6 +222,42 @@ class Restore(Scenario):
         return self._expect(job_id, whole={self.model: self.REPO})
 
 
+class Bundle(Scenario):
+    """A model is written into a bundle."""
+
+    REPO = "tiny/oak"
+
+    def prepare(self) -> None:
+        self.model, self.name = f"box-{self.number}", f"b-{self.number}.tar"
+        self.house.pull(self.model, self.REPO)
+
+    def ask(self) -> str:
+        return self.house.post("/api/v1/models/bundles", {"name": self.name, "models": [self.model]})
+
+    def expected(self, job_id: str) -> Expected:
+        result = self.house.job(job_id).result
+        assert result is not None
+        folder = self.house.settings.bundles_folder
+        assert [path.name for path in folder.glob(f"*{self.name}*")] == [self.name], "one bundle, and nothing half"
+        assert hashlib.sha256((folder / self.name).read_bytes()).hexdigest() == result["sha256"]
+        return self._expect(job_id, whole={self.model: self.REPO})
+
+
+class Unbundle(Bundle):
+    """A model that is not here any more comes in a bundle."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.house.done("/api/v1/models/bundles", {"name": self.name, "models": [self.model]})
+        self.house.done(f"DELETE /api/v1/models/{self.model}")
+
+    def ask(self) -> str:
+        return self.house.post(f"/api/v1/models/bundles/{self.name}/import")
+
+    def expected(self, job_id: str) -> Expected:
+        return self._expect(job_id, whole={self.model: self.REPO}, replaced=[self.model])
+
+
 class Switch(Scenario):
     """One of two models serves; the other takes over."""
 
@@ -292,6 +329,8 @@ SCENARIOS: dict[str, Callable[[House], Scenario]] = {
     "update": Update,
     "rollback": Rollback,
     "restore": Restore,
+    "bundle": Bundle,
+    "unbundle": Unbundle,
     "switch": Switch,
     "load": Load,
     "unload": Unload,

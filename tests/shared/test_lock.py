@@ -73,7 +73,7 @@ def test_an_entry_that_could_not_be_carried_out_is_refused(changes: dict[str, An
 
 @pytest.mark.parametrize("version", [None, 0, 2, "1", True])
 def test_another_version_is_told_from_a_damaged_lock(version: object) -> None:
-    with pytest.raises(ValidationError, match="(?i)version"):
+    with pytest.raises(ValidationError, match=r"(?i)version"):
         Lock.model_validate({**lock_of(), "lockVersion": version})
 
 
