@@ -115,7 +115,8 @@ class Guard:
 
     def _too_large(self) -> Response:
         message = f"The body is larger than {self._limit} bytes."
-        return problem(413, "body_too_large", message, "Send less JSON.", headers={"Connection": "close"})
+        hint = "Send less JSON, or raise MODELYARD_API__MAX_BODY_BYTES."
+        return problem(413, "body_too_large", message, hint, headers={"Connection": "close"})
 
     async def _read(self, receive: Receive) -> bytes | None:
         """The body, or its beginning where it is too long; None where the client has gone."""

@@ -6,7 +6,7 @@ WORKDIR /app
 
 RUN groupadd --gid 10001 modelyard \
  && useradd --uid 10001 --gid modelyard --no-create-home --home-dir /tmp --shell /usr/sbin/nologin modelyard \
- && install -d -o modelyard -g modelyard -m 0700 /var/lib/modelyard /store
+ && install -d -o modelyard -g modelyard -m 0700 /var/lib/modelyard /store /bundles
 
 # The libraries change less often than the code: they are a layer of their own.
 ARG EXTRAS=worker
