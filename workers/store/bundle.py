@@ -251,7 +251,8 @@ def _parsed(text: bytes) -> Lock:
         return Lock.model_validate(storable(json.loads(text)))
     except ValidationError as error:
         fault = error.errors()[0]
-        raise _damaged(f"its lock: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+        place = ".".join(map(str, fault["loc"])).encode("unicode_escape").decode()[:200]  # a stranger's words
+        raise _damaged(f"its lock: {place}: {fault['msg']}") from error
     except (ValueError, RecursionError) as error:
         raise _damaged("its lock cannot be read") from error
 
