@@ -60,9 +60,10 @@ def unbundle(args: Unbundle, work: Work) -> dict[str, Any]:
         reached("unbundle.confirmed")
         came_from = f"bundle {args.name}, lock sha256:{found.lock_digest}"
         told = []
-        for entry in found.lock.models:
-            manifest = there[entry.model_id] or _publish(services.layout, entry, staged[entry.model_id], came_from)
-            told.append(_record(services, entry, manifest, here.get(entry.model_id), brought=entry in wanted))
+        with waiting_for_room(services.layout, services.settings.store.reserve_bytes):
+            for entry in found.lock.models:
+                manifest = there[entry.model_id] or _publish(services.layout, entry, staged[entry.model_id], came_from)
+                told.append(_record(services, entry, manifest, here.get(entry.model_id), brought=entry in wanted))
     return {"bundle": args.name, "models": told, "size": sum(entry.size for entry in wanted)}
 
 
