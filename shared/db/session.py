@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,6 +87,7 @@ class Database:
         # SQLite commits each statement by itself where we do not say BEGIN.
         alone: dict[str, Any] = {"alone": True} if url.startswith("sqlite") else {"isolation_level": "AUTOCOMMIT"}
         self._singles = self.engine.execution_options(**alone)
+        self._writing = threading.Lock() if url.startswith("sqlite") else None
         self._away_at = -math.inf
 
     @contextmanager
@@ -95,7 +97,7 @@ class Database:
         Raises:
             Unavailable: the database cannot be reached or stays locked.
         """
-        with self._session(self.engine) as session:
+        with self._turn(), self._session(self.engine) as session:
             yield session
 
     @contextmanager
@@ -115,8 +117,31 @@ class Database:
         Raises:
             Unavailable: the database cannot be reached or stays locked.
         """
-        with self._judged(), self._singles.connect() as connection:
+        with self._judged(), self._turn(), self._singles.connect() as connection:
             yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """As `session`, for statements on tables.
+
+        Raises:
+            Unavailable: the database cannot be reached or stays locked.
+        """
+        with self._judged(), self._turn(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Threads of this process write to SQLite one after another: waiting for each other costs it milliseconds."""
+        if self._writing is None:
+            yield
+            return
+        if not self._writing.acquire(timeout=BUSY_SECONDS):
+            raise Unavailable(*SQLITE_TROUBLE["SQLITE_BUSY"], None, 2)
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     @contextmanager
     def _session(self, engine: Engine) -> Iterator[Session]:
