@@ -41,7 +41,7 @@ class Front:
     gateway: Gateway
 
 
-def front(request: Request) -> Front:
+async def front(request: Request) -> Front:  # async, as all that only looks: FastAPI gives others a thread each
     found: Front = request.app.state.front
     return found
 
@@ -58,23 +58,11 @@ Check = Callable[[Front, str], None]
 class Asking:
     """How a caller asks for long work: how long it waits for the end, and under which key of its own."""
 
-    def __init__(
-        self,
-        front: FrontDep,
-        response: Response,
-        wait: Wait = 0,
-        idempotency_key: Annotated[
-            str | None,
-            Header(
-                min_length=1, max_length=255, pattern=r"^[!-~]+$",
-                description="Your own name for this request: sent again with the same key, it finds the same job.",
-            ),
-        ] = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, front: Front, response: Response, wait: float, key: str | None) -> None:
         self._front = front
         self._response = response
         self._wait = wait
-        self._key = idempotency_key
+        self._key = key
 
     async def accept(
         self,
@@ -127,7 +115,23 @@ class Asking:
         return self._front.ledger.submit(contract, origin="rest", priority=priority, ask=ask)
 
 
-AskingDep = Annotated[Asking, Depends()]
+async def asking(
+    front: FrontDep,
+    response: Response,
+    wait: Wait = 0,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1, max_length=255, pattern=r"^[!-~]+$",
+            description="Your own name for this request: sent again with the same key, it finds the same job.",
+        ),
+    ] = None,
+) -> Asking:  # fmt: skip
+    """What a route for long work is given."""
+    return Asking(front, response, wait, idempotency_key)
+
+
+AskingDep = Annotated[Asking, Depends(asking)]
 
 
 async def _ended(front: Front, job: Job, seconds: float) -> Job:

@@ -16,16 +16,17 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Self
 
 import structlog
-from sqlalchemy import ColumnElement, case, func, null, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Executable, case, insert, null, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import SQLModel, col, delete, select
+from sqlmodel import col, delete, select
 
 from shared.broker import Broker
 from shared.contracts import KINDS, Contract
 from shared.db import jobs
 from shared.db.devices import place
+from shared.db.moves import CLAIM, END, IN_THE_WAY, JOBS, RENEW, REPORT, entering
 from shared.db.session import Database, now
 from shared.db.tables import IdempotencyKey, Job, ScheduleRun
 from shared.errors import Conflict, ModelyardError
@@ -37,8 +38,6 @@ from shared.states import ENDED, LIVE, Desired, JobState, Priority
 
 log = structlog.get_logger()
 
-JOBS = SQLModel.metadata.tables[str(Job.__tablename__)]
-"""The table itself: a statement on it costs half of one on the class."""
 MAKES_WAY = [kind for kind, contract in KINDS.items() if contract.makes_way]
 WAY_GRACE_SECONDS = 0.2
 """A ticket that no worker has taken after so long found no free slot."""
@@ -101,7 +100,9 @@ class Ledger:
         self.broker = broker
         self.events = events
         self._aside = aside
-        self._insert = sqlite_insert if database.engine.dialect.name == "sqlite" else postgresql_insert
+        dialect = database.engine.dialect.name
+        self._insert = sqlite_insert if dialect == "sqlite" else postgresql_insert
+        self._entering = entering(dialect)
 
     # -- asking for work ------------------------------------------------------------------------------------
 
@@ -158,26 +159,35 @@ class Ledger:
         ask: Ask | None = None,
     ) -> Submitted:
         urgency = int(contract.priority if priority is None else priority)
+        lane = contract.lane if contract.lane == IO else self._place(str(contract.subject))
         values: dict[str, Any] = {
             "id": job_id, "kind": contract.kind, "unique_key": contract.unique_key(), "model_id": contract.subject,
-            "args": contract.model_dump(mode="json"), "origin": origin, "state": JobState.QUEUED,
+            "args": contract.model_dump(mode="json"), "origin": origin, "state": JobState.QUEUED, "lane": lane,
             "desired": Desired.RUN, "priority": urgency, "urgency": urgency, "aged": False,
             "attempt": 0, "lost": 0, "retries": 0, "ticket": 1, "not_before": not_before, "parts": [],
-            "created_at": now(),
         }  # fmt: skip
-        with self.database.session() as session:
-            values["lane"] = contract.lane if contract.lane == IO else place(session, str(contract.subject))
-            values["sent_at"] = now() if values["lane"] == here and not not_before else None
+        sent = 0.0 if lane == here and not not_before else None
+        with self.database.single() if ask is None else self.database.transaction() as connection:
             for _ in range(3):  # the job that stood in the way may end between the two statements
-                insert = self._insert(JOBS).values(**values).on_conflict_do_nothing().returning(*JOBS.c)
-                row = session.connection().execute(insert).mappings().one_or_none()
-                created = None if row is None else Job(**row)
-                job = created or session.get(Job, job_id) or jobs.live_with_key(session, contract.unique_key())
-                if job is not None:
+                submitted = self._enter(connection, values, sent)
+                if submitted is not None:
                     if ask is not None:
-                        session.add(IdempotencyKey(**ask._asdict(), job_id=job.id, created=created is not None))
-                    return Submitted(job, created=created is not None)
+                        named = {**ask._asdict(), "job_id": submitted.job.id, "created": submitted.created}
+                        connection.execute(insert(IdempotencyKey), named)
+                    return submitted
         raise Conflict("job_conflict", "Jobs for this model come and go at this moment.", "Send the request again.")
+
+    def _enter(self, connection: Connection, values: dict[str, Any], sent: float | None) -> Submitted | None:
+        """A new row with these values, or the one that stands in its way, if that is still there."""
+        entered = connection.execute(self._entering, {**values, "sent": sent}).one_or_none()
+        if entered is not None:
+            return Submitted(Job(**values, created_at=entered.created_at, sent_at=entered.sent_at), created=True)
+        rival = _one(connection, IN_THE_WAY, job_id=values["id"], its_key=values["unique_key"])
+        return None if rival is None else Submitted(rival, created=False)
+
+    def _place(self, model_id: str) -> str:
+        with self.database.reading() as session:
+            return place(session, model_id)
 
     def reject(self, job_id: str, kind: str, args: dict[str, Any], error: ModelyardError) -> None:
         """Keep a message that was no valid job, so that its sender finds out why. Twice is once."""
@@ -199,32 +209,30 @@ class Ledger:
         Args:
             lane: of the worker; a ticket that strayed to it from another lane finds nothing.
         """
-        guard = (
-            (col(Job.state) == JobState.QUEUED) & (col(Job.desired) == Desired.RUN)
-            & (col(Job.ticket) == ticket) & (col(Job.not_before) <= now())
-        )  # fmt: skip
-        guard = guard if lane is None else guard & (col(Job.lane) == lane)
-        return self._update(
-            job_id, guard, state=JobState.RUNNING, attempt=col(Job.attempt) + 1, lease_owner=owner,
-            lease_until=self._lease_end(), started_at=func.coalesce(col(Job.started_at), now()), phase="starting",
-            error=None,
-        )  # fmt: skip
+        return self._move(
+            CLAIM, job_id, its_ticket=ticket, owner=owner, my_lane=lane, lease_seconds=self.settings.lease_seconds
+        )
 
     def beat(self, job_id: str, attempt: int, progress: Progress | None) -> Desired | None:
         """Renew the lease, store progress, learn what people want. None: the job belongs to another attempt."""
-        values = {"lease_until": self._lease_end(), **_reported(progress)}
-        statement = update(JOBS).where(self._fence(job_id, attempt)).values(**values).returning(JOBS.c.desired)
+        values = {
+            "job_id": job_id,
+            "fence": attempt,
+            "lease_seconds": self.settings.lease_seconds,
+            **_reported(progress),
+        }
         with self.database.single() as connection:
-            desired = connection.execute(statement).scalar_one_or_none()
+            desired = connection.execute(REPORT if "fraction" in values else RENEW, values).scalar_one_or_none()
         return None if desired is None else Desired(desired)
 
     def succeed(self, job_id: str, attempt: int, result: dict[str, Any] | None, last: Progress | None = None) -> bool:
         """The body returned. False: the fence held, this attempt's word no longer counts."""
-        values = {**_reported(last), "progress": 1.0, "phase": None, "error": None}
-        return self._settle(job_id, attempt, state=JobState.SUCCEEDED, finished_at=now(), result=result, **values)
+        values = {**_reported(last), "progress": 1.0, "phase": None, "error": None, "result": result}
+        values.pop("fraction", None)
+        return self._end(job_id, attempt, JobState.SUCCEEDED, **values)
 
     def fail(self, job_id: str, attempt: int, error: ModelyardError) -> bool:
-        return self._settle(job_id, attempt, state=JobState.FAILED, finished_at=now(), error=error_body(error))
+        return self._end(job_id, attempt, JobState.FAILED, error=error_body(error))
 
     def stop(self, job_id: str, attempt: int) -> bool:
         """End a run that people wanted cancelled or paused; what they want at this moment decides."""
@@ -369,9 +377,6 @@ class Ledger:
             )
         return Submitted(job, row.created)
 
-    def _move(self, job_id: str, states: list[JobState], **values: Any) -> Job:
-        return self._update(job_id, col(Job.state).in_(states), **values) or self._get(job_id)
-
     # -- the rescue's part ----------------------------------------------------------------------------------
 
     def resend(self, lost: list[Job]) -> None:
@@ -467,14 +472,18 @@ class Ledger:
 
     # -- the one way a row changes --------------------------------------------------------------------------
 
+    def _end(self, job_id: str, attempt: int, state: JobState, **values: Any) -> bool:
+        return self._move(END, job_id, fence=attempt, state=state, **values) is not None
+
     def _settle(self, job_id: str, attempt: int, **values: Any) -> bool:
         return self._update(job_id, self._fence(job_id, attempt), **values, lease_until=None) is not None
 
     def _update(self, job_id: str, guard: ColumnElement[bool], **values: Any) -> Job | None:
-        statement = update(JOBS).where(col(Job.id) == job_id, guard).values(**values).returning(*JOBS.c)
+        return self._move(update(JOBS).where(JOBS.c.id == job_id, guard).values(**values).returning(*JOBS.c))
+
+    def _move(self, statement: Executable, job_id: str | None = None, **bound: Any) -> Job | None:
         with self.database.single() as connection:
-            row = connection.execute(statement).mappings().one_or_none()
-        job = None if row is None else Job(**row)
+            job = _one(connection, statement, **({} if job_id is None else {"job_id": job_id, **bound}))
         if job is not None:
             reached("ledger", job.state)
             self._changed(job)
@@ -486,9 +495,6 @@ class Ledger:
 
     def _fence(self, job_id: str, attempt: int) -> ColumnElement[bool]:
         return (col(Job.id) == job_id) & (col(Job.attempt) == attempt) & (col(Job.state) == JobState.RUNNING)
-
-    def _lease_end(self) -> Any:
-        return now() + self.settings.lease_seconds
 
     def _changed(self, job: Job) -> None:
         if self._aside is not None:
@@ -523,14 +529,15 @@ def _as_wished() -> dict[str, Any]:
 
 
 def _reported(progress: Progress | None) -> dict[str, Any]:
-    """What a report changes in the row; the fraction never goes back."""
+    """What a report changes in the row, and under `fraction` what it does not take back."""
     if progress is None:
         return {}
-    values: dict[str, Any] = {
-        "phase": progress.phase, "bytes_done": progress.bytes_done, "bytes_total": progress.bytes_total,
-        "bytes_per_second": progress.bytes_per_second, "parts": list(progress.parts),
-    }  # fmt: skip
-    if progress.fraction is not None:
-        known = func.coalesce(col(Job.progress), 0.0)
-        values["progress"] = case((known > progress.fraction, known), else_=progress.fraction)
-    return values
+    told = progress._asdict() | {"parts": list(progress.parts)}
+    if progress.fraction is None:
+        del told["fraction"]
+    return told
+
+
+def _one(connection: Connection, statement: Executable, **bound: Any) -> Job | None:
+    row = connection.execute(statement, bound).mappings().first()
+    return None if row is None else Job(**row)

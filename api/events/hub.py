@@ -36,7 +36,7 @@ BATCH = 250
 LIVE_SHOWN = 100
 """Jobs of each live state in a snapshot of everything, at most."""
 PACE_SECONDS = 0.1
-"""Between two reads: what happens meanwhile goes out in one piece to each client."""
+"""From the first event to the read: what happens meanwhile is judged together and goes out in one piece."""
 AGAIN_SECONDS = 1.0
 SILENCE_SECONDS = 10.0
 """So often silent clients hear a sign of life, and the ledger is asked whether their job has ended."""
@@ -69,6 +69,8 @@ class EventHub:
         self._last: Order = NOWHERE
         self._in_doubt = False
         """An event was left out because the ledger did not answer."""
+        self._behind = False
+        """The last read did not get all there was."""
         self._listening = asyncio.Event()
         self._looking = asyncio.Lock()
         self._next: _Asking | None = None
@@ -205,10 +207,13 @@ class EventHub:
             TimeoutError: it is another one.
         """
         position = f"{self._last[0]}-{self._last[1]}"
+        stream: Any = {queues.EVENTS_STREAM: position}
         wait = AGAIN_SECONDS if self._in_doubt else SILENCE_SECONDS
-        answer: Any = await connection.xread({queues.EVENTS_STREAM: position}, count=BATCH, block=int(wait * 1000))
-        if answer:
-            entries: list[Any] = answer[0][1]
+        if self._behind or await connection.xread(stream, count=1, block=int(wait * 1000)):
+            await asyncio.sleep(0 if self._behind else PACE_SECONDS)
+            answer: Any = await connection.xread(stream, count=BATCH)
+            entries: list[Any] = answer[0][1] if answer else []
+            self._behind = len(entries) == BATCH
             return entries
         newest: Any = await connection.xrevrange(queues.EVENTS_STREAM, count=1)
         if newest and _order(newest[0]) < self._last:
@@ -225,8 +230,6 @@ class EventHub:
         if self._in_doubt and await self._ledger_answers():
             self._in_doubt = False
             self._resync()
-        if 0 < len(entries) < BATCH:
-            await asyncio.sleep(PACE_SECONDS)
 
     async def _keep(self, entries: list[Any]) -> list[Told]:
         if not entries:

@@ -3,7 +3,9 @@
 import contextlib
 import math
 import os
+import select as readiness
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Float, event, func, select, text
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import DataError, DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
@@ -26,8 +28,11 @@ from shared.errors import Conflict, Corrupt, Invalid, Unavailable
 from shared.settings import Settings
 
 BUSY_SECONDS = 5
-"""Longest wait for another writer of SQLite; after it the caller hears `database_busy`."""
-
+"""Longest wait for other writers of SQLite; after it the caller hears `database_busy`."""
+TURN_SECONDS = 2
+"""How much of it may be spent on writers of the same process."""
+IDLE_SECONDS = 1.0
+"""A connection to PostgreSQL that nobody used for so long is asked whether it lives before it is used."""
 
 SQLITE_TROUBLE = {
     "SQLITE_BUSY": ("database_busy", "Another program keeps the database locked.", "Try again in a few seconds."),
@@ -86,6 +91,7 @@ class Database:
         # SQLite commits each statement by itself where we do not say BEGIN.
         alone: dict[str, Any] = {"alone": True} if url.startswith("sqlite") else {"isolation_level": "AUTOCOMMIT"}
         self._singles = self.engine.execution_options(**alone)
+        self._writing = threading.Lock() if url.startswith("sqlite") else None
         self._away_at = -math.inf
 
     @contextmanager
@@ -95,7 +101,7 @@ class Database:
         Raises:
             Unavailable: the database cannot be reached or stays locked.
         """
-        with self._session(self.engine) as session:
+        with self._turn(), self._session(self.engine) as session:
             yield session
 
     @contextmanager
@@ -115,8 +121,31 @@ class Database:
         Raises:
             Unavailable: the database cannot be reached or stays locked.
         """
-        with self._judged(), self._singles.connect() as connection:
+        with self._judged(), self._turn(), self._singles.connect() as connection:
             yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """As `session`, for statements on tables.
+
+        Raises:
+            Unavailable: the database cannot be reached or stays locked.
+        """
+        with self._judged(), self._turn(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Threads of this process write to SQLite one after another: waiting for each other costs it milliseconds."""
+        if self._writing is None:
+            yield
+            return
+        if not self._writing.acquire(timeout=TURN_SECONDS):
+            raise Unavailable(*SQLITE_TROUBLE["SQLITE_BUSY"], None, 2)
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     @contextmanager
     def _session(self, engine: Engine) -> Iterator[Session]:
@@ -150,8 +179,10 @@ class Database:
 
 def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, pool_size=10, pool_timeout=BUSY_SECONDS, connect_args=PATIENCE)
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+        engine = create_engine(url, pool_size=10, pool_timeout=BUSY_SECONDS, connect_args=PATIENCE)
+        _ping_the_idle(engine)
+        return engine
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS - TURN_SECONDS, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _: Any) -> None:
@@ -160,7 +191,7 @@ def _engine(url: str) -> Engine:
             "journal_mode=WAL",
             "synchronous=FULL",
             "foreign_keys=ON",
-            f"busy_timeout={BUSY_SECONDS * 1000}",
+            f"busy_timeout={(BUSY_SECONDS - TURN_SECONDS) * 1000}",
         ):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -172,6 +203,31 @@ def _engine(url: str) -> Engine:
             connection.exec_driver_sql("BEGIN" if options.get("reads") else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _ping_the_idle(engine: Engine) -> None:
+    """Replace a connection that died while nobody used it; to ask before each use would cost a short job a tenth."""
+
+    @event.listens_for(engine, "checkin")
+    def _left(_: Any, record: Any) -> None:
+        record.info["left"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _taken(connection: Any, record: Any, _: Any) -> None:
+        used = record.info.get("left", math.inf)
+        if time.monotonic() - used < IDLE_SECONDS and not _has_word(connection):
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except Exception as error:
+            raise DisconnectionError from error  # the pool connects anew
+
+
+def _has_word(connection: Any) -> bool:
+    """The server has sent something that nobody asked for: its last words, when it goes."""
+    look = readiness.poll()
+    look.register(connection.fileno(), readiness.POLLIN)
+    return bool(look.poll(0))
 
 
 def _as_passing(error: DBAPIError | PoolTimeout) -> Unavailable | None:

@@ -53,7 +53,8 @@ class Service:
             **os.environ, "HF_ENDPOINT": hub.url, "MODELYARD_DATA_DIR": str(folder / "data"),
             "MODELYARD_DATABASE_URL": database.url, "MODELYARD_REDIS__URL": self.redis_url,
             "MODELYARD_SOURCES__ALLOWED_HOSTS": hub.url.removeprefix("http://"),
-            "MODELYARD_STORE__RESERVE_BYTES": "0", "MODELYARD_JOBS__RESCUE_SECONDS": "2",
+            "MODELYARD_STORE__RESERVE_BYTES": "0", "MODELYARD_STORE__SHARE_FILES": "false",
+            "MODELYARD_JOBS__RESCUE_SECONDS": "2",
             "MODELYARD_JOBS__LEASE_SECONDS": str(LEASE), "MODELYARD_JOBS__BACKOFF_CAP_SECONDS": "4",
         }  # fmt: skip
         api = ("uvicorn", "api.app:create_app", "--factory", "--port", str(self.port), "--no-access-log")

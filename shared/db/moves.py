@@ -1,0 +1,66 @@
+"""The statements that every job passes, built once: SQLAlchemy takes longer to build one than a database to run it.
+
+What is bound here has names that no column has: a value bound under a column's name is set in it.
+"""
+
+from typing import Any
+
+from sqlalchemy import Executable, Float, String, bindparam, case, func, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlmodel import SQLModel
+
+from shared.db.session import now
+from shared.db.tables import Job
+from shared.states import LIVE, Desired, JobState
+
+JOBS = SQLModel.metadata.tables[str(Job.__tablename__)]
+"""The table itself: a statement on it costs half of one on the class."""
+ROW = JOBS.c
+
+_LEASE_END: Any = now() + bindparam("lease_seconds", type_=Float(53))
+_FENCE = (
+    (ROW.id == bindparam("job_id")) & (ROW.attempt == bindparam("fence")) & (ROW.state == JobState.RUNNING.value)
+)  # fmt: skip
+_MY_LANE = func.coalesce(bindparam("my_lane", type_=String), ROW.lane)
+_KNOWN = func.coalesce(ROW.progress, 0.0)
+_FRACTION: Any = bindparam("fraction", type_=Float(53))
+
+
+def entering(dialect: str) -> Executable:
+    """A new row, if none stands in its way; answers its `created_at` and `sent_at`.
+
+    `sent` is 0 where its message is at hand already, and NULL, as the sum is then, where it has still to be sent.
+    """
+    insert = sqlite_insert if dialect == "sqlite" else postgresql_insert
+    entry = insert(JOBS).values(created_at=now(), sent_at=now() + bindparam("sent", type_=Float(53)))
+    return entry.on_conflict_do_nothing().returning(ROW.created_at, ROW.sent_at)
+
+
+IN_THE_WAY = (
+    select(*ROW)
+    .where((ROW.id == bindparam("job_id")) | ((ROW.unique_key == bindparam("its_key")) & ROW.state.in_(LIVE)))
+    .order_by((ROW.id == bindparam("job_id")).desc())
+)
+"""Why a new row was not entered: its own id is there, or a live job for the same work; the former first."""
+
+CLAIM = (
+    update(JOBS)
+    .where(
+        ROW.id == bindparam("job_id"), ROW.state == JobState.QUEUED.value, ROW.desired == Desired.RUN.value,
+        ROW.ticket == bindparam("its_ticket"), ROW.not_before <= now(), ROW.lane == _MY_LANE,
+    )
+    .values(
+        state=JobState.RUNNING.value, attempt=ROW.attempt + 1, lease_owner=bindparam("owner"), lease_until=_LEASE_END,
+        started_at=func.coalesce(ROW.started_at, now()), phase="starting", error=None,
+    )
+    .returning(*ROW)
+)  # fmt: skip
+
+RENEW = update(JOBS).where(_FENCE).values(lease_until=_LEASE_END).returning(ROW.desired)
+"""A heartbeat; what is bound under names of columns is stored with it."""
+REPORT = RENEW.values(progress=case((_KNOWN > _FRACTION, _KNOWN), else_=_FRACTION))
+"""A heartbeat with a fraction, which never goes back."""
+
+END = update(JOBS).where(_FENCE).values(lease_until=None, finished_at=now()).returning(*ROW)
+"""Ends a run with what is bound under names of columns."""
