@@ -160,10 +160,11 @@ class Ledger:
     ) -> Submitted:
         urgency = int(contract.priority if priority is None else priority)
         lane = contract.lane if contract.lane == IO else self._place(str(contract.subject))
+        # What is left out of the arguments is not written: a worker of the version before knows nothing of it.
         values: dict[str, Any] = {
             "id": job_id, "kind": contract.kind, "unique_key": contract.unique_key(), "model_id": contract.subject,
-            "args": contract.model_dump(mode="json"), "origin": origin, "state": JobState.QUEUED, "lane": lane,
-            "desired": Desired.RUN, "priority": urgency, "urgency": urgency, "aged": False,
+            "args": contract.model_dump(mode="json", exclude_none=True), "origin": origin, "lane": lane,
+            "state": JobState.QUEUED, "desired": Desired.RUN, "priority": urgency, "urgency": urgency, "aged": False,
             "attempt": 0, "lost": 0, "retries": 0, "ticket": 1, "not_before": not_before, "parts": [],
         }  # fmt: skip
         sent = 0.0 if lane == here and not not_before else None

@@ -23,6 +23,10 @@ BODIES = {
     ADD: GOOD,
     "/api/v1/models/download": {"model_id": "one"},
     "/api/v1/models/activate": {"model_id": "one"},
+    "/api/v1/models/lock/plan": {"lockVersion": 1, "models": []},
+    "/api/v1/models/lock/drift": {"lockVersion": 1, "models": []},
+    "/api/v1/models/lock/apply": {"lockVersion": 1, "models": []},
+    "/api/v1/models/bundles": {"name": "one.tar", "models": ["one"]},
     "/v1/chat/completions": {"model": "llm", "messages": [{"role": "user", "content": "Hello"}]},
     "/v1/completions": {"model": "llm", "prompt": "Once"},
 }
@@ -57,7 +61,10 @@ def test_every_path_with_a_body_is_tried_here(api: Served) -> None:
     with_body = {
         path for path, methods in described.items() for method in methods.values() if "requestBody" in method
     }  # fmt: skip
-    elsewhere = {"/api/v1/jobs/{job_id}", "/api/v1/models/{model_id}/trust", "/api/v1/models/rescan"}
+    elsewhere = {
+        "/api/v1/jobs/{job_id}", "/api/v1/models/{model_id}/trust", "/api/v1/models/rescan",
+        "/api/v1/models/bundles/{name}/import",
+    }  # fmt: skip
     assert with_body == {*BODIES, *elsewhere}
 
 
