@@ -14,10 +14,11 @@ from workers.store.survey import Survey
 log = structlog.get_logger()
 
 
-def after_change(services: Services, model_id: str) -> None:
-    """Tidy up and take stock at the end of a job that has changed a model's files; what fails is done by a chore."""
+def after_change(services: Services, *model_ids: str) -> None:
+    """Tidy up and take stock at the end of a job that has changed files of models; what fails is done by a chore."""
     try:
-        tidy(services, model_id)
+        for model_id in model_ids:
+            tidy(services, model_id)
         take_stock(services)
     except ModelyardError as error:
         log.warning("stock.not_taken", code=error.code, reason=error.message)

@@ -11,7 +11,7 @@ from shared.errors import Corrupt
 from shared.lock import Lock, LockedFile, LockedModel
 from shared.points import reached
 from workers.job import Services, Work, job
-from workers.stock import take_stock
+from workers.stock import after_change
 from workers.store.bundle import OpenBundle, size_of, write
 from workers.store.bundle_folder import BundleFolder, exists
 
@@ -33,7 +33,7 @@ def bundle(args: Bundle, work: Work) -> dict[str, Any]:
             reached("bundle.written")
             work.confirm()
     reached("bundle.named")
-    take_stock(services)
+    after_change(services)
     return _told(folder, args.name, lock, sha256)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -11,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from shared.errors import Conflict, Exhausted, Failed, NotFound
+from shared.errors import Conflict, Exhausted, Failed, NotFound, Snooze
 from shared.settings import Settings
 from workers.store.layout import sync_folder
 
 SUFFIX = ".tar"
-DRAFT = ".draft"
+DRAFT, DRAFT_DIGITS = ".draft", 8
+BUSY_SECONDS = 2
 MODE = 0o640
 MAX_LISTED = 1000
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -86,20 +88,22 @@ class BundleFolder:
     def draft(self, name: str, size: int, reserve: int) -> Iterator[BinaryIO]:
         """A file to write a bundle of that size to. It gets its name when the block ends well; else nothing is left.
 
-        What an attempt that was killed has left is cleared away: its writer, should it live, ends with an error.
+        What an attempt that was killed has left is cleared away.
 
         Raises:
+            Snooze: somebody writes a bundle of this name.
             Conflict: code `bundle_exists`, something has taken the name meanwhile.
         """
         with self._disk():
             self._ensure()
-            for left in self.path.glob(f".{name}.*{DRAFT}"):
-                left.unlink(missing_ok=True)
+            for left in self.path.glob(f".{name}.{'[0-9a-f]' * DRAFT_DIGITS}{DRAFT}"):
+                _clear(left)
             self._require_room(size, reserve)
-            draft = self.path / f".{name}.{secrets.token_hex(4)}{DRAFT}"
+            draft = self.path / f".{name}.{secrets.token_hex(DRAFT_DIGITS // 2)}{DRAFT}"
             handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, MODE)
             try:
                 with os.fdopen(handle, "wb", buffering=0) as file:
+                    fcntl.flock(handle, fcntl.LOCK_EX)  # let go when the process dies
                     yield file
                     os.fsync(handle)
                 if self.has(name):
@@ -142,6 +146,16 @@ class BundleFolder:
             reason = os.strerror(error.errno or errno.EIO)
             hint = f"Check {self.path}, which MODELYARD_STORE__BUNDLES may name."
             raise Failed("storage_error", f"The folder of bundles refuses: {reason}.", hint) from error
+
+
+def _clear(draft: Path) -> None:
+    """Delete a draft that nobody writes any more."""
+    with contextlib.suppress(FileNotFoundError), draft.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Snooze(BUSY_SECONDS, "waits for another job that writes a bundle of this name") from None
+        draft.unlink(missing_ok=True)
 
 
 def exists(name: str) -> Conflict:

@@ -22,6 +22,7 @@ from tests.factories.repository import make_repository, weights
 from tests.workers.jobs.conftest import Place
 from tests.workers.jobs.test_room import MIB, fill, small_disk
 from workers.job import BODIES, Services
+from workers.store.bundle_folder import BundleFolder
 from workers.store.layout import Layout
 
 __all__ = ["small_disk"]
@@ -165,9 +166,23 @@ def test_a_damaged_model_is_not_bundled(place: Place, oak: str) -> None:
 def test_what_a_killed_attempt_left_is_cleared_away(place: Place, oak: str) -> None:
     bundles(place).mkdir()
     (bundles(place) / ".b.tar.0a1b2c3d.draft").write_bytes(b"half")
-    (bundles(place) / ".other.tar.0a1b2c3d.draft").write_bytes(b"of another job")
+    others = {".other.tar.0a1b2c3d.draft", ".b.tar.b.tar.0a1b2c3d.draft"}
+    for name in others:
+        (bundles(place) / name).write_bytes(b"of another job")
     exported(place, oak)
-    assert {path.name for path in bundles(place).iterdir()} == {"b.tar", ".other.tar.0a1b2c3d.draft"}
+    assert {path.name for path in bundles(place).iterdir()} == {"b.tar", *others}
+
+
+def test_two_jobs_do_not_write_one_bundle(place: Place, oak: str) -> None:
+    """The second waits while the first is at it, whatever it bundles; afterwards the name is taken."""
+    folder = BundleFolder.of(place.services.settings)
+    with folder.draft("b.tar", 1, 0) as draft:
+        draft.write(b"x")
+        with pytest.raises(Snooze):
+            exported(place, oak)
+    with pytest.raises(Conflict):
+        exported(place, oak)
+    assert [path.name for path in bundles(place).iterdir()] == ["b.tar"]
 
 
 @pytest.mark.fault("A-41", "A-42", "F-54")
