@@ -97,7 +97,8 @@ def adopt(file: RemoteFile, partial: Path, chunks: Sequence[str], etag: str | No
     with Partial(partial) as store:
         store.forget()
         store.begin(Origin(_identity(file), size, etag))
-        store.record(proofs)
+        store.sync()
+        store.claim(*proofs)
 
 
 def _standing(file: RemoteFile, partial: Path, checkpoint: Checkpoint) -> Fetched | None:
