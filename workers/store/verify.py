@@ -100,7 +100,8 @@ def verify(
 
     Args:
         tier: STAT compares names, types, sizes and times, reads headers, and hashes only what was written to;
-            BLAKE3 hashes every chunk; SOURCE compares every file with `promised` in the same pass.
+            BLAKE3 hashes every chunk; SOURCE compares every file with `promised`, and its chunks where that differs or
+            names no SHA-256.
         promised: digests that the source publishes.
 
     Raises:
