@@ -21,7 +21,7 @@ from shared.settings import SourceSettings
 from shared.states import VerifyTier
 from workers.sources import source_of
 from workers.sources.base import RemoteFile, Snapshot
-from workers.sources.transfer import Fetched, fetch
+from workers.sources.transfer import Fetched, fetch, fetch_several
 from workers.sources.wire.policy import HostPolicy
 
 MODEL, TYPE = "bench", "llm"
@@ -36,10 +36,10 @@ def pull(settings: SourceSettings, ref: str, store: str) -> dict[str, Any]:
     layout.ensure()
     snapshot = _resolve(settings, ref)
     partials = {file.name: layout.partial(MODEL, snapshot.revision, file.name) for file in snapshot.files}
+    wanted = [(file, partials[file.name]) for file in snapshot.files]
     files = [
         ManifestFile(file.name, found.size, found.sha256, found.chunks, found.etag, source_checksum=True)
-        for file in snapshot.files
-        for found in [_fetch(settings, file, partials[file.name])]
+        for file, found in fetch_several(wanted, HostPolicy(settings), settings, lambda: None, lambda *_: None)
     ]
     publish(layout, Manifest.of(MODEL, TYPE, snapshot.revision, ref, files), partials)
     folder = layout.published(TYPE, MODEL, snapshot.revision)

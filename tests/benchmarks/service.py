@@ -12,7 +12,7 @@ from shared.settings import SourceSettings, StoreSettings
 from tests.benchmarks.hosting import Host
 from tests.benchmarks.stage import Stage
 
-LOOK_SECONDS = 0.01
+LOOK_SECONDS = 0.05
 PATIENCE = 600.0
 
 

@@ -166,7 +166,7 @@ class Carrier:
                     self.board.give_back(piece)
                     raise
         finally:
-            self.link.close()
+            self.link.hand_back()
 
     def _bring(self, piece: Piece) -> None:
         """One piece, over as many connections as it takes while each brings something."""

@@ -15,6 +15,7 @@ from workers.sources.transfer.proof import Digests, Scribe, follow, recheck
 from workers.sources.transfer.width import Chooser
 from workers.sources.wire.connection import Link
 from workers.sources.wire.dial import Stopped
+from workers.sources.wire.lines import Lines
 from workers.sources.wire.route import Route
 
 TICK_SECONDS = 0.05
@@ -31,12 +32,14 @@ class Crew:
         terms: Terms,
         settings: SourceSettings,
         patience: Patience,
+        lines: Lines | None = None,
     ) -> None:
         self._file = file
         self._partial = partial
         self._route = route
         self._settings = settings
         self._patience = patience
+        self._lines = lines
         self._stop = threading.Event()
         self._woken = threading.Event()
         self._lock = threading.Lock()
@@ -136,7 +139,7 @@ class Crew:
             board=self.board,
             scribe=self.scribe,
             terms=self.terms,
-            link=Link(self._route, self._stop),
+            link=Link(self._route, self._stop, self._lines),
             stop=self._stop,
             patience=self._patience,
             settled=self._woken.set,
