@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from blake3 import blake3
 
 from shared.errors import Failed
+from workers.buffers import buffer
 from workers.store.layout import Layout
 from workers.store.manifest import CHUNK_BYTES, ManifestFile
 from workers.store.pace import FULL_SPEED, Pace, forget_cached
@@ -117,14 +118,14 @@ class Hashing:
                 yield from (_Task(file, (chunk,), {}) for chunk in chunks)
 
     def _work(self) -> None:
-        buffer = memoryview(bytearray(BUFFER_BYTES))
+        view = buffer(BUFFER_BYTES)
         with self.pace.applied() as pause:
             while not self._stop.is_set():
                 try:
                     task = self._tasks.get_nowait()
                 except queue.Empty:
                     return
-                for wrong in self._wrong(task, _Reader(self, task.file.name, buffer, pause)):
+                for wrong in self._wrong(task, _Reader(self, task.file.name, view, pause)):
                     self._results.put(_Seen(task.file.name, wrong=wrong))
                 if not self._stop.is_set():
                     self._results.put(_Seen(task.file.name, last=True))

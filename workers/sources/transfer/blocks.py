@@ -3,6 +3,8 @@
 import threading
 from typing import NamedTuple
 
+from workers.buffers import buffer
+
 BLOCK_BYTES = 1024**2
 KEPT_BLOCKS = 48
 """Kept at most; what lies farthest ahead goes first, and is read again when its turn comes."""
@@ -38,7 +40,7 @@ class Blocks:
                 return self._idle.pop()
             if len(self._kept) >= KEPT_BLOCKS:
                 return self._kept.pop(max(self._kept)).buffer
-        return memoryview(bytearray(BLOCK_BYTES))
+        return buffer(BLOCK_BYTES)
 
     def keep(self, position: int, block: Block) -> bool:
         """These bytes are written now. Whether somebody may be waiting for them."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from shared.points import reached
+from workers.buffers import buffer
 from workers.sources.base import Checkpoint, RemoteFile
 from workers.sources.transfer.blocks import BLOCK_BYTES, Block, room
 from workers.sources.transfer.board import CHUNK_BYTES, Board, Piece
@@ -96,7 +97,7 @@ def recheck(
     Returns:
         How many journalled bytes have to be fetched again.
     """
-    view, wrong = memoryview(bytearray(BLOCK_BYTES)), 0
+    view, wrong = buffer(BLOCK_BYTES), 0
     for claim in claims:
         hasher = blake3()
         position, end = claim.start, claim.start + claim.length
@@ -154,7 +155,7 @@ class Digests:
 
 def follow(partial: Partial, board: Board, digests: Digests) -> bool:
     """Hash what is written, right behind the connections; whether the end of the file was reached."""
-    own, position = memoryview(bytearray(BLOCK_BYTES)), 0
+    own, position = buffer(BLOCK_BYTES), 0
     while found := board.wait_bytes(position):
         if isinstance(found, Block):
             digests.feed(found.view)
@@ -182,7 +183,7 @@ def _chunk_digest(partial: Partial, board: Board, end: int, view: memoryview) ->
 
 def standing_digests(file: RemoteFile, path: Path, checkpoint: Checkpoint) -> Digests:
     """Hash a file that lies there already, without opening it for writing."""
-    digests, view, chunk = Digests(file), memoryview(bytearray(BLOCK_BYTES)), blake3()
+    digests, view, chunk = Digests(file), buffer(BLOCK_BYTES), blake3()
     with path.open("rb", buffering=0) as whole:
         position = 0
         while count := whole.readinto(view[: room(position)]):
