@@ -41,7 +41,7 @@ def proven(context: Context) -> RowResult:
         _speed("proven, in memory", size, found["ours, memory"], THREE, found["hf, memory"], tool),
         Line("the same", "CPU s", [run.cpu for run in found["ours, memory"]], Target(0.4, of_peer=True),
              [run.cpu for run in found["hf, memory"]], tool),
-        _speed("by the running service, in memory", size, found["service"], THREE, found["hf, memory"], tool),
+        _speed("the same by the running service", size, found["service"], THREE, found["hf, memory"], tool),
         _speed("proven, on disk", size, found["ours, disk"], THREE, found["hf, disk"], f"{tool}, sync"),
     ]  # fmt: skip
     return RowResult(1, f"download {size / 1024**3:g} GiB over loopback, proven", lines, {

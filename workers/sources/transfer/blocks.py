@@ -39,7 +39,8 @@ class Blocks:
             if self._idle:
                 return self._idle.pop()
             if len(self._kept) >= KEPT_BLOCKS:
-                return self._kept.pop(max(self._kept)).buffer
+                behind = min(self._kept)  # hashed from the file instead, together with what lies before it
+                return self._kept.pop(behind if behind < self._hashed else max(self._kept)).buffer
         return buffer(BLOCK_BYTES)
 
     def keep(self, position: int, block: Block) -> bool:

@@ -165,8 +165,10 @@ def follow(partial: Partial, board: Board, digests: Digests) -> bool:
             count = partial.read(own[:found], position)
             digests.feed(own[:count])
             position += count
-        if position % CHUNK_BYTES == 0 or position == board.size:
+        if position % CHUNK_BYTES == 0:
             digests.chunks.append(_chunk_digest(partial, board, position, own))
+    if position % CHUNK_BYTES:  # where the file ends may be known only after its last bytes
+        digests.chunks.append(_chunk_digest(partial, board, position, own))
     return not board.stopped
 
 
