@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from blake3 import blake3
 
 from shared.errors import Conflict, Unavailable
+from workers.buffers import buffer
 from workers.store import manifest as manifests
 from workers.store.essentials import Problem, check_files
 from workers.store.hashing import Checkpoint, OnBytes
@@ -167,14 +168,14 @@ def _report(
 
 def _digests(name: str, file: Openable, checkpoint: Checkpoint, on_bytes: OnBytes) -> ManifestFile:
     """Read a file once: its size, its SHA-256, and BLAKE3 of every chunk."""
-    buffer = memoryview(bytearray(BUFFER_BYTES))
+    view = buffer(BUFFER_BYTES)
     chunks: list[str] = []
     whole, chunk, left, size = hashlib.sha256(), blake3(), CHUNK_BYTES, 0
     with storage(), open_plain(file) as (opened, _):
-        while count := opened.readinto(buffer[:left]):  # type: ignore[attr-defined] # an unbuffered file has it
+        while count := opened.readinto(view[:left]):  # type: ignore[attr-defined] # an unbuffered file has it
             checkpoint()
-            whole.update(buffer[:count])
-            chunk.update(buffer[:count])
+            whole.update(view[:count])
+            chunk.update(view[:count])
             size += count
             left -= count
             on_bytes(count)
