@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 # Files at a time; 0 is one after another. 3 takes half the time, and loads a small machine.
 TESTS_AT_ONCE ?= 0
 APT := redis-server postgresql
+APT_BENCH := nginx-light aria2 curl openssl
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint bench chaos migrate llama system-packages
+.PHONY: help setup demo up test lint bench chaos migrate llama system-packages bench-packages
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,13 +41,17 @@ system-packages:
 	@command -v redis-server >/dev/null && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 \
 		|| { $(SUDO) apt-get update -q && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qy $(APT); }
 
+bench-packages:
+	@{ command -v aria2c && command -v curl && command -v openssl && PATH=$$PATH:/usr/sbin command -v nginx; } >/dev/null \
+		|| { $(SUDO) apt-get update -q && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qy $(APT_BENCH); }
+
 lint: setup ## Check style, types and who imports whom
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup system-packages ## Measure the table of performance, each figure beside its peer (ROWS="12 16" for some)
+bench: setup system-packages bench-packages ## Measure the table of performance, each figure beside its peer (ROWS="1 7" for some)
 	$(BIN)/python -m tests.benchmarks $(ROWS)
 
 chaos: setup system-packages llama ## Take parts away at every step of real work, kill workers in storms; writes docs/promises.md

@@ -60,7 +60,9 @@ class SourceSettings(BaseSettings):
         default_factory=list,
         description="Private or loopback hosts, `host` or `host:port`, that a URL may name. Comma-separated.",
     )
-    connections: int = Field(8, ge=1, le=16, description="Connections for one file.")
+    connections: int = Field(
+        16, ge=1, le=16, description="Most connections for one file; how many of them help is measured as it comes."
+    )
     connect_timeout: float = Field(10, gt=0, description="Seconds to connect.")
     read_timeout: float = Field(30, gt=0, description="Seconds to wait for the next bytes.")
     minimum_rate: int = Field(1024, ge=0, description="Bytes per second under which a transfer is given up.")

@@ -1,6 +1,7 @@
 """`python -m tests.benchmarks [rows…] [--quick] [--out FOLDER]`."""
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -49,8 +50,11 @@ def run(rows: list[int], out: Path, *, quick: bool, repetitions: int | None = No
 
 
 def _row(row: int, repetitions: int, *, quick: bool) -> RowResult:
+    before = os.getloadavg()[0]
     with Stage() as stage:
-        return ROWS[row](Context(stage, repetitions, quick))
+        result = ROWS[row](Context(stage, repetitions, quick))
+    result.load = (before, os.getloadavg()[0])
+    return result
 
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
 """What the machine itself can do, measured in the run whose figures it limits."""
 
+import hashlib
+import http.client
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import redis
 
 SECONDS = 1.0
 PAGE = 4096
+BLOCK_BYTES = 1024**2
+WRITTEN_BYTES = 512 * 1024**2
 
 
 def syncs(folder: Path) -> float:
@@ -30,6 +35,39 @@ def round_trips(url: str) -> float:
     """PINGs to that Redis per second, one after another."""
     with redis.Redis.from_url(url) as client:
         return _per_second(client.ping)
+
+
+def writes(folder: Path) -> float:
+    """Bytes per second that reach the disk of that folder: one large file, synced at its end."""
+    probe, block = folder / "write.probe", os.urandom(BLOCK_BYTES)
+    began = time.perf_counter()
+    with probe.open("wb", buffering=0) as file:
+        for _ in range(WRITTEN_BYTES // BLOCK_BYTES):
+            file.write(block)
+        os.fdatasync(file.fileno())
+    taken = time.perf_counter() - began
+    probe.unlink()
+    return WRITTEN_BYTES / taken
+
+
+def loopback(url: str) -> float:
+    """Bytes per second that one connection brings of a file, when nobody keeps them."""
+    parts, buffer, done = urlsplit(url), bytearray(BLOCK_BYTES), 0
+    began = time.perf_counter()
+    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+    connection.request("GET", parts.path)
+    with connection.getresponse() as answer:
+        while count := answer.readinto(buffer):
+            done += count
+    connection.close()
+    return done / (time.perf_counter() - began)
+
+
+def sha256() -> float:
+    """Bytes per second that one core hashes."""
+    block = bytes(BLOCK_BYTES)
+    digest = hashlib.sha256()
+    return _per_second(lambda: digest.update(block)) * BLOCK_BYTES
 
 
 def _per_second(call: Callable[[], object]) -> float:

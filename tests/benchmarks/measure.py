@@ -86,6 +86,8 @@ class RowResult:
     lines: list[Line]
     facts: dict[str, Any] = field(default_factory=dict)
     """What else was seen: physical limits of the same run, parts of a time, counts."""
+    load: tuple[float, float] = (0.0, 0.0)
+    """Of the machine over the last minute, before and after."""
 
 
 class Meter:

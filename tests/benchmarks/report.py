@@ -26,7 +26,7 @@ def machine() -> dict[str, Any]:
 
 def table(results: list[RowResult]) -> Table:
     found = Table(title="Median (least to most) of all repetitions")
-    for name in ("#", "measure", "ours", "peer", "ratio", "target", "", "CPU s ours : peer"):
+    for name in ("#", "measure", "ours", "peer", "ratio", "target", "", "CPU s ours : peer", "load"):
         found.add_column(name, overflow="fold")
     for result in results:
         for line in result.lines:
@@ -34,7 +34,8 @@ def table(results: list[RowResult]) -> Table:
             cpu = " : ".join(_figure(each, "") for each in (line.ours_cpu, line.peer_cpu) if each)
             figures = _figure(line.ours, line.unit), _figure(line.peer, line.unit), _figure(line.ratios, "×")
             verdict = "[green]met[/]" if line.met else "[red]missed[/]"
-            found.add_row(str(result.number), name, *figures, str(line.target), verdict, cpu)
+            load = f"{result.load[0]:.1f} to {result.load[1]:.1f}"
+            found.add_row(str(result.number), name, *figures, str(line.target), verdict, cpu, load)
         found.add_section()
     return found
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +50,11 @@ class Stage:
         # PostgreSQL does not run as root, and its own user must be able to walk here.
         self.folder = Path(self._end.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         self.folder.chmod(0o755)
+
+    @cached_property
+    def memory(self) -> Path:
+        """A folder in memory, where the disk is not the limit; it needs a few GB for rows that move files."""
+        return Path(self._end.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir="/dev/shm")))
 
     def __enter__(self) -> Self:
         return self
@@ -138,10 +143,14 @@ class Stage:
 
     def run(self, name: str, *module: str, **variables: str) -> int:
         """Start `python -m module…` in the project; its output goes to a log. Answers its pid."""
+        return self.start(name, sys.executable, "-m", *module, **variables)
+
+    def start(self, name: str, *command: str, pass_fds: Collection[int] = (), **variables: str) -> int:
+        """Start a program in the project, with those of our open files; its output goes to a log. Answers its pid."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("MODELYARD_")}
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", *module], cwd=PROJECT, env={**inherited, **variables}, stdout=log, stderr=log,
+                command, cwd=PROJECT, env={**inherited, **variables}, stdout=log, stderr=log, pass_fds=pass_fds,
             )  # fmt: skip
         self._end.callback(_stop, process)
         return process.pid

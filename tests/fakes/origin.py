@@ -90,6 +90,15 @@ class Origin:
         self._server.hang_up()
         self._server.server_close()
 
+    @property
+    def connections(self) -> int:
+        """How many there have been."""
+        return self._server.accepted
+
+    def hang_up(self) -> None:
+        """Break every connection that there is."""
+        self._server.hang_up()
+
     def count(self, method: str = "GET") -> int:
         return sum(request.method == method for request in self.seen)
 
@@ -103,10 +112,12 @@ class _Server(ThreadingHTTPServer):
         if self._tls is not None and certificate is not None:
             self._tls.load_cert_chain(certificate)
         self._open: set[socket.socket] = set()
+        self.accepted = 0
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         sock, address = super().get_request()
+        self.accepted += 1
         if self._tls is not None:  # the handshake happens on the request's own thread, with its first read
             sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         return sock, address

@@ -1,6 +1,7 @@
 """A model comes down: resolve, make room, fetch, prove, publish."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from workers.job import Services, Work, job
 from workers.sources import source_of
 from workers.sources.base import RemoteFile, Snapshot
 from workers.sources.pinned import pinned
-from workers.sources.transfer import Fetched, fetch, journal_path
+from workers.sources.transfer import Fetched, fetch_several, journal_path
 from workers.sources.wire.policy import HostPolicy
 from workers.stock import after_change
 from workers.store.essentials import check_essentials
@@ -217,40 +218,35 @@ def _fetch_all(
 ) -> tuple[list[ManifestFile], dict[str, int]]:
     """Every file as the manifest will have it; and how many bytes came a second time, or are shared."""
     services, settings = work.services, work.services.settings.sources
-    policy = HostPolicy(settings)
     checkpoint = watching(services.layout, services.settings.store.reserve_bytes, work.checkpoint)
     total, done, refetched, shared = snapshot.size, 0, 0, 0
     sizes = {file.name: file.size for file in snapshot.files}
     brought = dict.fromkeys(sizes, 0)
-    files: list[ManifestFile] = []
 
     def parts(current: str) -> tuple[dict[str, Any], ...]:
         shown = [name for name in sizes if brought[name] or name == current][-20:]
         return tuple({"name": name, "bytesDone": brought[name], "bytesTotal": sizes[name]} for name in shown)
 
+    def on_bytes(file: RemoteFile, count: int) -> None:
+        nonlocal done
+        done += count
+        brought[file.name] += count
+        work.report("downloading", done=done, total=total, parts=parts(file.name))
+
+    checkpoint()
     for file in snapshot.files:
-
-        def on_bytes(count: int, name: str = file.name) -> None:
-            nonlocal done
-            done += count
-            brought[name] += count
-            work.report("downloading", done=done, total=total, parts=parts(name))
-
-        checkpoint()
-        on_bytes(0)
         if file.name in ready:
-            files.append(ready[file.name])
-            on_bytes(ready[file.name].size)
-            continue
-        partial = partials[file.name]
-        fetched = fetch(file, partial, policy, settings, checkpoint, on_bytes)
-        refetched += fetched.refetched
-        files.append(_manifest_file(file, fetched))
-        if partial.stat().st_nlink > 1:
-            shared += fetched.size
-        elif twins is not None:
-            twins.merge(partial, files[-1], checkpoint)
-    return files, {"refetchedBytes": refetched, "sharedBytes": shared}
+            on_bytes(file, ready[file.name].size)
+    found, wanted = dict(ready), [(file, partials[file.name]) for file in snapshot.files if file.name not in ready]
+    with closing(fetch_several(wanted, HostPolicy(settings), settings, checkpoint, on_bytes)) as coming:
+        for file, fetched in coming:
+            refetched += fetched.refetched
+            found[file.name], partial = _manifest_file(file, fetched), partials[file.name]
+            if partial.stat().st_nlink > 1:
+                shared += fetched.size
+            elif twins is not None:
+                twins.merge(partial, found[file.name], checkpoint)
+    return [found[file.name] for file in snapshot.files], {"refetchedBytes": refetched, "sharedBytes": shared}
 
 
 def _manifest_file(file: RemoteFile, fetched: Fetched) -> ManifestFile:

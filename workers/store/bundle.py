@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from shared.errors import Corrupt, Failed, Invalid
 from shared.lock import Lock, LockedFile, LockedModel
 from shared.storable import storable
+from workers.buffers import buffer
 from workers.store.hashing import BUFFER_BYTES, Checkpoint, Digests, OnBytes
 from workers.store.headers.plain import open_plain, read_exactly
 from workers.store.layout import storage
@@ -88,7 +89,7 @@ class OpenBundle:
     def __init__(self, file: BinaryIO, size: int, *, whole: bool) -> None:
         self._file = file
         self._whole = hashlib.sha256() if whole else None
-        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._buffer = buffer(BUFFER_BYTES)
         text = self._read_lock()
         self.lock_digest = hashlib.sha256(text).hexdigest()
         """SHA-256 of the lock, which says what every other byte must be."""
@@ -184,16 +185,16 @@ def _pour(
     on_bytes: OnBytes,
 ) -> None:  # fmt: skip
     """A file's bytes, exactly as many as the lock says, compared with its digest."""
-    buffer, digest, left = memoryview(bytearray(BUFFER_BYTES)), hashlib.sha256(), file.size
+    view, digest, left = buffer(BUFFER_BYTES), hashlib.sha256(), file.size
     with open_plain(path) as (opened, size):
         while left and size == file.size:
             checkpoint()
             with storage():  # not around `put`: that is another disk's
-                count = opened.readinto(buffer[:left])  # type: ignore[attr-defined] # an unbuffered file has it
+                count = opened.readinto(view[:left])  # type: ignore[attr-defined] # an unbuffered file has it
             if not count:
                 break
-            digest.update(buffer[:count])
-            put(buffer[:count])
+            digest.update(view[:count])
+            put(view[:count])
             left -= count
             on_bytes(count)
     if left or size != file.size or digest.hexdigest() != file.sha256:

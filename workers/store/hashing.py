@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from blake3 import blake3
 
 from shared.errors import Failed
+from workers.buffers import buffer
 from workers.store.layout import Layout
 from workers.store.manifest import CHUNK_BYTES, ManifestFile
 from workers.store.pace import FULL_SPEED, Pace, forget_cached
@@ -44,19 +45,14 @@ class _Task(NamedTuple):
     chunks: tuple[_Chunk, ...]
     promised: Mapping[str, str]
 
-    @property
-    def verdicts(self) -> int:
-        return len(self.chunks) + bool(self.promised)
-
 
 class _Seen(NamedTuple):
-    """What a thread tells: bytes read, or a verdict on bytes [start, end)."""
+    """What a thread tells: bytes read, bytes [start, end) that are wrong, or that it has come to the end of a task."""
 
     name: str
-    start: int
-    end: int
     read: int = 0
-    right: bool | None = None
+    wrong: tuple[int, int] | None = None
+    last: bool = False
 
 
 @dataclass
@@ -83,7 +79,7 @@ class Hashing:
         checked = waiting = 0
         for task in self._all():
             self._tasks.put(task)
-            waiting += task.verdicts
+            waiting += 1
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self.pace.threads)]
         try:
             for thread in threads:
@@ -98,9 +94,9 @@ class Hashing:
                     continue
                 checked += seen.read
                 on_bytes(seen.read)
-                waiting -= seen.right is not None
-                if seen.right is False:
-                    bad[seen.name].append((seen.start, seen.end))
+                waiting -= seen.last
+                if seen.wrong is not None:
+                    bad[seen.name].append(seen.wrong)
         finally:
             self._stop.set()
             for thread in threads:
@@ -122,54 +118,92 @@ class Hashing:
                 yield from (_Task(file, (chunk,), {}) for chunk in chunks)
 
     def _work(self) -> None:
-        buffer = memoryview(bytearray(BUFFER_BYTES))
+        view = buffer(BUFFER_BYTES)
         with self.pace.applied() as pause:
             while not self._stop.is_set():
                 try:
                     task = self._tasks.get_nowait()
                 except queue.Empty:
                     return
-                self._prove(task, buffer, pause)
+                for wrong in self._wrong(task, _Reader(self, task.file.name, view, pause)):
+                    self._results.put(_Seen(task.file.name, wrong=wrong))
+                if not self._stop.is_set():
+                    self._results.put(_Seen(task.file.name, last=True))
 
-    def _prove(self, task: _Task, buffer: memoryview, pause: Callable[[int], float]) -> None:
+    def _wrong(self, task: _Task, reader: "_Reader") -> Iterator[tuple[int, int]]:
+        """Ranges that are not what they must be.
+
+        A file whose source names its SHA-256 is hashed for that alone; only where it differs, again for its chunks.
+        """
         whole = {algorithm: _hasher(algorithm, task.file.size) for algorithm in task.promised}
+        strong = "sha256" in whole
+        if strong and reader.feed(0, task.file.size, list(whole.values())) and _kept(whole, task.promised):
+            return
         right = True
         for chunk in task.chunks:
-            try:
-                found = self._digest(task.file.name, chunk, buffer, list(whole.values()), pause)
-            except OSError:
-                found = None  # an unreadable sector is a damaged one
+            digest = blake3()
+            read = reader.feed(chunk.start, chunk.end, [digest] if strong else [digest, *whole.values()])
             if self._stop.is_set():
                 return
-            right = right and found == chunk.digest
-            self._results.put(_Seen(task.file.name, chunk.start, chunk.end, right=found == chunk.digest))
-        if whole:
-            # Where chunks differ, their ranges say more than that the whole does.
-            kept = not right or all(whole[name].hexdigest() == want for name, want in task.promised.items())
-            self._results.put(_Seen(task.file.name, 0, task.file.size, right=kept))
+            if not read or digest.hexdigest() != chunk.digest:
+                right = False
+                yield chunk.start, chunk.end
+        # Where chunks differ, their ranges say more than that the whole does.
+        if right and not _kept(whole, task.promised):
+            yield 0, task.file.size
 
-    def _digest(
-        self, name: str, chunk: _Chunk, buffer: memoryview, whole: list[Any], pause: Callable[[int], float]
-    ) -> str | None:
-        digest, position = blake3(), chunk.start
-        handle = os.open(Layout.inside(self.folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    def read(self, name: str, count: int) -> None:
+        """A thread has read so many bytes of a file for the first time."""
+        self._results.put(_Seen(name, read=count))
+
+    @property
+    def stop(self) -> threading.Event:
+        return self._stop
+
+
+class _Reader:
+    """One thread reads one file. What it reads a second time is not counted again."""
+
+    def __init__(self, hashing: Hashing, name: str, buffer: memoryview, pause: Callable[[int], float]) -> None:
+        self._hashing = hashing
+        self._name = name
+        self._buffer = buffer
+        self._pause = pause
+        self._counted = 0
+
+    def feed(self, start: int, end: int, hashers: list[Any]) -> bool:
+        """Hash bytes [start, end); whether all of them could be read."""
         try:
-            if self.pace.idle:
-                forget_cached(handle, chunk.start, chunk.end)  # the disk is asked, not the memory
-            while position < chunk.end and not self._stop.is_set():
-                count = os.preadv(handle, [buffer[: chunk.end - position]], position)
+            return self._fed(start, end, hashers)
+        except OSError:  # an unreadable sector is a damaged one
+            return False
+
+    def _fed(self, position: int, end: int, hashers: list[Any]) -> bool:
+        start, hashing = position, self._hashing
+        handle = os.open(Layout.inside(hashing.folder, self._name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if hashing.pace.idle:
+                forget_cached(handle, start, end)  # the disk is asked, not the memory
+            while position < end and not hashing.stop.is_set():
+                count = os.preadv(handle, [self._buffer[: end - position]], position)
                 if not count:
                     break
-                for hasher in (digest, *whole):
-                    hasher.update(buffer[:count])
+                for hasher in hashers:
+                    hasher.update(self._buffer[:count])
                 position += count
-                self._results.put(_Seen(name, chunk.start, chunk.end, count))
-                self._stop.wait(pause(count))
-            if self.pace.idle:
-                forget_cached(handle, chunk.start, chunk.end)
+                if position > self._counted:
+                    hashing.read(self._name, position - max(self._counted, position - count))
+                    self._counted = position
+                hashing.stop.wait(self._pause(count))
+            if hashing.pace.idle:
+                forget_cached(handle, start, end)
         finally:
             os.close(handle)
-        return digest.hexdigest()
+        return position == end
+
+
+def _kept(whole: Mapping[str, Any], promised: Mapping[str, str]) -> bool:
+    return all(whole[name].hexdigest() == want for name, want in promised.items())
 
 
 class Digests:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shared.errors import Conflict, Unavailable
+from workers.buffers import buffer
 from workers.store import manifest as manifests
 from workers.store.essentials import Problem, check_files
 from workers.store.hashing import BUFFER_BYTES, Checkpoint, Digests, OnBytes
@@ -164,11 +165,11 @@ def _report(
 
 def digests_of(name: str, file: Openable, checkpoint: Checkpoint, on_bytes: OnBytes) -> ManifestFile:
     """Read a file once: its size, its SHA-256, and BLAKE3 of every chunk."""
-    buffer, digests = memoryview(bytearray(BUFFER_BYTES)), Digests()
+    view, digests = buffer(BUFFER_BYTES), Digests()
     with storage(), open_plain(file) as (opened, _):
-        while count := opened.readinto(buffer):  # type: ignore[attr-defined] # an unbuffered file has it
+        while count := opened.readinto(view):  # type: ignore[attr-defined] # an unbuffered file has it
             checkpoint()
-            digests.feed(buffer[:count])
+            digests.feed(view[:count])
             on_bytes(count)
     return digests.of(name)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from shared.states import VerifyTier
 from shared.trust import Trust
+from workers.buffers import buffer
 from workers.store.essentials import Problem, check_essentials
 from workers.store.hashing import BUFFER_BYTES, Checkpoint, Hashing, OnBytes, Promised, Ranges
 from workers.store.layout import MEMO, SEAL, Layout, storage
@@ -100,7 +101,8 @@ def verify(
 
     Args:
         tier: STAT compares names, types, sizes and times, reads headers, and hashes only what was written to;
-            BLAKE3 hashes every chunk; SOURCE compares every file with `promised` in the same pass.
+            BLAKE3 hashes every chunk; SOURCE compares every file with `promised`, and its chunks where that differs or
+            names no SHA-256.
         promised: digests that the source publishes.
 
     Raises:
@@ -168,11 +170,11 @@ def sha256_of(path: Path, checkpoint: Checkpoint, on_bytes: OnBytes) -> str:
         Failed: the disk refuses.
     """
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(BUFFER_BYTES))
+    view = buffer(BUFFER_BYTES)
     with storage(), path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
+        while count := file.readinto(view):
             checkpoint()
-            digest.update(buffer[:count])
+            digest.update(view[:count])
             on_bytes(count)
     return digest.hexdigest()
 

@@ -3,9 +3,30 @@
 from collections.abc import Callable
 
 from tests.benchmarks.measure import Context, RowResult
-from tests.benchmarks.rows import idle, pages, start, streams, throughput, urgency
+from tests.benchmarks.rows import (
+    flipped,
+    idle,
+    killed,
+    links,
+    loopback,
+    mended,
+    pages,
+    start,
+    streams,
+    throughput,
+    tree,
+    urgency,
+)
 
 ROWS: dict[int, Callable[[Context], RowResult]] = {
+    1: loopback.proven,
+    2: loopback.plain,
+    3: links.capped,
+    4: links.secured,
+    5: killed.run,
+    6: flipped.run,
+    7: tree.run,
+    8: mended.run,
     11: start.run,
     12: throughput.run,
     13: urgency.run,

@@ -153,17 +153,18 @@ class TestMisbehaviour:
         assert raised.value.retry_after is not None
         assert at_least <= raised.value.retry_after <= at_most
 
-    def test_extra_connections_that_are_refused_do_not_matter(self, partial: Path) -> None:
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_a_further_connection_that_is_refused_does_not_matter(self, partial: Path, status: int) -> None:
         content = noise(3 * CHUNK_BYTES)
         with Origin(content) as origin:
 
-            def refuse_two_more() -> None:
+            def refuse_one_more() -> None:
                 if origin.busy.is_set() and not refused.is_set():
                     refused.set()
-                    origin.manners.refusals.extend([(429, {}), (503, {})])
+                    origin.manners.refusals.append((status, {}))
 
             refused = threading.Event()
-            bring(origin.url, partial, content, size=len(content), connections=3, checkpoint=refuse_two_more)
+            bring(origin.url, partial, content, size=len(content), connections=3, checkpoint=refuse_one_more)
 
     def test_another_size_than_declared_is_refused_at_once(self, partial: Path) -> None:
         with Origin(SMALL) as origin, pytest.raises(Corrupt) as raised:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from blake3 import blake3
 
+from workers.sources.transfer.blocks import Block, Blocks, room
 from workers.sources.transfer.journal import Proof
 
 CHUNK_BYTES = 16 * 1024**2
@@ -56,6 +57,7 @@ class Board:
         self._digests: dict[int, str] = {}
         self._claimed = 0
         self._stopped = False
+        self.blocks = Blocks(self._changed)
         self.size: int | None = None
         self.received = 0
 
@@ -119,10 +121,13 @@ class Board:
                 del self._left[index]
         self.finish(piece)
 
-    def advance(self, piece: Piece, count: int) -> None:
+    def advance(self, piece: Piece, block: Block) -> None:
+        """The next bytes of the piece are written and hashed; the block is the board's from now on."""
         with self._changed:
-            piece.done += count
-            self.received += count
+            if self.blocks.keep(piece.done, block):
+                self._changed.notify_all()
+            piece.done += block.length
+            self.received += block.length
 
     def finish(self, piece: Piece) -> None:
         """All of the piece is written."""
@@ -150,20 +155,32 @@ class Board:
             self._add(claim.start, claim.start + claim.length)
             self._changed.notify_all()
 
-    def wait_chunk(self, index: int) -> int:
-        """Wait until all of a chunk is written; its length, or 0 where the file ends before it or work was stopped."""
+    def wait_bytes(self, position: int) -> Block | int:
+        """Wait until the bytes from a position on are written, where all before it are hashed.
+
+        Returns:
+            Them, where they are still in memory, else how many can be read from the file. 0: the file ends here, or
+            work was stopped.
+        """
+        index = position // CHUNK_BYTES
         with self._changed:
-            while not self._stopped:
-                if self.size is not None and index >= _chunks(self.size):
-                    return 0
+            while not self._stopped and position != self.size:
+                if (block := self.blocks.take(position)) is not None:
+                    return block
                 if self._left.get(index) == 0:
-                    return min(CHUNK_BYTES, (self.size or CHUNK_BYTES * (index + 1)) - index * CHUNK_BYTES)
+                    return min(room(position), (self.size or position + CHUNK_BYTES) - position)
                 self._changed.wait()
             return 0
 
-    def digest(self, index: int) -> str | None:
-        """BLAKE3 (hex) of a chunk that one connection brought whole, else None."""
+    def wait_digest(self, position: int) -> str | None:
+        """Wait until all of the chunk around a position is written; its BLAKE3 (hex) where one connection brought it.
+
+        None: it has to be read again, or work was stopped.
+        """
+        index = position // CHUNK_BYTES
         with self._changed:
+            while not self._stopped and self._left.get(index) != 0:
+                self._changed.wait()
             return self._digests.get(index)
 
     @property
@@ -177,6 +194,10 @@ class Board:
         """Whether nothing is left for any connection to do."""
         with self._changed:
             return not (self._free or self._active or self._claimed)
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
 
     def stop(self) -> None:
         """Wake everybody; nothing is handed out any more."""

@@ -10,9 +10,10 @@ from shared.errors import Corrupt, Failed, ModelyardError, Unavailable
 from shared.points import reached
 from workers.sources.base import RemoteFile
 from workers.sources.pinned import lock_mismatch
+from workers.sources.transfer.blocks import Block, room
 from workers.sources.transfer.board import Board, Piece
 from workers.sources.transfer.journal import Origin, Partial
-from workers.sources.transfer.proof import READ_BYTES, Scribe
+from workers.sources.transfer.proof import Scribe
 from workers.sources.wire import answers
 from workers.sources.wire.connection import Body, Link, Trouble, truncated
 from workers.sources.wire.dial import Stopped
@@ -128,9 +129,9 @@ class Terms:
             raise _distrust("it stopped serving ranges")
 
 
-@dataclass
+@dataclass(eq=False)
 class Carrier:
-    """Works on the board until there is nothing left to do.
+    """Works on the board until there is nothing left to do, or it is one too many.
 
     Raises from `run`:
         Restart, Stopped: see there.
@@ -148,30 +149,33 @@ class Carrier:
     patience: Patience
     settled: Callable[[], None]
     """Told after an answer was accepted."""
+    is_spare: Callable[["Carrier"], bool]
+    """Asked between two pieces: whether this connection is one too many."""
     max_unsized: int
     """Bytes after which a file whose size nobody tells is given up."""
     unverified: bool = False
+    brings: bool = False
+    """Whether it has brought something."""
 
     def run(self) -> None:
-        view = memoryview(bytearray(READ_BYTES))
         try:
-            while (piece := self.board.take()) is not None:
+            while not self.is_spare(self) and (piece := self.board.take()) is not None:
                 try:
-                    self._bring(piece, view)
+                    self._bring(piece)
                 except BaseException:
                     self.scribe.mark(piece, at_once=True)
                     self.board.give_back(piece)
                     raise
         finally:
-            self.link.close()
+            self.link.hand_back()
 
-    def _bring(self, piece: Piece, view: memoryview) -> None:
+    def _bring(self, piece: Piece) -> None:
         """One piece, over as many connections as it takes while each brings something."""
         failures = 0
         while True:
             before = piece.done
             try:
-                self._ask(piece, view)
+                self._ask(piece)
             except Trouble as trouble:
                 self.link.close()
                 failures = 0 if piece.done > before else failures + 1
@@ -182,17 +186,17 @@ class Carrier:
             else:
                 return
 
-    def _ask(self, piece: Piece, view: memoryview) -> None:
+    def _ask(self, piece: Piece) -> None:
         asked = (piece.done, piece.end - 1)
         body = self.link.get(asked if self.terms.ranged else None, self.terms.condition)
         self.terms.admit(body, asked, self.board, piece, self.partial)
         self.settled()
         if body.status == HTTPStatus.PARTIAL_CONTENT:
-            if not self._pump(body, piece, view):
+            if not self._pump(body, piece):
                 raise Trouble(truncated())
         elif body.status == HTTPStatus.OK:
             try:
-                self._stream(body, piece, view)
+                self._stream(body, piece)
             except Trouble as trouble:
                 raise Restart(Why.BROKEN, trouble.error) from trouble
             self.link.release(body)
@@ -200,15 +204,18 @@ class Carrier:
         self._finish(piece)
         self.link.release(body)
 
-    def _pump(self, body: Body, piece: Piece, view: memoryview) -> bool:
+    def _pump(self, body: Body, piece: Piece) -> bool:
         """Read until the piece is complete; False when the body ends before it."""
         while piece.done < piece.end:
-            count = body.fill(view[: piece.end - piece.done])
+            blank = self.board.blocks.blank()
+            count = body.fill(blank[: min(piece.end - piece.done, room(piece.done))])
             if count:  # what has come is kept, also where this is the last of it
-                self.partial.write(view[:count], piece.done)
+                block = Block(blank, count)
+                self.partial.write(block.view, piece.done)
                 reached("download.written")
-                piece.hasher.update(view[:count])
-                self.board.advance(piece, count)
+                piece.hasher.update(block.view)
+                self.board.advance(piece, block)
+                self.brings = True
                 self.scribe.mark(piece)
             if self.stop.is_set():
                 raise Stopped
@@ -216,15 +223,15 @@ class Carrier:
                 return False
         return True
 
-    def _stream(self, body: Body, piece: Piece, view: memoryview) -> None:
+    def _stream(self, body: Body, piece: Piece) -> None:
         """Read a whole file from its first byte, piece after piece out of one answer."""
-        while self._pump(body, piece, view):
+        while self._pump(body, piece):
             self._finish(piece)
             if self.board.size is None and piece.end >= self.max_unsized:
                 raise _endless(self.max_unsized)
             following = self.board.grow(piece.end) if self.board.size is None else self.board.take()
             if following is None:
-                self._refuse_more(body, view)
+                self._refuse_more(body)
                 return
             piece = following
         if self.board.size is not None or body.remaining:
@@ -233,13 +240,13 @@ class Carrier:
         self.scribe.mark(piece, at_once=True)
         self.board.end_at(piece)
 
-    def _refuse_more(self, body: Body, view: memoryview) -> None:
+    def _refuse_more(self, body: Body) -> None:
         """A body of unknown length may not go on after the file's size; a server that just hangs is forgiven."""
         if body.remaining is not None or self.stop.is_set():
             return
         self.link.patience(PEEK_SECONDS)
         try:
-            extra = body.fill(view[:1])
+            extra = body.fill(memoryview(bytearray(1)))
         except Trouble:
             return
         if extra:

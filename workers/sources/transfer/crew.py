@@ -12,11 +12,13 @@ from workers.sources.transfer.board import CHUNK_BYTES, Board
 from workers.sources.transfer.carrier import Carrier, Patience, Terms
 from workers.sources.transfer.journal import Partial, Proof
 from workers.sources.transfer.proof import Digests, Scribe, follow, recheck
+from workers.sources.transfer.width import Chooser
 from workers.sources.wire.connection import Link
 from workers.sources.wire.dial import Stopped
+from workers.sources.wire.lines import Lines
 from workers.sources.wire.route import Route
 
-TICK_SECONDS = 0.1
+TICK_SECONDS = 0.05
 
 
 class Crew:
@@ -30,20 +32,23 @@ class Crew:
         terms: Terms,
         settings: SourceSettings,
         patience: Patience,
+        lines: Lines | None = None,
     ) -> None:
         self._file = file
         self._partial = partial
         self._route = route
         self._settings = settings
         self._patience = patience
+        self._lines = lines
         self._stop = threading.Event()
         self._woken = threading.Event()
         self._lock = threading.Lock()
         self._carriers: list[Carrier] = []
         self._threads: list[threading.Thread] = []
         self._failure: BaseException | None = None
-        self._working = 0
-        self._retired: Unavailable | None = None
+        self._working: set[Carrier] = set()
+        self._lost: list[Unavailable] = []
+        self._chooser = Chooser(settings.connections)
         self.terms = terms
         self.board = Board()
         self.scribe = Scribe(partial)
@@ -92,8 +97,8 @@ class Crew:
             checkpoint()
             report(self.scribe.proven)
             self._widen()
-            if self._retired is not None and not self._working and not self.board.finished:
-                raise self._retired
+            if self._lost and not self._working and not self.board.finished:
+                raise self._lost[-1]
             if self._hashed:
                 self.scribe.close()
             now, received = time.monotonic(), self.board.received
@@ -109,13 +114,23 @@ class Crew:
                 since, before = now, received
 
     def _widen(self) -> None:
-        """Open the other connections once the server has shown that it serves ranges."""
+        """Open further connections where they help, once the server has shown that it serves ranges."""
         origin = self.terms.origin
         if origin is None or origin.size is None or not self.terms.ranged or self.terms.streaming:
             return
-        chunks = -(-origin.size // CHUNK_BYTES)
-        while self._failure is None and len(self._carriers) < min(self._settings.connections, chunks):
+        bringing = sum(carrier.brings for carrier in self._carriers if carrier in self._working)
+        width = self._chooser.look(time.monotonic(), self.board.received, bringing)
+        useful = min(width, -(-origin.size // CHUNK_BYTES))
+        while self._failure is None and len(self._working) + len(self._lost) < useful and not self.board.finished:
             self._start_carrier()
+
+    def _is_spare(self, carrier: Carrier) -> bool:
+        """Whether there is a connection too many; the one that asks, between two pieces, is then counted no more."""
+        with self._lock:
+            spare = len(self._working) > self._chooser.width
+            if spare:
+                self._working.discard(carrier)
+            return spare
 
     def _start_carrier(self) -> None:
         carrier = Carrier(
@@ -124,15 +139,16 @@ class Crew:
             board=self.board,
             scribe=self.scribe,
             terms=self.terms,
-            link=Link(self._route, self._stop),
+            link=Link(self._route, self._stop, self._lines),
             stop=self._stop,
             patience=self._patience,
             settled=self._woken.set,
+            is_spare=self._is_spare,
             max_unsized=self._settings.max_unsized_bytes,
         )
         self._carriers.append(carrier)
         with self._lock:
-            self._working += 1
+            self._working.add(carrier)
         self._start(lambda: self._carry(carrier))
 
     def _carry(self, carrier: Carrier) -> None:
@@ -140,16 +156,16 @@ class Crew:
         try:
             carrier.run()
         except Unavailable as passing:
-            self._retired = passing
+            self._lost.append(passing)
         finally:
             with self._lock:
-                self._working -= 1
+                self._working.discard(carrier)
 
     def _recheck(self, claims: Sequence[Proof]) -> None:
         self.wrong = recheck(self._partial, self.board, claims, self._stop, self.scribe.credit)
 
     def _hash(self) -> None:
-        self._hashed = follow(self._partial, self.board, self.digests, self._stop)
+        self._hashed = follow(self._partial, self.board, self.digests)
 
     def _record(self) -> None:
         self.scribe.run()

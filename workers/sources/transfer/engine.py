@@ -16,6 +16,7 @@ from workers.sources.transfer.carrier import Patience, Restart, Terms, Why, size
 from workers.sources.transfer.crew import TICK_SECONDS, Crew
 from workers.sources.transfer.journal import Origin, Partial, Proof, journal_path
 from workers.sources.transfer.proof import standing_digests
+from workers.sources.wire.lines import Lines
 from workers.sources.wire.policy import HostPolicy
 from workers.sources.wire.route import Route
 
@@ -50,12 +51,16 @@ def fetch(
     on_bytes: OnBytes,
     *,
     patience: Patience = PATIENCE,
+    lines: Lines | None = None,
 ) -> Fetched:
     """Bring a file to `partial`, going on from whatever an earlier attempt proved there.
 
     A `file` with `git_sha1` needs its `size`. The journal beside it (`journal_path`) stays until the caller publishes
-    or drops the file. `checkpoint` and
-    `on_bytes` are called on this thread only; no thread or connection outlives the call.
+    or drops the file. `checkpoint` and `on_bytes` are called on this thread only; no thread outlives the call, and no
+    connection but those that are left in `lines`.
+
+    Args:
+        lines: connections that the files of one job share, None where there is one file.
 
     Raises:
         Stop: from `checkpoint`; what was brought is kept.
@@ -70,7 +75,7 @@ def fetch(
     if standing is not None:
         on_bytes(standing.size)
         return standing
-    run = _Run(file, policy, settings, checkpoint, on_bytes, patience)
+    run = _Run(file, policy, settings, checkpoint, on_bytes, patience, lines)
     with Partial(partial) as store:
         crew, dropped = run.bring(store)
         try:
@@ -98,7 +103,8 @@ def adopt(file: RemoteFile, partial: Path, chunks: Sequence[str], etag: str | No
     with Partial(partial) as store:
         store.forget()
         store.begin(Origin(_identity(file), size, etag))
-        store.record(proofs)
+        store.sync()
+        store.claim(*proofs)
 
 
 def _standing(file: RemoteFile, partial: Path, checkpoint: Checkpoint) -> Fetched | None:
@@ -134,12 +140,14 @@ class _Run:
         checkpoint: Checkpoint,
         on_bytes: OnBytes,
         patience: Patience,
+        lines: Lines | None,
     ) -> None:
         self._file = file
         self._settings = settings
         self._checkpoint = checkpoint
         self._on_bytes = on_bytes
         self._patience = patience
+        self._lines = lines
         self._route = Route(file.url, file.headers, policy, settings)
         self._identity = _identity(file)
         self._ranged = True
@@ -154,7 +162,7 @@ class _Run:
         dropped = 0
         while True:
             terms = Terms(self._file, self._identity, origin, self._ranged)
-            crew = Crew(self._file, store, self._route, terms, self._settings, self._patience)
+            crew = Crew(self._file, store, self._route, terms, self._settings, self._patience, self._lines)
             try:
                 crew.run(claims, self._checkpoint, self._report)
             except Restart as restart:
@@ -172,7 +180,7 @@ class _Run:
     def _resume_point(self, store: Partial) -> tuple[Origin | None, list[Proof]]:
         origin, claims = store.load()
         file = self._file
-        digested = file.sha256 is not None or file.md5 is not None or file.git_sha1 is not None
+        digested = any(value is not None for value in (file.sha256, file.md5, file.git_sha1, file.locked))
         if (
             origin is not None
             and origin.identity == self._identity

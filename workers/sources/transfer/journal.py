@@ -1,7 +1,8 @@
-"""A partial file and the journal of what is proven of it: bytes that reached the disk, with their BLAKE3.
+"""A partial file and the journal of what is there of it: bytes that were written, with their BLAKE3.
 
-The journal's first line says which content the bytes belong to; every further line is `start length blake3`,
-written only after the bytes were synced. A crash can lose lines, never make one untrue; the last line may be torn.
+The journal's first line says which content the bytes belong to; every further line is `start length blake3`, written
+after the bytes were. A killed process takes nothing of both with it. A machine that crashes may lose bytes whose line
+it kept, and tear the last line; so whoever goes on reads what is claimed, and believes nothing else.
 """
 
 import contextlib
@@ -39,7 +40,7 @@ class Origin:
 
 
 class Proof(NamedTuple):
-    """`length` bytes from `start` are on disk and have this BLAKE3 (hex)."""
+    """`length` bytes from `start` were written and have this BLAKE3 (hex)."""
 
     start: int
     length: int
@@ -129,11 +130,15 @@ class Partial:
             if origin.size is not None:
                 os.ftruncate(self._file, origin.size)
 
-    def record(self, proofs: list[Proof]) -> None:
-        """Sync the bytes written so far, then claim these."""
+    def claim(self, *proofs: Proof) -> None:
+        """Note that these bytes were written."""
+        with _storage():
+            os.write(self._journal, b"".join(f"{p.start} {p.length} {p.blake3}\n".encode() for p in proofs))
+
+    def sync(self) -> None:
+        """Return when all bytes written so far are on the disk."""
         with _storage():
             os.fdatasync(self._file)
-            os.write(self._journal, b"".join(f"{p.start} {p.length} {p.blake3}\n".encode() for p in proofs))
 
     def write(self, view: memoryview, offset: int) -> None:
         with _storage():

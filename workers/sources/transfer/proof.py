@@ -1,4 +1,5 @@
-"""Proving bytes while they are hot: what is synced is journalled, what was journalled is read again, all is hashed."""
+"""Proving bytes while they are hot: what is written is journalled and synced, what was journalled is read again, and
+all is hashed."""
 
 import hashlib
 import threading
@@ -9,11 +10,12 @@ from pathlib import Path
 from blake3 import blake3
 
 from shared.points import reached
+from workers.buffers import buffer
 from workers.sources.base import Checkpoint, RemoteFile
+from workers.sources.transfer.blocks import BLOCK_BYTES, Block, room
 from workers.sources.transfer.board import CHUNK_BYTES, Board, Piece
 from workers.sources.transfer.journal import Partial, Proof
 
-READ_BYTES = 1024**2
 MARK_BYTES = 256 * 1024
 MARK_SECONDS = 1.0
 BACKLOG_BYTES = 256 * 1024**2
@@ -21,12 +23,11 @@ BACKLOG_BYTES = 256 * 1024**2
 
 
 class Scribe:
-    """Turns written bytes into journalled ones: one sync for everything that came in during the last."""
+    """Notes in the journal what was written, and syncs it: once for everything that came in during the last sync."""
 
     def __init__(self, partial: Partial) -> None:
         self._partial = partial
         self._changed = threading.Condition()
-        self._marks: list[Proof] = []
         self._backlog = 0
         self._closing = False
         self._broken = False
@@ -34,15 +35,18 @@ class Scribe:
         """Bytes known to be on disk and right, never falling."""
 
     def mark(self, piece: Piece, *, at_once: bool = False) -> None:
-        """Hand in what a piece has come to, if that is worth a line; waits while the disk is far behind."""
+        """Note what a piece has come to, if that is worth a line; waits while the disk is far behind.
+
+        Raises:
+            Exhausted, Failed: from the disk.
+        """
         fresh = piece.done - piece.marked
         due = fresh >= MARK_BYTES and time.monotonic() - piece.marked_at >= MARK_SECONDS
         if not fresh or not (due or at_once or piece.done == piece.end):
             return
-        proof = Proof(piece.start, piece.done - piece.start, piece.hasher.hexdigest())
+        self._partial.claim(Proof(piece.start, piece.done - piece.start, piece.hasher.hexdigest()))
         piece.marked, piece.marked_at = piece.done, time.monotonic()
         with self._changed:
-            self._marks.append(proof)
             self._backlog += fresh
             self._changed.notify_all()
             while self._backlog > BACKLOG_BYTES and not (self._closing or self._broken):
@@ -54,7 +58,7 @@ class Scribe:
             self.proven += count
 
     def run(self) -> None:
-        """Record until closed; what was handed in before that is recorded.
+        """Sync until closed; what was noted before that is synced.
 
         Raises:
             Exhausted, Failed: from the disk.
@@ -62,17 +66,16 @@ class Scribe:
         try:
             while True:
                 with self._changed:
-                    while not self._marks and not self._closing:
+                    while not self._backlog and not self._closing:
                         self._changed.wait()
-                    marks, self._marks = self._marks, []
-                    backlog = self._backlog
-                if not marks:
+                    fresh = self._backlog
+                if not fresh:
                     return
-                self._partial.record(marks)
+                self._partial.sync()
                 reached("download.proven")
                 with self._changed:
-                    self._backlog -= backlog
-                    self.proven += backlog
+                    self._backlog -= fresh
+                    self.proven += fresh
                     self._changed.notify_all()
         except BaseException:
             with self._changed:
@@ -94,7 +97,7 @@ def recheck(
     Returns:
         How many journalled bytes have to be fetched again.
     """
-    view, wrong = memoryview(bytearray(READ_BYTES)), 0
+    view, wrong = buffer(BLOCK_BYTES), 0
     for claim in claims:
         hasher = blake3()
         position, end = claim.start, claim.start + claim.length
@@ -128,21 +131,14 @@ class Digests:
         self._git_sha1 = None
         if file.git_sha1 is not None:
             self._git_sha1 = hashlib.sha1(b"blob %d\0" % (file.size or 0), usedforsecurity=False)
-        self._chunk = blake3()
         self.chunks: list[str] = []
 
-    def feed(self, view: memoryview, *, chunk: bool = True) -> None:
-        """The next bytes; `chunk=False` where the digest of their chunk is known already."""
+    def feed(self, view: memoryview) -> None:
+        """The next bytes."""
         self._sha256.update(view)
         for hasher in (self._md5, self._git_sha1):
             if hasher is not None:
                 hasher.update(view)
-        if chunk:
-            self._chunk.update(view)
-
-    def end_chunk(self, digest: str | None = None) -> None:
-        self.chunks.append(digest or self._chunk.hexdigest())
-        self._chunk = blake3()
 
     @property
     def sha256(self) -> str:
@@ -157,33 +153,49 @@ class Digests:
         return self._git_sha1.hexdigest() if self._git_sha1 is not None else None
 
 
-def follow(partial: Partial, board: Board, digests: Digests, stop: threading.Event) -> bool:
-    """Hash chunk by chunk, right behind the connections; whether the end of the file was reached."""
-    view, index = memoryview(bytearray(READ_BYTES)), 0
-    while length := board.wait_chunk(index):
-        known = board.digest(index)
-        start = index * CHUNK_BYTES
-        for position in range(start, start + length, READ_BYTES):
-            if stop.is_set():
-                return False
-            count = partial.read(view[: start + length - position], position)
-            digests.feed(view[:count], chunk=known is None)
-        digests.end_chunk(known)
-        index += 1
-    return not stop.is_set()
+def follow(partial: Partial, board: Board, digests: Digests) -> bool:
+    """Hash what is written, right behind the connections; whether the end of the file was reached."""
+    own, position = buffer(BLOCK_BYTES), 0
+    while found := board.wait_bytes(position):
+        if isinstance(found, Block):
+            digests.feed(found.view)
+            position += found.length
+            board.blocks.give_back(found)
+        else:
+            count = partial.read(own[:found], position)
+            digests.feed(own[:count])
+            position += count
+        if position % CHUNK_BYTES == 0:
+            digests.chunks.append(_chunk_digest(partial, board, position, own))
+    if position % CHUNK_BYTES:  # where the file ends may be known only after its last bytes
+        digests.chunks.append(_chunk_digest(partial, board, position, own))
+    return not board.stopped
+
+
+def _chunk_digest(partial: Partial, board: Board, end: int, view: memoryview) -> str:
+    """BLAKE3 of the chunk that ends here; one that several connections brought is read again."""
+    start = (end - 1) // CHUNK_BYTES * CHUNK_BYTES
+    known, hasher = board.wait_digest(start), blake3()
+    while known is None and start < end and not board.stopped:
+        count = partial.read(view[: end - start], start)
+        hasher.update(view[:count])
+        start += count
+    return known or hasher.hexdigest()
 
 
 def standing_digests(file: RemoteFile, path: Path, checkpoint: Checkpoint) -> Digests:
     """Hash a file that lies there already, without opening it for writing."""
-    digests, view = Digests(file), memoryview(bytearray(READ_BYTES))
+    digests, view, chunk = Digests(file), buffer(BLOCK_BYTES), blake3()
     with path.open("rb", buffering=0) as whole:
         position = 0
-        while count := whole.readinto(view):
+        while count := whole.readinto(view[: room(position)]):
             checkpoint()
             digests.feed(view[:count])
+            chunk.update(view[:count])
             position += count
             if position % CHUNK_BYTES == 0:
-                digests.end_chunk()
+                digests.chunks.append(chunk.hexdigest())
+                chunk = blake3()
     if position % CHUNK_BYTES:
-        digests.end_chunk()
+        digests.chunks.append(chunk.hexdigest())
     return digests

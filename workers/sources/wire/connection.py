@@ -2,19 +2,24 @@
 
 import contextlib
 import http.client
+import io
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from shared.errors import Failed, ModelyardError, Unavailable
 from workers.sources.wire import answers
 from workers.sources.wire.dial import Stopped, dial
+from workers.sources.wire.lines import Line, Lines
 from workers.sources.wire.route import Place, Route, place
 
 MAX_REDIRECTS = 5
 FILL_SECONDS = 0.2
+MAX_PASSED = 16 * 1024
+"""No more than so many bytes are ever passed over."""
 
 
 class Trouble(Exception):
@@ -25,22 +30,18 @@ class Trouble(Exception):
         self.error = error
 
 
-class _Connection(http.client.HTTPConnection):
-    """`http.client` over a socket that is already connected."""
-
-    def __init__(self, where: Place, sock: socket.socket) -> None:
-        scheme, host, port = where
-        self.default_port = 443 if scheme == "https" else 80
-        super().__init__(host, port)
-        self.sock = sock
-        self.auto_open = 0
-
-
 class Body:
-    """The body of one answer, read straight into the caller's buffer."""
+    """The body of one answer, read straight into the caller's buffer.
 
-    def __init__(self, response: http.client.HTTPResponse) -> None:
+    Args:
+        sock: what it comes over, where that lives longer than the answer.
+    """
+
+    def __init__(self, response: http.client.HTTPResponse, sock: socket.socket | None = None) -> None:
         self.response = response
+        self._sock = sock if response.length is not None else None
+        self._buffered = True
+        """Some of it may have come with the head, and lie in the response's own buffer."""
         self.status = response.status
         self.etag = response.headers.get("ETag")
         self.modified = response.headers.get("Last-Modified")
@@ -93,12 +94,19 @@ class Body:
             data = self.response.read1(len(view))
             view[: len(data)] = data
             return len(data)
+        if self._sock is not None and not self._buffered:
+            return self._sock.recv_into(view)  # TLS brings 16 KiB at a time: three calls less for each count
         # HTTPResponse.readinto would wait for a full buffer, which hides a slow server's progress
-        return self.response.fp.readinto1(view) if self.response.fp is not None else 0
+        count = self.response.fp.readinto1(view) if self.response.fp is not None else 0
+        self._buffered = self._buffered and len(view) < io.DEFAULT_BUFFER_SIZE
+        return count
 
 
 class Link:
     """A connection that a single thread uses, and that any thread may `abort`.
+
+    Args:
+        lines: where connections come from and go to that outlive this link, None where there are none.
 
     Raises from `get`:
         Trouble: worth another try on a new connection.
@@ -107,12 +115,15 @@ class Link:
         Unavailable: the server asks us to come back later.
     """
 
-    def __init__(self, route: Route, stop: threading.Event) -> None:
+    def __init__(self, route: Route, stop: threading.Event, lines: Lines | None = None) -> None:
         self._route = route
         self._stop = stop
+        self._lines = lines
         self._where: Place | None = None
         self._socket: socket.socket | None = None
-        self._connection: _Connection | None = None
+        self._connection: Line | None = None
+        self._idle = False
+        """Nothing is on its way on the connection."""
         self._response: http.client.HTTPResponse | None = None
 
     def get(self, span: tuple[int, int] | None = None, if_range: str | None = None) -> Body:
@@ -125,7 +136,7 @@ class Link:
             response = self._exchange(url, extra)
             if response.status in answers.USABLE:
                 break
-            self.close()
+            self._leave(response)
             if response.status in answers.REDIRECTS:
                 hops += 1
                 if hops > MAX_REDIRECTS:
@@ -140,12 +151,22 @@ class Link:
             self.close()
             raise unreadable
         self._route.settle(url)
-        return Body(response)
+        return Body(response, None if response.will_close else self._socket)
 
     def release(self, body: Body) -> None:
         """Keep the connection for the next request, if nothing of this body is left on it."""
         if body.remaining == 0 and not body.response.will_close:
             body.response.close()
+            self._idle = True
+        else:
+            self.close()
+
+    def hand_back(self) -> None:
+        """This link is done: a connection that can carry another file's bytes is kept for them."""
+        if self._idle and self._lines is not None and self._connection is not None and self._where is not None:
+            self._lines.give(self._where, self._connection)
+            self._response = self._connection = self._socket = self._where = None
+            self._idle = False
         else:
             self.close()
 
@@ -167,20 +188,64 @@ class Link:
             if part is not None:
                 part.close()
         self._response = self._connection = self._socket = self._where = None
+        self._idle = False
 
     def _hold(self, sock: socket.socket) -> None:
         self._socket = sock
 
-    def _exchange(self, url: str, extra: dict[str, str]) -> http.client.HTTPResponse:
-        where, parts = place(url), urlsplit(url)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    def _leave(self, response: http.client.HTTPResponse) -> None:
+        """An answer that is not wanted: its body is passed over if it came with its head, else the connection goes."""
         try:
-            if self._connection is None or self._where != where:
-                self.close()
-                self._connection = _Connection(where, dial(self._route, where, self._stop, self._hold))
-                self._where = where
-            self._connection.request("GET", target, headers=self._route.headers(url) | extra)
-            self._response = self._connection.getresponse()
+            whole = response.length == 0 or len(response.fp.peek(1)) >= (response.length or MAX_PASSED)
+        except (OSError, AttributeError, ValueError):
+            whole = False
+        if whole and not response.will_close and not response.chunked:
+            response.read()
+            self._idle = True
+        else:
+            self.close()
+
+    def _exchange(self, url: str, extra: dict[str, str]) -> http.client.HTTPResponse:
+        kept = self._connect(place(url))
+        try:
+            return self._ask(url, extra)
+        except Trouble:
+            if not kept or self._stop.is_set():
+                raise
+        self._connect(place(url), anew=True)  # the server had closed it meanwhile
+        return self._ask(url, extra)
+
+    def _connect(self, where: Place, *, anew: bool = False) -> bool:
+        """Have a connection to that place; whether it is one that another link has left."""
+        if self._connection is not None and self._where == where:
+            return False
+        self.hand_back()
+        kept = self._lines.take(where) if self._lines is not None and not anew else None
+        if kept is not None:
+            kept.sock.settimeout(self._route.settings.read_timeout)
+            self._hold(kept.sock)
+        with self._breaking():
+            self._connection = kept or Line(where, dial(self._route, where, self._stop, self._hold))
+        self._where = where
+        return kept is not None
+
+    def _ask(self, url: str, extra: dict[str, str]) -> http.client.HTTPResponse:
+        parts = urlsplit(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection = self._connection
+        with self._breaking():
+            if connection is None:
+                raise ConnectionError
+            self._idle = False
+            connection.request("GET", target, headers=self._route.headers(url) | extra)
+            self._response = connection.getresponse()
+            return self._response
+
+    @contextlib.contextmanager
+    def _breaking(self) -> Iterator[None]:
+        """Whatever breaks inside leaves no connection, and is told as trouble unless it is final."""
+        try:
+            yield
         except Unavailable as unresolved:
             raise Trouble(unresolved) from unresolved
         except (OSError, http.client.HTTPException, ValueError) as broken:
@@ -191,7 +256,6 @@ class Link:
         except BaseException:
             self.close()
             raise
-        return self._response
 
 
 def trouble(broken: Exception) -> Trouble:
