@@ -16,17 +16,18 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Self
 
 import structlog
-from sqlalchemy import ColumnElement, Connection, Executable, case, insert, null, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Executable, case, insert, null, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import configure_mappers
 from sqlmodel import col, delete, select
 
 from shared.broker import Broker
 from shared.contracts import KINDS, Contract
 from shared.db import jobs
 from shared.db.devices import place
-from shared.db.moves import CLAIM, END, IN_THE_WAY, JOBS, RENEW, REPORT, entering
+from shared.db.moves import CLAIM, END, IN_THE_WAY, JOBS, NOTE_SENT, RENEW, REPORT, RESEND, entering
 from shared.db.session import Database, now
 from shared.db.tables import IdempotencyKey, Job, ScheduleRun
 from shared.errors import Conflict, ModelyardError
@@ -182,7 +183,8 @@ class Ledger:
         """A new row with these values, or the one that stands in its way, if that is still there."""
         entered = connection.execute(self._entering, {**values, "sent": sent}).one_or_none()
         if entered is not None:
-            return Submitted(Job(**values, created_at=entered.created_at, sent_at=entered.sent_at), created=True)
+            job = _to_read(**values, created_at=entered.created_at, sent_at=entered.sent_at)
+            return Submitted(job, created=True)
         rival = _one(connection, IN_THE_WAY, job_id=values["id"], its_key=values["unique_key"])
         return None if rival is None else Submitted(rival, created=False)
 
@@ -382,9 +384,8 @@ class Ledger:
 
     def resend(self, lost: list[Job]) -> None:
         """New tickets for jobs whose tickets Redis lost; they wait in the outbox."""
-        values = {"ticket": col(Job.ticket) + 1, "sent_at": None}
-        with self.database.session() as session:
-            session.exec(update(Job).where(_these(lost), col(Job.state) == JobState.QUEUED).values(values))
+        with self.database.single() as connection:
+            connection.execute(RESEND, {"these": _tickets(lost)})
 
     def ring(self, job: Job) -> bool:
         """Send the job's ticket and note that it went out. False: Redis is away."""
@@ -400,7 +401,7 @@ class Ledger:
         if sent:
             reached("ticket.sent")
             with self.database.single() as connection:
-                connection.execute(update(JOBS).where(_these(sent), col(Job.sent_at).is_(None)).values(sent_at=now()))
+                connection.execute(NOTE_SENT, {"these": _tickets(sent)})
         return len(sent)
 
     def recover_lost(self) -> list[Job]:
@@ -517,9 +518,8 @@ class Ledger:
         )  # fmt: skip
 
 
-def _these(found: list[Job]) -> ColumnElement[bool]:
-    """These jobs, as far as their tickets are still the same. A few hundred at most."""
-    return tuple_(col(Job.id), col(Job.ticket)).in_([(job.id, job.ticket) for job in found])
+def _tickets(found: list[Job]) -> list[tuple[str, int]]:
+    return [(job.id, job.ticket) for job in found]
 
 
 def _as_wished() -> dict[str, Any]:
@@ -541,4 +541,12 @@ def _reported(progress: Progress | None) -> dict[str, Any]:
 
 def _one(connection: Connection, statement: Executable, **bound: Any) -> Job | None:
     row = connection.execute(statement, bound).mappings().first()
-    return None if row is None else Job(**row)
+    return None if row is None else _to_read(**row)
+
+
+def _to_read(**values: Any) -> Job:
+    """A job that is only read, and belongs to no session: a tenth of the work of one that SQLAlchemy keeps track of."""
+    return Job.model_construct(None, **values)
+
+
+configure_mappers()  # else the columns of such a job cannot be read before the first query

@@ -5,7 +5,7 @@ What is bound here has names that no column has: a value bound under a column's 
 
 from typing import Any
 
-from sqlalchemy import Executable, Float, String, bindparam, case, func, select, update
+from sqlalchemy import Executable, Float, String, bindparam, case, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import SQLModel
@@ -64,3 +64,11 @@ REPORT = RENEW.values(progress=case((_KNOWN > _FRACTION, _KNOWN), else_=_FRACTIO
 
 END = update(JOBS).where(_FENCE).values(lease_until=None, finished_at=now()).returning(*ROW)
 """Ends a run with what is bound under names of columns."""
+
+THESE = tuple_(ROW.id, ROW.ticket).in_(bindparam("these", expanding=True))
+"""Jobs by id, as far as their tickets are still the same. A few hundred at most."""
+
+NOTE_SENT = update(JOBS).where(THESE, ROW.sent_at.is_(None)).values(sent_at=now())
+RESEND = (
+    update(JOBS).where(THESE, ROW.state == JobState.QUEUED.value).values(ticket=ROW.ticket + 1, sent_at=None)
+)  # fmt: skip
