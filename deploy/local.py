@@ -254,7 +254,7 @@ def _require_key(settings: Settings) -> None:
 
 
 def _migrate(settings: Settings) -> None:
-    from shared.db.session import migrate
+    from shared.db.schema import migrate
 
     migrate(settings)
 

@@ -1,9 +1,11 @@
 """Real parts for tests: a Redis, databases of both kinds, and nothing reachable outside loopback."""
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,7 +18,8 @@ from pydantic import SecretStr
 
 from deploy.addresses import free_port
 from shared.broker import Broker, make_app
-from shared.db.session import Database, migrate
+from shared.db.schema import migrate
+from shared.db.session import Database
 from shared.db.tables import Device, Model
 from shared.jobs import Ledger
 from shared.progress import Events, connect
@@ -149,7 +152,7 @@ def settings(
     monkeypatch.setenv("MODELYARD_REDIS__URL", redis_server.url)
     if request.param == "postgresql":
         url = request.getfixturevalue("postgres_url")
-        _empty(url)
+        _empty(url, _version(fresh_sqlite))
         monkeypatch.setenv("MODELYARD_DATABASE_URL", url)
     with redis.Redis(port=redis_server.port) as client:
         client.flushall()
@@ -158,14 +161,25 @@ def settings(
     return found
 
 
-def _empty(url: str) -> None:
-    """Leave of a database what a migration makes."""
+def _version(path: Path) -> str:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        (version,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return str(version)
+
+
+def _empty(url: str, newest: str) -> None:
+    """Leave of a database what a migration makes; of one that a test took to another version, nothing."""
     import psycopg
 
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
         found = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
-        if tables := [name for (name,) in found if name != "alembic_version"]:
+        tables = {name for (name,) in found} - {"alembic_version"}
+        if not tables:
+            return
+        if connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(newest,)]:
             connection.execute(f"TRUNCATE {', '.join(tables)}")
+        else:
+            connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
 
 
 @pytest.fixture

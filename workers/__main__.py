@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from shared.db.session import migrate
+from shared.db.schema import migrate
 from shared.errors import Invalid, ModelyardError
 from shared.logs import configure
 from shared.queues import IO, device_lane

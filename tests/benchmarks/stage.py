@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from deploy.addresses import free_port
 from deploy.environment import environment
-from shared.db.session import migrate
+from shared.db.schema import migrate
 from shared.settings import JobSettings, RedisSettings, Settings
 from tests.benchmarks.peer import BROKER
 from tests.benchmarks.starts import FILE, SECONDS, Starts

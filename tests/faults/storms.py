@@ -22,7 +22,8 @@ from celery import Celery
 from sqlmodel import col, select
 
 from shared.broker import Broker, make_app
-from shared.db.session import Database, migrate
+from shared.db.schema import migrate
+from shared.db.session import Database
 from shared.db.tables import Job
 from shared.jobs import Ledger
 from shared.leash import leashed

@@ -13,7 +13,8 @@ from sqlmodel import col
 
 from shared.broker import Broker, make_app
 from shared.contracts import KINDS, Verify
-from shared.db.session import Database, migrate
+from shared.db.schema import migrate
+from shared.db.session import Database
 from shared.db.tables import Job
 from shared.errors import Conflict
 from shared.jobs import Ledger

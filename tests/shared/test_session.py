@@ -11,7 +11,8 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from shared.db.session import Database, migrate
+from shared.db.schema import migrate
+from shared.db.session import Database
 from shared.errors import Corrupt, Unavailable
 from shared.settings import Settings
 

@@ -21,7 +21,8 @@ import redis
 from api.fitness import ACL, examine
 from deploy.demo.hub import Hub
 from shared.db import residency
-from shared.db.session import Database, migrate
+from shared.db.schema import migrate
+from shared.db.session import Database
 from shared.db.tables import Residency
 from shared.progress import LEASE_SECONDS, Leases, connect
 from shared.settings import RedisSettings, Settings

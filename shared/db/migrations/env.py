@@ -1,4 +1,4 @@
-"""Alembic's entry: migrates over the connection that `shared.db.session.migrate` hands in."""
+"""Alembic's entry: migrates over the connection that `shared.db.schema.migrate` hands in."""
 
 from alembic import context
 from sqlalchemy import text

@@ -10,7 +10,7 @@ import pytest
 from deploy.demo.hub import Hub
 from shared.contracts import Contract, Download
 from shared.db import catalog
-from shared.db.session import migrate
+from shared.db.schema import migrate
 from shared.db.tables import Installation, Model
 from shared.jobs import Ledger
 from shared.progress import Leases, Workers

@@ -11,7 +11,8 @@ import pytest
 
 from shared.contracts import Bundle, Download, Rollback, Unbundle, Update, Verify
 from shared.db import catalog, locks, trust
-from shared.db.session import Database, migrate
+from shared.db.schema import migrate
+from shared.db.session import Database
 from shared.errors import Conflict, Corrupt, Exhausted, MadeWay, ModelyardError, NotFound, Paused, Snooze, Unsafe
 from shared.jobs import Ledger
 from shared.lock import LockedModel
