@@ -16,7 +16,6 @@ from workers.sources.transfer.blocks import BLOCK_BYTES, Block, room
 from workers.sources.transfer.board import CHUNK_BYTES, Board, Piece
 from workers.sources.transfer.journal import Partial, Proof
 
-MARK_BYTES = 256 * 1024
 MARK_SECONDS = 1.0
 BACKLOG_BYTES = 256 * 1024**2
 """Connections wait while more than this is written and not yet synced, so that a stop is never far from the disk."""
@@ -41,7 +40,7 @@ class Scribe:
             Exhausted, Failed: from the disk.
         """
         fresh = piece.done - piece.marked
-        due = fresh >= MARK_BYTES and time.monotonic() - piece.marked_at >= MARK_SECONDS
+        due = time.monotonic() - piece.marked_at >= MARK_SECONDS
         if not fresh or not (due or at_once or piece.done == piece.end):
             return
         self._partial.claim(Proof(piece.start, piece.done - piece.start, piece.hasher.hexdigest()))
