@@ -77,3 +77,5 @@ def closed_key(residency_id: str) -> str:
 
 WORKERS_KEY = "modelyard:workers"
 """Sorted set of `<lane> <worker>`, scored by the last sign of life."""
+FLOWS_KEY = "modelyard:flows"
+"""Hash of the downloads that run under a limit, by job: when they were last told of, and what they can use."""

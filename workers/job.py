@@ -37,6 +37,8 @@ from shared.progress import Events, Leases, Workers
 from shared.queues import parse_queue
 from shared.settings import Settings
 from shared.states import Desired, Priority
+from workers.governor import Governor
+from workers.governor.flows import Flows
 
 if TYPE_CHECKING:
     from workers.residency.manager import Manager
@@ -75,6 +77,9 @@ class Services:
     """Name of this worker process: who holds a lease."""
     manager: "Manager | None" = None
     """On device workers only."""
+
+    def __post_init__(self) -> None:
+        self.governor = Governor(self.database, Flows(self.events.client))
 
 
 class Message(NamedTuple):

@@ -163,3 +163,9 @@ def switching(session: Session, name: str) -> bool:
     wanted = (col(Job.model_id) == name) | col(Job.model_id).in_(of_type)
     query = select(Job.id).where(col(Job.kind) == "model.switch", col(Job.state).in_(LIVE), wanted)
     return session.exec(query.limit(1)).first() is not None
+
+
+def priorities(session: Session, ids: list[str]) -> dict[str, Priority]:
+    """What each of these jobs has now."""
+    found = session.exec(select(Job.id, Job.priority).where(col(Job.id).in_(ids))).all()
+    return {job_id: Priority(priority) for job_id, priority in found}

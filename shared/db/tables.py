@@ -282,3 +282,19 @@ class ScheduleRun(SQLModel, table=True):
     name: str = Field(primary_key=True, max_length=128)
     slot: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
     ran_at: float = Field(sa_column=Column(Float(53), nullable=False))
+
+
+class LimitRow(SQLModel, table=True):
+    """A limit on downloads; see `shared/limits.py`. Its window is there whole or not at all."""
+
+    __tablename__ = "limits"
+
+    name: str = Field(primary_key=True, max_length=64)
+    source: str | None = None
+    priority: int | None = None
+    bytes_per_second: int | None = Field(default=None, sa_column=Column(BigInteger))
+    jobs: int | None = None
+    days: list[str] | None = Field(default=None, sa_column=_json(nullable=True))
+    starts: str | None = None
+    ends: str | None = None
+    time_zone: str | None = None

@@ -19,7 +19,7 @@ from workers.job import Services, Work, job
 from workers.sources import source_of
 from workers.sources.base import RemoteFile, Snapshot
 from workers.sources.pinned import pinned
-from workers.sources.transfer import Fetched, fetch_several, journal_path
+from workers.sources.transfer import Fetched, Throttle, fetch_several, journal_path
 from workers.sources.wire.policy import HostPolicy
 from workers.stock import after_change
 from workers.store.essentials import check_essentials
@@ -195,7 +195,8 @@ def fetch_and_publish(
             twins.claim(partial, model.id, file.name, file.size, file.locked or file.sha256)
     require_room(layout, snapshot.size or 0, partials.values(), settings.reserve_bytes)
     with waiting_for_room(layout, settings.reserve_bytes):
-        files, told = _fetch_all(work, snapshot, partials, twins, proven or {})
+        with services.governor.flow(work.job_id, model.source) as throttle:
+            files, told = _fetch_all(work, snapshot, partials, twins, proven or {}, throttle)
         reached("download.fetched")
         for problem in check_essentials(staging, partials, allowed(services, model.id).of(snapshot.revision)):
             raise problem.error()
@@ -215,6 +216,7 @@ def _fetch_all(
     partials: dict[str, Path],
     twins: Twins | None,
     ready: Mapping[str, ManifestFile],
+    throttle: Throttle,
 ) -> tuple[list[ManifestFile], dict[str, int]]:
     """Every file as the manifest will have it; and how many bytes came a second time, or are shared."""
     services, settings = work.services, work.services.settings.sources
@@ -238,7 +240,7 @@ def _fetch_all(
         if file.name in ready:
             on_bytes(file, ready[file.name].size)
     found, wanted = dict(ready), [(file, partials[file.name]) for file in snapshot.files if file.name not in ready]
-    with closing(fetch_several(wanted, HostPolicy(settings), settings, checkpoint, on_bytes)) as coming:
+    with closing(fetch_several(wanted, HostPolicy(settings), settings, checkpoint, on_bytes, throttle)) as coming:
         for file, fetched in coming:
             refetched += fetched.refetched
             found[file.name], partial = _manifest_file(file, fetched), partials[file.name]

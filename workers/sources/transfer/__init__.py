@@ -10,5 +10,6 @@ from workers.sources.transfer.carrier import Patience
 from workers.sources.transfer.engine import Fetched, adopt, fetch
 from workers.sources.transfer.journal import journal_path
 from workers.sources.transfer.several import fetch_several
+from workers.sources.transfer.throttle import Throttle
 
-__all__ = ["CHUNK_BYTES", "Fetched", "Patience", "adopt", "fetch", "fetch_several", "journal_path"]
+__all__ = ["CHUNK_BYTES", "Fetched", "Patience", "Throttle", "adopt", "fetch", "fetch_several", "journal_path"]

@@ -14,6 +14,7 @@ from workers.sources.transfer.blocks import Block, room
 from workers.sources.transfer.board import Board, Piece
 from workers.sources.transfer.journal import Origin, Partial
 from workers.sources.transfer.proof import Scribe
+from workers.sources.transfer.throttle import Throttle
 from workers.sources.wire import answers
 from workers.sources.wire.connection import Body, Link, Trouble, truncated
 from workers.sources.wire.dial import Stopped
@@ -151,6 +152,7 @@ class Carrier:
     """Told after an answer was accepted."""
     is_spare: Callable[["Carrier"], bool]
     """Asked between two pieces: whether this connection is one too many."""
+    throttle: Throttle
     max_unsized: int
     """Bytes after which a file whose size nobody tells is given up."""
     unverified: bool = False
@@ -207,8 +209,11 @@ class Carrier:
     def _pump(self, body: Body, piece: Piece) -> bool:
         """Read until the piece is complete; False when the body ends before it."""
         while piece.done < piece.end:
+            granted = self.throttle.take(min(piece.end - piece.done, room(piece.done)), self.stop)
             blank = self.board.blocks.blank()
-            count = body.fill(blank[: min(piece.end - piece.done, room(piece.done))])
+            count = body.fill(blank[:granted])
+            if count < granted:
+                self.throttle.give_back(granted - count)
             if count:  # what has come is kept, also where this is the last of it
                 block = Block(blank, count)
                 self.partial.write(block.view, piece.done)

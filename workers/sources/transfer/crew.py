@@ -12,6 +12,7 @@ from workers.sources.transfer.board import CHUNK_BYTES, Board
 from workers.sources.transfer.carrier import Carrier, Patience, Terms
 from workers.sources.transfer.journal import Partial, Proof
 from workers.sources.transfer.proof import Digests, Scribe, follow, recheck
+from workers.sources.transfer.throttle import Throttle
 from workers.sources.transfer.width import Chooser
 from workers.sources.wire.connection import Link
 from workers.sources.wire.dial import Stopped
@@ -32,6 +33,7 @@ class Crew:
         terms: Terms,
         settings: SourceSettings,
         patience: Patience,
+        throttle: Throttle,
         lines: Lines | None = None,
     ) -> None:
         self._file = file
@@ -39,6 +41,7 @@ class Crew:
         self._route = route
         self._settings = settings
         self._patience = patience
+        self._throttle = throttle
         self._lines = lines
         self._stop = threading.Event()
         self._woken = threading.Event()
@@ -102,7 +105,7 @@ class Crew:
             if self._hashed:
                 self.scribe.close()
             now, received = time.monotonic(), self.board.received
-            if not self.board.transferring:
+            if not self.board.transferring or self._throttle.holding:  # then the server could be faster
                 since, before = now, received
             elif now - since >= self._patience.window:
                 if received - before < self._settings.minimum_rate * (now - since):
@@ -117,6 +120,8 @@ class Crew:
         """Open further connections where they help, once the server has shown that it serves ranges."""
         origin = self.terms.origin
         if origin is None or origin.size is None or not self.terms.ranged or self.terms.streaming:
+            return
+        if self._throttle.holding:  # more connections would share the same rate
             return
         bringing = sum(carrier.brings for carrier in self._carriers if carrier in self._working)
         width = self._chooser.look(time.monotonic(), self.board.received, bringing)
@@ -144,6 +149,7 @@ class Crew:
             patience=self._patience,
             settled=self._woken.set,
             is_spare=self._is_spare,
+            throttle=self._throttle,
             max_unsized=self._settings.max_unsized_bytes,
         )
         self._carriers.append(carrier)

@@ -16,6 +16,7 @@ from workers.sources.transfer.carrier import Patience, Restart, Terms, Why, size
 from workers.sources.transfer.crew import TICK_SECONDS, Crew
 from workers.sources.transfer.journal import Origin, Partial, Proof, journal_path
 from workers.sources.transfer.proof import standing_digests
+from workers.sources.transfer.throttle import Throttle
 from workers.sources.wire.lines import Lines
 from workers.sources.wire.policy import HostPolicy
 from workers.sources.wire.route import Route
@@ -52,6 +53,7 @@ def fetch(
     *,
     patience: Patience = PATIENCE,
     lines: Lines | None = None,
+    throttle: Throttle | None = None,
 ) -> Fetched:
     """Bring a file to `partial`, going on from whatever an earlier attempt proved there.
 
@@ -61,6 +63,7 @@ def fetch(
 
     Args:
         lines: connections that the files of one job share, None where there is one file.
+        throttle: keeps the files of one job to a rate together; None: as fast as it goes.
 
     Raises:
         Stop: from `checkpoint`; what was brought is kept.
@@ -75,7 +78,7 @@ def fetch(
     if standing is not None:
         on_bytes(standing.size)
         return standing
-    run = _Run(file, policy, settings, checkpoint, on_bytes, patience, lines)
+    run = _Run(file, policy, settings, checkpoint, on_bytes, patience, throttle or Throttle(), lines)
     with Partial(partial) as store:
         crew, dropped = run.bring(store)
         try:
@@ -140,6 +143,7 @@ class _Run:
         checkpoint: Checkpoint,
         on_bytes: OnBytes,
         patience: Patience,
+        throttle: Throttle,
         lines: Lines | None,
     ) -> None:
         self._file = file
@@ -147,6 +151,7 @@ class _Run:
         self._checkpoint = checkpoint
         self._on_bytes = on_bytes
         self._patience = patience
+        self._throttle = throttle
         self._lines = lines
         self._route = Route(file.url, file.headers, policy, settings)
         self._identity = _identity(file)
@@ -162,7 +167,9 @@ class _Run:
         dropped = 0
         while True:
             terms = Terms(self._file, self._identity, origin, self._ranged)
-            crew = Crew(self._file, store, self._route, terms, self._settings, self._patience, self._lines)
+            crew = Crew(
+                self._file, store, self._route, terms, self._settings, self._patience, self._throttle, self._lines
+            )
             try:
                 crew.run(claims, self._checkpoint, self._report)
             except Restart as restart:

@@ -13,6 +13,7 @@ from shared.settings import SourceSettings
 from workers.sources.base import Checkpoint, RemoteFile
 from workers.sources.transfer.board import CHUNK_BYTES
 from workers.sources.transfer.engine import Fetched, fetch
+from workers.sources.transfer.throttle import Throttle
 from workers.sources.wire.lines import Lines
 from workers.sources.wire.policy import HostPolicy
 
@@ -35,7 +36,7 @@ class _News(NamedTuple):
 
 def fetch_several(
     files: Sequence[tuple[RemoteFile, Path]], policy: HostPolicy, settings: SourceSettings, checkpoint: Checkpoint,
-    on_bytes: OnFile,
+    on_bytes: OnFile, throttle: Throttle | None = None,
 ) -> Generator[tuple[RemoteFile, Fetched]]:  # fmt: skip
     """Bring each file to its place, as `fetch` does, and hand it over as soon as it is whole.
 
@@ -46,13 +47,12 @@ def fetch_several(
     """
     small = [pair for pair in files if _is_small(pair[0])]
     with Lines() as lines:
+        bring = bound(fetch, policy=policy, settings=settings, lines=lines, throttle=throttle)
         if small:
-            yield from _at_once(
-                small, bound(fetch, policy=policy, settings=settings, lines=lines), checkpoint, on_bytes
-            )
+            yield from _at_once(small, bring, checkpoint, on_bytes)
         for file, partial in files:
             if not _is_small(file):
-                yield file, fetch(file, partial, policy, settings, checkpoint, bound(on_bytes, file), lines=lines)
+                yield file, bring(file, partial, checkpoint=checkpoint, on_bytes=bound(on_bytes, file))
 
 
 def _is_small(file: RemoteFile) -> bool:

@@ -1,0 +1,70 @@
+"""How much downloads may take: bytes a second and jobs at a time, for all of them or some, always or in a window."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, time
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from shared.refs import SourceKind
+from shared.states import Priority
+
+
+class Day(StrEnum):
+    """In the order of `datetime.weekday`."""
+
+    MON = "MON"
+    TUE = "TUE"
+    WED = "WED"
+    THU = "THU"
+    FRI = "FRI"
+    SAT = "SAT"
+    SUN = "SUN"
+
+
+WEEK = tuple(Day)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of some days of the week. One that does not end after its start ends on the next day."""
+
+    days: tuple[Day, ...]
+    start: time
+    end: time
+    time_zone: str = "UTC"
+    """By its IANA name, such as Europe/Berlin."""
+
+    def covers(self, moment: float) -> bool:
+        """Whether a moment, in seconds since 1970, lies in it."""
+        local = datetime.fromtimestamp(moment, ZoneInfo(self.time_zone))
+        clock, today = local.time(), WEEK[local.weekday()] in self.days
+        if self.start < self.end:
+            return today and self.start <= clock < self.end
+        since_yesterday = WEEK[local.weekday() - 1] in self.days
+        return (today and clock >= self.start) or (since_yesterday and clock < self.end)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What the downloads of a source, of a priority, of both or of all may take together, while its window is open."""
+
+    name: str
+    source: SourceKind | None = None
+    priority: Priority | None = None
+    bytes_per_second: int | None = None
+    jobs: int | None = None
+    """Most of them that may run at a time."""
+    window: Window | None = None
+
+    def holds(self, moment: float) -> bool:
+        return self.window is None or self.window.covers(moment)
+
+    def concerns(self, source: str, priority: int) -> bool:
+        """Whether it counts for a download from that source at that priority."""
+        return self.source in (None, source) and self.priority in (None, priority)
+
+
+def holding(limits: Iterable[Limit], moment: float) -> list[Limit]:
+    """Those that count at a moment. Where several concern a download, it keeps all of them."""
+    return [limit for limit in limits if limit.holds(moment)]
