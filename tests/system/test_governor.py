@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,11 +27,11 @@ SECONDS = 5.0
 
 
 @contextmanager
-def _worker(origins: list[Origin], folder: Path, name: str) -> Iterator[None]:
+def _worker(origins: dict[str, Origin], folder: Path, name: str) -> Iterator[None]:
     environment = {
         **os.environ, "MODELYARD_JOBS__IO_SLOTS": "2", "MODELYARD_JOBS__RESCUE_SECONDS": "1",
         "MODELYARD_STORE__RESERVE_BYTES": "0", "MODELYARD_NODE": name,
-        "MODELYARD_SOURCES__ALLOWED_HOSTS": ",".join(f"127.0.0.1:{origin.port}" for origin in origins),
+        "MODELYARD_SOURCES__ALLOWED_HOSTS": ",".join(f"127.0.0.1:{origin.port}" for origin in origins.values()),
     }  # fmt: skip
     with (folder / f"{name}.log").open("wb") as log:
         worker = subprocess.Popen(
@@ -43,3 +43,76 @@ def _worker(origins: list[Origin], folder: Path, name: str) -> Iterator[None]:
     finally:
         worker.terminate()
         worker.wait(30)
+
+
+def test_real_downloads_share_a_limit(ledger: Ledger, tmp_path: Path) -> None:
+    content = bytes(SIZE)
+    with ExitStack() as stack:
+        origins = {name: stack.enter_context(Origin(content)) for name in ("a", "b", "c", "urgent")}
+        _register(ledger, origins)
+        _limit(ledger, 20 * MB)
+        for name in ("left", "right"):
+            stack.enter_context(_worker(origins, tmp_path, name))
+        for name in "abc":
+            ledger.submit(Download(model_id=name), origin="test", priority=Priority.MEDIUM)
+        until(lambda: all(origins[name].sent for name in "abc"), 60, "three downloads")
+        print(f"three downloads under 20 MB/s: {_held_at(origins, 20 * MB) / MB:.2f} MB/s over {SECONDS:.0f} s")
+        print(f"and in the next {SECONDS:.0f} s: {(further := _rate(origins, SECONDS)) / MB:.2f} MB/s")
+        assert further <= 22 * MB
+
+        ledger.submit(Download(model_id="urgent"), origin="test", priority=Priority.CRITICAL)
+        until(lambda: origins["urgent"].sent, 60, "the CRITICAL one")
+        began = time.monotonic()
+        others = {name: origins[name] for name in "abc"}
+        until(lambda: _rate(others, 1) <= 1.1 * 20 * MB * 6 / 14, 30, "the others' way for the CRITICAL one")
+        print(
+            f"the others are down to their share {time.monotonic() - began:.2f} s after the CRITICAL one's first byte"
+        )
+        share = _rate({"urgent": origins["urgent"]}, SECONDS)
+        print(f"the CRITICAL one has {share / MB:.2f} MB/s of its {20 * 8 / 14:.2f}")
+        assert share >= 0.85 * 20 * MB * 8 / 14
+
+        _limit(ledger, 5 * MB)
+        print(f"under 5 MB/s, set while they run: {_held_at(origins, 5 * MB) / MB:.2f} MB/s")
+        assert all(_of(ledger, name).attempt == 1 for name in origins)
+
+
+def _held_at(origins: dict[str, Origin], limit: int) -> float:
+    """The rate of the first window in which the limit is kept, and used, within a tenth."""
+
+    def look() -> float | None:
+        rate = _rate(origins, SECONDS)
+        return rate if abs(rate - limit) <= limit / 10 else None
+
+    held: float = until(look, 90, f"{limit} bytes a second")
+    return held
+
+
+def _rate(origins: dict[str, Origin], seconds: float) -> float:
+    began, before = time.monotonic(), _sent(origins)
+    time.sleep(seconds)
+    return (_sent(origins) - before) / (time.monotonic() - began)
+
+
+def _sent(origins: dict[str, Origin]) -> int:
+    return sum(origin.sent for origin in origins.values())
+
+
+def _register(ledger: Ledger, origins: dict[str, Origin]) -> None:
+    with ledger.database.session() as session:
+        for name, origin in origins.items():
+            url = f"{origin.url}/{name}.gguf"
+            row = Model(
+                id=name, type="llm", name=name, source="url", source_url=url, created_at=1.0, updated_at=1.0
+            )  # fmt: skip
+            session.add(row)
+
+
+def _limit(ledger: Ledger, rate: int) -> None:
+    with ledger.database.session() as session:
+        limits.put(session, Limit("all", bytes_per_second=rate))
+
+
+def _of(ledger: Ledger, model_id: str) -> Job:
+    with ledger.database.reading() as session:
+        return jobs.find(session, model_id=model_id)[0]

@@ -6,7 +6,7 @@ import time
 
 from workers.sources.wire.dial import Stopped
 
-BURST_SECONDS = 0.1
+BURST_SECONDS = 0.2
 """What a job that was slower for a moment may catch up."""
 SLICE_SECONDS = 0.05
 LEAST_SLICE_BYTES = 4096
