@@ -46,6 +46,8 @@ class Contract(BaseModel):
     priority: ClassVar[Priority] = Priority.MEDIUM
     makes_way: ClassVar[bool] = False
     """Its body keeps what it did so far, so a more urgent job may have its slot in the middle of it."""
+    fetches: ClassVar[bool] = False
+    """It brings a model from its source, and counts for limits on downloads."""
     example: ClassVar[dict[str, Any]] = {"model_id": "qwen3-0.6b"}
     """Arguments, for docs/contracts.md."""
 
@@ -74,6 +76,7 @@ class Download(OfModel):
 
     kind = "model.download"
     makes_way = True
+    fetches = True
 
     force_redownload: bool = False
     """Fetch again even where the published revision is the newest."""
@@ -117,6 +120,7 @@ class Update(OfModel):
 
     kind = "model.update"
     makes_way = True
+    fetches = True
 
 
 class Rollback(OfModel):
@@ -145,6 +149,7 @@ class Repair(OfModel):
     kind = "model.repair"
     priority = Priority.HIGH
     makes_way = True
+    fetches = True
 
 
 class Remove(OfModel):

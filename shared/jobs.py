@@ -25,12 +25,26 @@ from sqlmodel import col, delete, select
 
 from shared.broker import Broker
 from shared.contracts import KINDS, Contract
-from shared.db import jobs
+from shared.db import jobs, limits
 from shared.db.devices import place
-from shared.db.moves import CLAIM, END, IN_THE_WAY, JOBS, NOTE_SENT, RENEW, REPORT, RESEND, entering
-from shared.db.session import Database, now
+from shared.db.moves import (
+    CLAIM,
+    CLAIM_WITH_ROOM,
+    END,
+    HOLD,
+    IN_THE_WAY,
+    JOBS,
+    LET_IN,
+    NOTE_SENT,
+    RENEW,
+    REPORT,
+    RESEND,
+    entering,
+)
+from shared.db.session import Database, now, serialise
 from shared.db.tables import IdempotencyKey, Job, ScheduleRun
 from shared.errors import Conflict, ModelyardError
+from shared.limits import admitted
 from shared.points import reached
 from shared.progress import Events
 from shared.queues import IO
@@ -212,9 +226,26 @@ class Ledger:
         Args:
             lane: of the worker; a ticket that strayed to it from another lane finds nothing.
         """
-        return self._move(
-            CLAIM, job_id, its_ticket=ticket, owner=owner, my_lane=lane, lease_seconds=self.settings.lease_seconds
-        )
+        bound = {"its_ticket": ticket, "owner": owner, "my_lane": lane, "lease_seconds": self.settings.lease_seconds}
+        claimed = self._move(CLAIM, job_id, **bound)
+        return claimed if claimed is not None else self._claim_under_limits(job_id, bound)
+
+    def _claim_under_limits(self, job_id: str, bound: dict[str, Any]) -> Job | None:
+        """Take a job if the limits on jobs leave it room, else let it wait for that: one claim at a time looks."""
+        with self.database.reading() as session:
+            if not any(limit.jobs is not None for limit in limits.every(session)):
+                return None
+        with self.database.session() as session:
+            serialise(session, "limits on jobs")
+            waiting = limits.held(session, job_id)
+            found = admitted(limits.in_force(session), limits.running(session), waiting)
+            may = job_id in {fetch.job_id for fetch in found}
+            if not may and job_id not in {fetch.job_id for fetch in waiting}:
+                return None  # it is none that limits concern, or waits no longer
+            moved = _one(session.connection(), CLAIM_WITH_ROOM if may else HOLD, job_id=job_id, **bound)
+        if moved is not None:
+            self._changed(moved)
+        return moved if may else None
 
     def beat(self, job_id: str, attempt: int, progress: Progress | None) -> Desired | None:
         """Renew the lease, store progress, learn what people want. None: the job belongs to another attempt."""
@@ -290,6 +321,13 @@ class Ledger:
         with self.database.session() as session:
             won = session.exec(update(Job).where(guard).values(way_made_at=now())).rowcount == 1
         return (least.id, least.attempt) if won else None
+
+    def let_in(self) -> list[Job]:
+        """Send on what waited for room under a limit on jobs and has it now, most urgent first."""
+        with self.database.reading() as session:
+            held = limits.held(session)
+            found = admitted(limits.in_force(session), limits.running(session), held) if held else []
+        return [moved for fetch in found if (moved := self._move(LET_IN, fetch.job_id)) is not None]
 
     # -- what people do -------------------------------------------------------------------------------------
 

@@ -68,3 +68,35 @@ class Limit:
 def holding(limits: Iterable[Limit], moment: float) -> list[Limit]:
     """Those that count at a moment. Where several concern a download, it keeps all of them."""
     return [limit for limit in limits if limit.holds(moment)]
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """A job that brings bytes, as far as limits ask."""
+
+    job_id: str
+    source: str
+    priority: int
+
+
+def admitted(limits: Iterable[Limit], running: Iterable[Fetch], waiting: Iterable[Fetch]) -> list[Fetch]:
+    """Those of `waiting`, which come in the order of their turn, that may run beside what runs.
+
+    One that has no room keeps nobody back whom other limits concern.
+    """
+    room = {limit: limit.jobs for limit in limits if limit.jobs is not None}
+    for fetch in running:
+        for limit in _concerning(room, fetch):
+            room[limit] -= 1
+    found = []
+    for fetch in waiting:
+        mine = _concerning(room, fetch)
+        if all(room[limit] > 0 for limit in mine):
+            found.append(fetch)
+            for limit in mine:
+                room[limit] -= 1
+    return found
+
+
+def _concerning(limits: Iterable[Limit], fetch: Fetch) -> list[Limit]:
+    return [limit for limit in limits if limit.concerns(fetch.source, fetch.priority)]

@@ -4,6 +4,7 @@ A body is a plain function of its contract and a `Work`. It calls `work.checkpoi
 twice; what its errors mean for the job is decided here and nowhere else.
 """
 
+import contextlib
 import random
 import threading
 import time
@@ -15,6 +16,7 @@ import structlog
 
 from shared.broker import Broker
 from shared.contracts import Contract, parse
+from shared.db.limits import FETCHING
 from shared.db.session import Database
 from shared.db.tables import Job
 from shared.errors import (
@@ -365,9 +367,17 @@ def _run(services: Services, heart: Heart, claimed: Job) -> None:
         outcome, write = _carry_out(services, claimed, work)
         reached("job.carried_out")
         _insist(heart, write)
+        if claimed.kind in FETCHING:
+            _let_in(services.ledger)
     finally:
         heart.release(work)
     log.info("job.ended", outcome=outcome, seconds=round(time.monotonic() - began, 3))
+
+
+def _let_in(ledger: Ledger) -> None:
+    """One download less: another may have waited for that."""
+    with contextlib.suppress(Unavailable):  # then the rescue lets it in
+        ledger.let_in()
 
 
 Write = Callable[[], object]

@@ -24,6 +24,7 @@ def rescue(services: Services) -> None:
     if not ledger.first_in_slot("rescue", services.settings.jobs.rescue_seconds):
         return
     ledger.recover_lost()
+    ledger.let_in()  # a window may have closed, or a worker died
     for job in ledger.lift_overdue():
         log.info("rescue.lifted", job_id=job.id, lane=job.lane)
     try:

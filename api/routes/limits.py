@@ -22,6 +22,7 @@ def put_limit(front: FrontDep, name: LimitName, body: LimitBody) -> LimitsView:
     """A new one, or another in the place of the one of that name; running downloads keep it within a second."""
     with front.database.session() as session:
         limits.put(session, body.limit(name))
+    front.ledger.let_in()
     log.info("limit.set", limit=name, **body.model_dump(mode="json", exclude_none=True))
     return _view(front)
 
@@ -31,6 +32,7 @@ def clear_limit(front: FrontDep, name: str) -> LimitsView:
     """Downloads go on as the others allow."""
     with front.database.session() as session:
         limits.clear(session, name)
+    front.ledger.let_in()
     log.info("limit.cleared", limit=name)
     return _view(front)
 

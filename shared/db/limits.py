@@ -1,15 +1,21 @@
 """Limits on downloads, as rows."""
 
 from datetime import time
+from typing import Any
 
 from sqlmodel import Session, col, delete, select
 
+from shared.contracts import KINDS
 from shared.db.session import now
-from shared.db.tables import LimitRow
+from shared.db.tables import Job, LimitRow, Model
 from shared.errors import NotFound
-from shared.limits import Day, Limit, Window, holding
+from shared.limits import Day, Fetch, Limit, Window, holding
 from shared.refs import SourceKind
-from shared.states import Priority
+from shared.states import JobState, Priority
+
+FETCHING = [kind for kind, contract in KINDS.items() if contract.fetches]
+LIMIT_REACHED = "limit_reached"
+"""Code of the error that a job shows while it waits for room."""
 
 
 def every(session: Session) -> list[Limit]:
@@ -42,6 +48,24 @@ def clear(session: Session, name: str) -> None:
     """Raises: NotFound."""
     if session.exec(delete(LimitRow).where(col(LimitRow.name) == name)).rowcount == 0:
         raise NotFound("limit_not_found", "There is no limit of this name.", "`modelyard limits` lists them.")
+
+
+def running(session: Session) -> list[Fetch]:
+    """What is being fetched now."""
+    found = session.exec(_fetches().where(col(Job.state) == JobState.RUNNING)).all()
+    return [Fetch(*row) for row in found]
+
+
+def held(session: Session, job_id: str | None = None) -> list[Fetch]:
+    """What waits for room under a limit, and this job with it, in the order of their turn."""
+    waits = (col(Job.error)["code"].as_string() == LIMIT_REACHED) | (col(Job.id) == job_id)
+    query = _fetches().where(col(Job.state) == JobState.QUEUED, waits)
+    return [Fetch(*row) for row in session.exec(query.order_by(col(Job.urgency), col(Job.created_at))).all()]
+
+
+def _fetches() -> Any:
+    query = select(Job.id, Model.source, Job.priority).join(Model, col(Model.id) == col(Job.model_id))
+    return query.where(col(Job.kind).in_(FETCHING))
 
 
 def _limit(row: LimitRow) -> Limit:

@@ -5,18 +5,23 @@ What is bound here has names that no column has: a value bound under a column's 
 
 from typing import Any
 
-from sqlalchemy import Executable, Float, String, bindparam, case, func, select, tuple_, update
+from sqlalchemy import Executable, Float, String, bindparam, case, exists, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import SQLModel
 
+from shared.db.limits import FETCHING, LIMIT_REACHED
 from shared.db.session import now
-from shared.db.tables import Job
+from shared.db.tables import Job, LimitRow
 from shared.states import LIVE, Desired, JobState
 
 JOBS = SQLModel.metadata.tables[str(Job.__tablename__)]
 """The table itself: a statement on it costs half of one on the class."""
 ROW = JOBS.c
+LIMITS = SQLModel.metadata.tables[str(LimitRow.__tablename__)]
+
+HOLD_SECONDS = 3600.0
+"""It is let in long before; after so long it looks by itself."""
 
 _LEASE_END: Any = now() + bindparam("lease_seconds", type_=Float(53))
 _FENCE = (
@@ -44,18 +49,42 @@ IN_THE_WAY = (
 )
 """Why a new row was not entered: its own id is there, or a live job for the same work; the former first."""
 
-CLAIM = (
+_DUE = (
+    (ROW.id == bindparam("job_id")) & (ROW.state == JobState.QUEUED.value) & (ROW.desired == Desired.RUN.value)
+    & (ROW.ticket == bindparam("its_ticket")) & (ROW.not_before <= now()) & (ROW.lane == _MY_LANE)
+)  # fmt: skip
+CLAIM_WITH_ROOM = (
     update(JOBS)
-    .where(
-        ROW.id == bindparam("job_id"), ROW.state == JobState.QUEUED.value, ROW.desired == Desired.RUN.value,
-        ROW.ticket == bindparam("its_ticket"), ROW.not_before <= now(), ROW.lane == _MY_LANE,
-    )
+    .where(_DUE)
     .values(
         state=JobState.RUNNING.value, attempt=ROW.attempt + 1, lease_owner=bindparam("owner"), lease_until=_LEASE_END,
         started_at=func.coalesce(ROW.started_at, now()), phase="starting", error=None,
     )
     .returning(*ROW)
 )  # fmt: skip
+"""Takes a job that has room under every limit on jobs."""
+CLAIM = CLAIM_WITH_ROOM.where(ROW.kind.not_in(FETCHING) | ~exists().where(LIMITS.c.jobs.is_not(None)))
+"""Takes a job that no limit on jobs can concern."""
+HOLD = (
+    update(JOBS)
+    .where(_DUE)
+    .values(
+        ticket=ROW.ticket + 1, sent_at=None, not_before=now() + HOLD_SECONDS,
+        error={
+            "code": LIMIT_REACHED, "message": "A limit lets no more downloads run at a time.", "retryable": True,
+            "hint": "It starts as soon as one ends; `modelyard limits` shows the limits.",
+        },
+    )
+    .returning(*ROW)
+)  # fmt: skip
+"""Has a job without room wait for it: it costs no attempt and no slot, and keeps its place."""
+LET_IN = (
+    update(JOBS)
+    .where(ROW.id == bindparam("job_id"), ROW.state == JobState.QUEUED.value, ROW.not_before > now())
+    .values(ticket=ROW.ticket + 1, sent_at=None, not_before=0.0)
+    .returning(*ROW)
+)
+"""Sends a job on that has room now. It shows what it waited for until it is claimed, and so keeps its place."""
 
 RENEW = update(JOBS).where(_FENCE).values(lease_until=_LEASE_END).returning(ROW.desired)
 """A heartbeat; what is bound under names of columns is stored with it."""
