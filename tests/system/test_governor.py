@@ -4,18 +4,20 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from deploy.demo.hub import Hub
 from shared.contracts import Download
 from shared.db import jobs, limits
 from shared.db.tables import Job, Model
 from shared.jobs import Ledger
 from shared.limits import Limit
-from shared.states import Priority
+from shared.states import JobState, Priority
 from tests.conftest import until
 from tests.fakes.origin import Origin
 
@@ -27,11 +29,11 @@ SECONDS = 5.0
 
 
 @contextmanager
-def _worker(origins: dict[str, Origin], folder: Path, name: str) -> Iterator[None]:
+def _worker(urls: Iterable[str], folder: Path, name: str, rescue: int = 1) -> Iterator[None]:
     environment = {
-        **os.environ, "MODELYARD_JOBS__IO_SLOTS": "2", "MODELYARD_JOBS__RESCUE_SECONDS": "1",
+        **os.environ, "MODELYARD_JOBS__IO_SLOTS": "2", "MODELYARD_JOBS__RESCUE_SECONDS": str(rescue),
         "MODELYARD_STORE__RESERVE_BYTES": "0", "MODELYARD_NODE": name,
-        "MODELYARD_SOURCES__ALLOWED_HOSTS": ",".join(f"127.0.0.1:{origin.port}" for origin in origins.values()),
+        "MODELYARD_SOURCES__ALLOWED_HOSTS": ",".join(url.removeprefix("http://") for url in urls),
     }  # fmt: skip
     with (folder / f"{name}.log").open("wb") as log:
         worker = subprocess.Popen(
@@ -49,10 +51,10 @@ def test_real_downloads_share_a_limit(ledger: Ledger, tmp_path: Path) -> None:
     content = bytes(SIZE)
     with ExitStack() as stack:
         origins = {name: stack.enter_context(Origin(content)) for name in ("a", "b", "c", "urgent")}
-        _register(ledger, origins)
-        _limit(ledger, 20 * MB)
+        _register(ledger, {name: f"{origin.url}/{name}.gguf" for name, origin in origins.items()})
+        _limit(ledger, Limit("all", bytes_per_second=20 * MB))
         for name in ("left", "right"):
-            stack.enter_context(_worker(origins, tmp_path, name))
+            stack.enter_context(_worker([origin.url for origin in origins.values()], tmp_path, name))
         for name in "abc":
             ledger.submit(Download(model_id=name), origin="test", priority=Priority.MEDIUM)
         until(lambda: all(origins[name].sent for name in "abc"), 60, "three downloads")
@@ -72,9 +74,26 @@ def test_real_downloads_share_a_limit(ledger: Ledger, tmp_path: Path) -> None:
         print(f"the CRITICAL one has {share / MB:.2f} MB/s of its {20 * 8 / 14:.2f}")
         assert share >= 0.85 * 20 * MB * 8 / 14
 
-        _limit(ledger, 5 * MB)
+        _limit(ledger, Limit("all", bytes_per_second=5 * MB))
         print(f"under 5 MB/s, set while they run: {_held_at(origins, 5 * MB) / MB:.2f} MB/s")
         assert all(_of(ledger, name).attempt == 1 for name in origins)
+
+
+def test_a_limit_on_jobs_runs_them_one_after_another(ledger: Ledger, hub_root: Path, tmp_path: Path) -> None:
+    names = ("a", "b", "c", "urgent")
+    with Hub(hub_root) as hub:
+        _register(ledger, dict.fromkeys(names, f"{hub.url}/files/tiny/cedar/cedar.gguf"))
+        _limit(ledger, Limit("all", jobs=1))
+        for name in names:
+            priority = Priority.CRITICAL if name == "urgent" else Priority.LOW
+            ledger.submit(Download(model_id=name), origin="test", priority=priority)
+        with _worker([hub.url], tmp_path, "left", rescue=600), _worker([hub.url], tmp_path, "right", rescue=600):
+            until(lambda: all(_of(ledger, name).state == JobState.SUCCEEDED for name in names), 120, "all downloads")
+    ran = sorted((_of(ledger, name) for name in names), key=lambda job: job.started_at or 0)
+    gaps = [(after.started_at or 0) - (before.finished_at or 0) for before, after in pairwise(ran)]
+    print("seconds from the end of one to the start of the next:", [round(gap, 3) for gap in gaps])
+    assert all(gap >= 0 for gap in gaps), "never two at a time"
+    assert all(job.attempt == 1 for job in ran)
 
 
 def _held_at(origins: dict[str, Origin], limit: int) -> float:
@@ -98,19 +117,16 @@ def _sent(origins: dict[str, Origin]) -> int:
     return sum(origin.sent for origin in origins.values())
 
 
-def _register(ledger: Ledger, origins: dict[str, Origin]) -> None:
+def _register(ledger: Ledger, urls: dict[str, str]) -> None:
     with ledger.database.session() as session:
-        for name, origin in origins.items():
-            url = f"{origin.url}/{name}.gguf"
-            row = Model(
-                id=name, type="llm", name=name, source="url", source_url=url, created_at=1.0, updated_at=1.0
-            )  # fmt: skip
+        for name, url in urls.items():
+            row = Model(id=name, type="llm", name=name, source="url", source_url=url, created_at=1.0, updated_at=1.0)
             session.add(row)
 
 
-def _limit(ledger: Ledger, rate: int) -> None:
+def _limit(ledger: Ledger, limit: Limit) -> None:
     with ledger.database.session() as session:
-        limits.put(session, Limit("all", bytes_per_second=rate))
+        limits.put(session, limit)
 
 
 def _of(ledger: Ledger, model_id: str) -> Job:
