@@ -44,7 +44,7 @@ from shared.db.moves import (
 from shared.db.session import Database, now, serialise
 from shared.db.tables import IdempotencyKey, Job, ScheduleRun
 from shared.errors import Conflict, ModelyardError
-from shared.limits import admitted
+from shared.limits import admitted, displaced
 from shared.points import reached
 from shared.progress import Events
 from shared.queues import IO
@@ -245,7 +245,10 @@ class Ledger:
             moved = _one(session.connection(), CLAIM_WITH_ROOM if may else HOLD, job_id=job_id, **bound)
         if moved is not None:
             self._changed(moved)
-        return moved if may else None
+        if may:
+            return moved
+        self.let_in()  # one may have ended between the look and the commit, and found nobody to let in
+        return None
 
     def beat(self, job_id: str, attempt: int, progress: Progress | None) -> Desired | None:
         """Renew the lease, store progress, learn what people want. None: the job belongs to another attempt."""
@@ -312,6 +315,20 @@ class Ledger:
         with self.database.reading() as session:
             waiting = jobs.kept_waiting(session, lane, WAY_GRACE_SECONDS, WAY_AGAIN_SECONDS)
             least = None if waiting is None else jobs.least_urgent(session, lane, MAKES_WAY, leaving)
+        return self._make_way(waiting, least, owner)
+
+    def make_room(self, owner: str, leaving: Collection[str]) -> tuple[str, int] | None:
+        """The same for a CRITICAL or HIGH job that a limit on jobs keeps waiting, whatever slots are free."""
+        with self.database.reading() as session:
+            held = limits.urgently_held(session, WAY_AGAIN_SECONDS)
+            if held is None:
+                return None
+            running = [fetch for fetch in limits.running(session) if fetch.job_id not in leaving]
+            found = displaced(limits.in_force(session), running, held)
+            waiting, least = session.get(Job, held.job_id), session.get(Job, found.job_id) if found else None
+        return self._make_way(waiting, least, owner)
+
+    def _make_way(self, waiting: Job | None, least: Job | None, owner: str) -> tuple[str, int] | None:
         if waiting is None or least is None or least.lease_owner != owner or least.urgency <= waiting.urgency:
             return None
         guard = (

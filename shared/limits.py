@@ -1,6 +1,6 @@
 """How much downloads may take: bytes a second and jobs at a time, for all of them or some, always or in a window."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time
 from enum import StrEnum
@@ -96,6 +96,15 @@ def admitted(limits: Iterable[Limit], running: Iterable[Fetch], waiting: Iterabl
             for limit in mine:
                 room[limit] -= 1
     return found
+
+
+def displaced(limits: Collection[Limit], running: Sequence[Fetch], waiting: Fetch) -> Fetch | None:
+    """The first that runs without which a waiting one would have room; None where it has, or one is not enough."""
+    if admitted(limits, running, [waiting]):
+        return None
+    return next(
+        (one for one in running if admitted(limits, [other for other in running if other != one], [waiting])), None
+    )
 
 
 def _concerning(limits: Iterable[Limit], fetch: Fetch) -> list[Limit]:

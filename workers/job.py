@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import structlog
@@ -263,17 +264,19 @@ class Heart(threading.Thread):
             with self._lock:
                 works = list(self._works)
             if len(works) >= self._slots:
-                self._make_way(works)
+                self._make_way(works, partial(self._services.ledger.make_way, self.lane))
             if time.monotonic() >= due:
                 due = time.monotonic() + seconds
                 for work in works:
                     self._beat(work)
+                if works:
+                    self._make_way(works, self._services.ledger.make_room)
 
-    def _make_way(self, works: list[Work]) -> None:
-        """Every slot is taken: stop the least urgent job of the lane, if it is here and a more urgent one waits."""
+    def _make_way(self, works: list[Work], ask: Callable[[str, list[str]], tuple[str, int] | None]) -> None:
+        """No slot, or no room under a limit, is free: stop the least urgent job, if it is here and one waits for it."""
         leaving = [work.job_id for work in works if work.makes_way]
         try:
-            least = self._services.ledger.make_way(self.lane, self._services.owner, leaving)
+            least = ask(self._services.owner, leaving)
         except Exception as error:  # noqa: BLE001 - see below
             log.warning("heart.look_missed", error=repr(error))
             return

@@ -51,16 +51,30 @@ def clear(session: Session, name: str) -> None:
 
 
 def running(session: Session) -> list[Fetch]:
-    """What is being fetched now."""
-    found = session.exec(_fetches().where(col(Job.state) == JobState.RUNNING)).all()
-    return [Fetch(*row) for row in found]
+    """What is being fetched now; the least urgent first, and of those what started last."""
+    query = _fetches().where(col(Job.state) == JobState.RUNNING)
+    return [
+        Fetch(*row) for row in session.exec(query.order_by(col(Job.urgency).desc(), col(Job.started_at).desc())).all()
+    ]
 
 
 def held(session: Session, job_id: str | None = None) -> list[Fetch]:
     """What waits for room under a limit, and this job with it, in the order of their turn."""
+    return [Fetch(*row) for row in session.exec(_held(job_id)).all()]
+
+
+def urgently_held(session: Session, again: float) -> Fetch | None:
+    """The first CRITICAL or HIGH one that waits for room, if nobody has made way for it within `again` seconds."""
+    unmade = col(Job.way_made_at).is_(None) | (col(Job.way_made_at) < now() - again)
+    row = session.exec(_held().where(col(Job.priority) <= Priority.HIGH, unmade)).first()
+    return None if row is None else Fetch(*row)
+
+
+def _held(job_id: str | None = None) -> Any:
     waits = (col(Job.error)["code"].as_string() == LIMIT_REACHED) | (col(Job.id) == job_id)
-    query = _fetches().where(col(Job.state) == JobState.QUEUED, waits)
-    return [Fetch(*row) for row in session.exec(query.order_by(col(Job.urgency), col(Job.created_at))).all()]
+    # One that made way has the urgency of whom it made way for, and is not to overtake it.
+    turn = (col(Job.urgency), col(Job.priority), col(Job.created_at))
+    return _fetches().where(col(Job.state) == JobState.QUEUED, waits).order_by(*turn)
 
 
 def _fetches() -> Any:

@@ -111,6 +111,34 @@ def test_what_is_more_urgent_is_let_in_first_and_is_not_overtaken(ledger: Ledger
     assert take(ledger, critical) is not None
 
 
+@pytest.mark.parametrize(
+    ("runs", "waits", "limit", "gives"),
+    [
+        (LOW, CRITICAL, ONE_AT_A_TIME, True),
+        (MEDIUM, HIGH, ONE_AT_A_TIME, True),
+        (HIGH, HIGH, ONE_AT_A_TIME, False),
+        (LOW, MEDIUM, ONE_AT_A_TIME, False),
+        (LOW, CRITICAL, Limit("critical", None, CRITICAL, jobs=1), False),
+    ],
+)
+def test_an_urgent_one_gets_the_room_of_a_less_urgent_one(
+    ledger: Ledger, runs: Priority, waits: Priority, limit: Limit, gives: bool
+) -> None:
+    put(ledger, limit)
+    first = take(ledger, submit(ledger, Download(model_id="one"), runs))
+    assert first is not None
+    urgent = submit(ledger, Download(model_id="two"), waits)
+    take(ledger, urgent)
+    assert ledger.make_room("another worker", []) is None
+    assert (ledger.make_room("worker", []) == (first.id, first.attempt)) is gives
+    assert ledger.make_room("worker", []) is None, "way is made once"
+    if gives:
+        ledger.give_way(first.id, first.attempt)
+        assert take(ledger, first) is None, "the urgent one is first"
+        assert [job.id for job in ledger.let_in()] == [urgent.id]
+        assert take(ledger, urgent) is not None
+
+
 @pytest.mark.parametrize("then", [Limit("all", jobs=2), Limit("all", bytes_per_second=1)])
 def test_a_limit_that_changes_lets_in(ledger: Ledger, then: Limit) -> None:
     put(ledger, ONE_AT_A_TIME)
@@ -132,6 +160,26 @@ def test_one_that_waits_for_room_is_cancelled_and_paused_at_once(ledger: Ledger,
     assert read(ledger, two).state in (JobState.CANCELLED, JobState.PAUSED)
     put(ledger, Limit("all", jobs=2))
     assert ledger.let_in() == []
+
+
+def test_an_end_in_the_middle_of_a_claim_is_not_missed(ledger: Ledger) -> None:
+    """A claim that finds no room while the only running job ends: whoever is last lets in."""
+    put(ledger, ONE_AT_A_TIME)
+    for _ in range(20):
+        first, second = submit(ledger, Download(model_id="one")), submit(ledger, Download(model_id="two"))
+        running = take(ledger, first)
+        assert running is not None
+
+        def end(job: Job = running) -> None:
+            ledger.succeed(job.id, job.attempt, {})
+            ledger.let_in()
+
+        with ThreadPoolExecutor(2) as threads:
+            claim, ended = threads.submit(take, ledger, second), threads.submit(end)
+            ended.result()
+            follower = claim.result() or take(ledger, second)
+        assert follower is not None, "it waits, and nobody will let it in"
+        ledger.succeed(follower.id, follower.attempt, {})
 
 
 def test_claims_at_the_same_time_do_not_pass_the_limit(ledger: Ledger) -> None:

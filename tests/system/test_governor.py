@@ -96,6 +96,20 @@ def test_a_limit_on_jobs_runs_them_one_after_another(ledger: Ledger, hub_root: P
     assert all(job.attempt == 1 for job in ran)
 
 
+def test_a_critical_one_takes_the_room_of_a_low_one(ledger: Ledger, hub_root: Path, tmp_path: Path) -> None:
+    with Hub(hub_root) as hub, Origin(bytes(SIZE)) as origin:
+        cedar = f"{hub.url}/files/tiny/cedar/cedar.gguf"
+        _register(ledger, {"low": f"{origin.url}/low.gguf", "urgent": cedar})
+        _limit(ledger, Limit("all", bytes_per_second=MB, jobs=1))
+        with _worker([hub.url, origin.url], tmp_path, "left", rescue=600):
+            ledger.submit(Download(model_id="low"), origin="test", priority=Priority.LOW)
+            until(lambda: origin.sent, 60, "the LOW one")
+            ledger.submit(Download(model_id="urgent"), origin="test", priority=Priority.CRITICAL)
+            until(lambda: _of(ledger, "urgent").state == JobState.SUCCEEDED, 60, "the CRITICAL one")
+            until(lambda: _of(ledger, "low").attempt == 2, 60, "the LOW one's way back")
+    assert _of(ledger, "urgent").attempt == 1
+
+
 def _held_at(origins: dict[str, Origin], limit: int) -> float:
     """The rate of the first window in which the limit is kept, and used, within a tenth."""
 
