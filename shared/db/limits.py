@@ -6,7 +6,7 @@ from typing import Any
 from sqlmodel import Session, col, delete, select
 
 from shared.contracts import KINDS
-from shared.db.session import now
+from shared.db.session import now, serialise
 from shared.db.tables import Job, LimitRow, Model
 from shared.errors import NotFound
 from shared.limits import Day, Fetch, Limit, Window, holding
@@ -31,6 +31,7 @@ def in_force(session: Session) -> list[Limit]:
 
 def put(session: Session, limit: Limit) -> None:
     """From now on the limit of that name is this one."""
+    serialise(session, "limits")
     window = limit.window
     session.merge(
         LimitRow(

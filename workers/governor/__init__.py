@@ -51,10 +51,10 @@ class Governor:
         with self._lock:
             self._running.append(running)
             starts, self._watched = not self._watched, True
-        self._look()
         if starts:
             threading.Thread(target=self._watch, name="governor", daemon=True).start()
         try:
+            self._look()
             yield running.throttle
         finally:
             with self._lock:
