@@ -38,7 +38,6 @@ def test_pull_list_show_and_delete(yard: Yard, client: Client) -> None:
     assert "hf.co-tiny-acorn" in yard.http.get("/api/v1/models/trash").text
 
 
-
 def test_what_is_in_memory(yard: Yard, client: Client) -> None:
     yard.pull("oak", "tiny/birch")
     assert client.ps().models == []
