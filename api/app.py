@@ -14,7 +14,7 @@ from api.deps import Front
 from api.doorbell import Doorbell
 from api.events.hub import EventHub
 from api.gateway import Gateway
-from api.routes import events, jobs, lifecycle, limits, locks, models, openai, storage, system, trust
+from api.routes import events, jobs, lifecycle, limits, locks, models, ollama, openai, storage, system, trust
 from api.security import KEY, Guard, check_bind
 from shared import logs
 from shared.broker import Broker, make_app
@@ -63,7 +63,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(jobs.router, prefix="/api/v1", dependencies=[KEY], responses=ERRORS)
     app.include_router(limits.router, prefix="/api/v1", dependencies=[KEY], responses=ERRORS)
     app.include_router(events.router, prefix="/api/v1", dependencies=[KEY], responses=ERRORS)
-    app.include_router(openai.router, dependencies=[KEY], responses=ERRORS)
+    for dialect in (openai.router, ollama.router):
+        app.include_router(dialect, dependencies=[KEY], responses=ERRORS)
     app.include_router(system.router)
     app.add_api_route("/", _front_page, include_in_schema=False)
     return app

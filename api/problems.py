@@ -92,7 +92,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
-        return _invalid(error.errors(), _fields(request))
+        return invalid(error.errors(), _fields(request))
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
@@ -108,7 +108,8 @@ def install(app: FastAPI) -> None:
         return problem(500, "internal_error", "Modelyard met a defect.", "The API's log has the details.")
 
 
-def _invalid(faults: Sequence[Any], known: list[str]) -> JSONResponse:
+def invalid(faults: Sequence[Any], known: list[str]) -> JSONResponse:
+    """A request that does not have the form it should; `known` are the names of its fields."""
     if any(fault["type"] == "json_invalid" for fault in faults):
         return problem(400, "invalid_json", "The body is not JSON.", "Send one JSON object.")
     shown = []

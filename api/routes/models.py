@@ -102,7 +102,7 @@ def get_model(front: FrontDep, model_id: str) -> ModelView:
 @router.delete("/{model_id}", status_code=202, summary="Remove a model")
 async def remove(asking: AskingDep, model_id: str) -> Accepted:
     """Its files go to the trash, its entry leaves the registry; refused while it is in memory or comes down."""
-    return await asking.accept(Remove, model_id, _not_in_use)
+    return await asking.accept(Remove, model_id, not_in_use)
 
 
 BUSY = (Availability.DOWNLOADING, Availability.QUEUED, Availability.PAUSED, Availability.UPDATING)
@@ -114,7 +114,8 @@ def _on_disk(front: Front, model_id: str) -> None:
             raise Conflict("model_not_installed", f"Model {model_id!r} is not on disk.", f"modelyard pull {model_id}")
 
 
-def _not_in_use(front: Front, model_id: str) -> None:
+def not_in_use(front: Front, model_id: str) -> None:
+    """Raises: Conflict, while the model is in memory or comes down."""
     with front.database.reading() as session:
         facts = catalog.Facts(session, [model_id])
     if model_id in facts.residencies:

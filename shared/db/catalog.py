@@ -209,6 +209,17 @@ def residencies(session: Session, model_ids: list[str]) -> list[Residency]:
     return list(session.exec(query).all())
 
 
+def whole(session: Session) -> list[tuple[Model, Installation]]:
+    """Models that are on disk, as far as known undamaged; the newest first."""
+    query = (
+        select(Model, Installation)
+        .join(Installation, col(Installation.model_id) == col(Model.id))
+        .where(col(Installation.state) == InstallationState.PUBLISHED)
+        .order_by(col(Installation.published_at).desc(), col(Model.id))
+    )
+    return list(session.exec(query).all())
+
+
 def loaded(session: Session) -> frozenset[str]:
     """Models that are, or should be, in memory."""
     return frozenset(session.exec(select(Residency.model_id).where(col(Residency.state).in_(HELD))).all())
