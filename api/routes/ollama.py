@@ -15,7 +15,6 @@ from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
-from sqlmodel import Session
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from api import problems
@@ -117,8 +116,8 @@ def ps(front: FrontDep) -> dict[str, Any]:
 @router.post("/show", summary="One model, as Ollama shows it")
 def show(front: FrontDep, body: Named) -> dict[str, Any]:
     """What its files say about it."""
+    model = _known(front, body.model)
     with front.database.reading() as session:
-        model = _known(session, body.model)
         installation = catalog.installation(session, model.id)
     if installation is None:
         raise NotFound(
@@ -142,8 +141,8 @@ def show(front: FrontDep, body: Named) -> dict[str, Any]:
 @router.post("/pull", summary="Download a model, as Ollama pulls it", response_model=None)
 async def pull(front: FrontDep, asking: AskingDep, body: PullBody) -> Response:
     """Streams the progress as lines of JSON. The download is a job like any other: it goes on if the client leaves."""
-    model_id = await run_sync(_entered, front, body.model)
-    accepted = await asking.accept(Download, model_id)
+    model = await run_sync(_entered, front, body.model)
+    accepted = await asking.accept(Download, model.id)
     lines = _progress(front, accepted.job.id)
     if body.stream:
         return StreamingResponse((json.dumps(line) + "\n" async for line in lines), media_type="application/x-ndjson")
@@ -156,7 +155,8 @@ async def pull(front: FrontDep, asking: AskingDep, body: PullBody) -> Response:
 @router.delete("/delete", summary="Remove a model, as Ollama deletes it", response_model=None)
 async def delete(front: FrontDep, asking: AskingDep, body: Named) -> Response:
     """Its files go to the trash; refused while it is in memory or comes down."""
-    accepted = await asking.accept(Remove, await run_sync(_id_of, front, body.model), not_in_use)
+    model = await run_sync(_known, front, body.model)
+    accepted = await asking.accept(Remove, model.id, not_in_use)
     try:
         async with asyncio.timeout(DELETE_SECONDS):
             async for line in _progress(front, accepted.job.id):
@@ -167,38 +167,32 @@ async def delete(front: FrontDep, asking: AskingDep, body: Named) -> Response:
     return Response(status_code=200)
 
 
-def _known(session: Session, name: str) -> Model:
+def _known(front: Front, name: str) -> Model:
     """Raises: NotFound."""
-    for model_id in (name, name.removesuffix(":latest"), slug(name)):
-        if catalog.exists(session, model_id):
-            return catalog.get_model(session, model_id)
+    with front.database.reading() as session:
+        for model_id in (name, name.removesuffix(":latest"), slug(name)):
+            if catalog.exists(session, model_id):
+                return catalog.get_model(session, model_id)
     raise NotFound("model_not_found", f"model {name!r} not found.", "GET /api/tags lists what is here.")
 
 
-def _id_of(front: Front, name: str) -> str:
-    with front.database.reading() as session:
-        return _known(session, name).id
-
-
-def _entered(front: Front, name: str) -> str:
-    """The id of the model of that name, which is entered in the registry if it is new.
+def _entered(front: Front, name: str) -> Model:
+    """The model of that name, which is entered in the registry if it is new.
 
     Raises:
         Invalid: no name that could be pulled.
-        Conflict: entered at the same moment by somebody else, from elsewhere.
+        Conflict: somebody entered it at the same moment.
     """
+    try:
+        return _known(front, name)
+    except NotFound:
+        ref = _reference(name)
+    model_id = slug(name.removesuffix(":latest"))
+    entry = AddModel(model_id=model_id, model_type="llm", name=name, source=ref.kind, source_url=ref.location)
     with front.database.session() as session:
-        try:
-            return _known(session, name).id
-        except NotFound:
-            ref = _reference(name)
-        model_id = slug(name.removesuffix(":latest"))
-        entry = AddModel(
-            model_id=model_id, model_type="llm", name=name, source=ref.kind, source_url=ref.location
-        )  # fmt: skip
-        catalog.add_model(session, entry.row())
+        model = catalog.add_model(session, entry.row())
     front.ledger.events.publish("model.added", modelId=model_id)
-    return model_id
+    return model
 
 
 def _reference(name: str) -> Ref:

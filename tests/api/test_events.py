@@ -471,6 +471,7 @@ def test_streams_are_counted(serve: Serve, ledger: Ledger) -> None:
             assert int(refused.headers["Retry-After"]) > 0
             assert api.http.get("/health/live").status_code == 200
         until(lambda: _opens(api), what="room for another one")
+    until(lambda: not api.front.hub._clients(), what="the end of them all")
     for _ in range(5):
         assert api.http.get("/api/v1/jobs/none/events").status_code == 404, "a refused stream takes no room"
 
