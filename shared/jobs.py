@@ -232,9 +232,8 @@ class Ledger:
 
     def _claim_under_limits(self, job_id: str, bound: dict[str, Any]) -> Job | None:
         """Take a job if the limits on jobs leave it room, else let it wait for that: one claim at a time looks."""
-        with self.database.reading() as session:
-            if not any(limit.jobs is not None for limit in limits.every(session)):
-                return None
+        if not self.downloads_are_counted():
+            return None
         with self.database.session() as session:
             serialise(session, "limits on jobs")
             waiting = limits.held(session, job_id)
@@ -338,6 +337,11 @@ class Ledger:
         with self.database.session() as session:
             won = session.exec(update(Job).where(guard).values(way_made_at=now())).rowcount == 1
         return (least.id, least.attempt) if won else None
+
+    def downloads_are_counted(self) -> bool:
+        """Whether a limit is on how many may run; where there is none, nobody waits for room."""
+        with self.database.reading() as session:
+            return limits.on_jobs(session)
 
     def let_in(self) -> list[Job]:
         """Send on what waited for room under a limit on jobs and has it now, most urgent first."""

@@ -380,7 +380,8 @@ def _run(services: Services, heart: Heart, claimed: Job) -> None:
 def _let_in(ledger: Ledger) -> None:
     """One download less: another may have waited for that."""
     with contextlib.suppress(Unavailable):  # then the rescue lets it in
-        ledger.let_in()
+        if ledger.downloads_are_counted():
+            ledger.let_in()
 
 
 Write = Callable[[], object]

@@ -3,7 +3,7 @@
 from datetime import time
 from typing import Any
 
-from sqlmodel import Session, col, delete, select
+from sqlmodel import Session, col, delete, exists, select
 
 from shared.contracts import KINDS
 from shared.db.session import now, serialise
@@ -14,6 +14,7 @@ from shared.refs import SourceKind
 from shared.states import JobState, Priority
 
 FETCHING = [kind for kind, contract in KINDS.items() if contract.fetches]
+_ON_JOBS = select(exists().where(col(LimitRow.jobs).is_not(None)))
 LIMIT_REACHED = "limit_reached"
 """Code of the error that a job shows while it waits for room."""
 
@@ -27,6 +28,11 @@ def in_force(session: Session) -> list[Limit]:
     """Those that count now, by the database's clock."""
     found = every(session)
     return holding(found, session.exec(select(now())).one()) if found else []
+
+
+def on_jobs(session: Session) -> bool:
+    """Whether any limit is on how many may run, in force or not; every claim and every end asks."""
+    return bool(session.connection().execute(_ON_JOBS).scalar_one())
 
 
 def put(session: Session, limit: Limit) -> None:
