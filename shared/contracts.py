@@ -122,6 +122,9 @@ class Update(OfModel):
     makes_way = True
     fetches = True
 
+    accept_new_history: bool | None = None
+    """Also where the source does not know the installed revision any more: somebody else may have taken its name."""
+
 
 class Rollback(OfModel):
     """Prove the revision that served before, and have it serve again; the present one is kept in its place."""

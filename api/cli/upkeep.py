@@ -43,13 +43,17 @@ def repair(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -
 def update(
     model_id: Annotated[str | None, typer.Argument(help="One model; all that are on disk where none is named.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Ask for newer revisions, and fetch nothing.")] = False,
+    new_history: Annotated[
+        bool,
+        typer.Option("--accept-new-history", help="Also where the source knows the installed revision no more."),
+    ] = False,
     wait: WaitFor = True,
     as_json: AsJson = False,
 ) -> None:
     """Fetch what has changed in newer revisions; what serves goes on serving until the new one is proven."""
     client = Client()
     named = [model_id] if model_id else [found["modelId"] for found in _updatable(client)]
-    action = "update/check" if check else "update"
+    action = "update/check" if check else f"update?accept_new_history={'true' if new_history else 'false'}"
     asked = [client.post(f"/api/v1/models/{name}/{action}") for name in named]
     for accepted in asked:
         end(client, accepted, wait=wait, as_json=as_json)

@@ -1,6 +1,8 @@
 """What the store holds, the trash, and newer and earlier revisions."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 
 from api.deps import AskingDep, Front, FrontDep
 from api.storage import StorageInfo, Trash, UpdateView, storage_unknown, view_storage, view_trash, view_update
@@ -52,9 +54,15 @@ async def check_update(asking: AskingDep, model_id: str) -> Accepted:
 
 
 @router.post("/{model_id}/update", status_code=202, summary="Update a model")
-async def update(asking: AskingDep, model_id: str) -> Accepted:
+async def update(
+    asking: AskingDep,
+    model_id: str,
+    accept_new_history: Annotated[
+        bool, Query(description="Also where the source knows the installed revision no more: it may be another's now.")
+    ] = False,
+) -> Accepted:
     """Fetch what has changed; the installed revision serves until the new one is proven, and is kept for a rollback."""
-    return await asking.accept(Update, model_id, _check_installed)
+    return await asking.accept(Update, model_id, _check_installed, accept_new_history=accept_new_history or None)
 
 
 @router.post("/{model_id}/rollback", status_code=202, summary="Go back to the revision before")

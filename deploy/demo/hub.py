@@ -92,6 +92,10 @@ class Hub:
         """Keep a repository's present commit, whatever becomes of the repository. Answers the commit."""
         return self._server.library.keep(repo)
 
+    def anew(self, repo: str) -> None:
+        """The repository's name is given to somebody else: no commit of before is known any more."""
+        self._server.library.forget(repo)
+
     def throttle(self, rate: float | None) -> None:
         """Another rate for answers from now on; those on their way keep theirs."""
         self._server.rate = rate
@@ -181,6 +185,9 @@ class _Handler(BaseHTTPRequestHandler):
         return found
 
     def _model(self, repo: str, revision: str | None, blobs: bool) -> None:
+        if revision is not None and not blobs and self.server.library.knows(repo, revision):
+            self._json(model_info(repo, [], revision, blobs=False))  # of a commit that was only its name is told
+            return
         found = self._repository(repo, revision)
         if found is None:
             return

@@ -54,6 +54,7 @@ class Library:
         self._root = root
         self._lock = threading.Lock()
         self._known: dict[tuple[str, int, int], tuple[str, str]] = {}
+        self._history: dict[str, set[str]] = {}
 
     def files(self, repo: str) -> list[Entry] | None:
         """The files of a repository by path, None where there is no such repository."""
@@ -66,10 +67,21 @@ class Library:
     def at(self, repo: str, revision: str | None) -> tuple[list[Entry], str] | None:
         """The files of a revision and its commit, None where there is no such thing."""
         files = self.files(repo)
-        if files is None or revision in (None, "main", commit_of(files)):
-            return (files, commit_of(files)) if files is not None else None
+        commit = commit_of(files) if files is not None else None
+        if commit is not None:
+            self._history.setdefault(repo, set()).add(commit)
+        if files is None or commit is None or revision in (None, "main", commit):
+            return (files, commit) if files is not None and commit is not None else None
         kept = self.files(f"{repo}@{revision}")
         return (kept, str(revision)) if kept is not None else None
+
+    def knows(self, repo: str, commit: str) -> bool:
+        """Whether the repository has had that commit, as far as anybody has asked; its files may be gone."""
+        return commit in self._history.get(repo, ())
+
+    def forget(self, repo: str) -> None:
+        """The name is somebody else's from now on: what comes has no history."""
+        self._history.pop(repo, None)
 
     def keep(self, repo: str) -> str:
         """Copy a repository to where its commit is looked for once the repository has another one; the commit."""

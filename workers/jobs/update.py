@@ -8,11 +8,13 @@ from typing import Any
 
 from shared.contracts import Update
 from shared.db import catalog, upkeep
+from shared.db.tables import Model
 from shared.errors import Conflict
 from shared.points import reached
-from shared.refs import SourceKind
+from shared.refs import Ref, SourceKind
 from workers.job import Work, job
 from workers.jobs.download import fetch_and_publish, kept, record, resolve
+from workers.sources import source_of
 
 FETCHED = (SourceKind.HUGGINGFACE, SourceKind.URL)
 
@@ -38,7 +40,22 @@ def update(args: Update, work: Work) -> dict[str, Any]:
             upkeep.asked_for_update(session, model.id, snapshot.revision)
         if snapshot.revision == before.revision:
             return {"revision": before.revision, "updated": False}
+        if not args.accept_new_history:
+            _check_history(work, model, before.revision)
         reached("update.resolved")
         there = kept(work, model, snapshot.revision)  # from before a rollback
         done = record(services, there) if there is not None else fetch_and_publish(work, model, snapshot)
     return {"updated": True, "previous": before.revision, **done}
+
+
+def _check_history(work: Work, model: Model, installed: str) -> None:
+    """Raises: Conflict: code `new_history`, the source has become another one under the same name."""
+    ref = Ref(SourceKind(model.source), model.source_url, installed)
+    if ref.kind is SourceKind.HUGGINGFACE and not source_of(ref.kind, work.services.settings.sources).knows(ref):
+        raise Conflict(
+            "new_history",
+            f"{model.source_url} does not know the installed revision any more: its history was rewritten, or its name "
+            "has another owner.",
+            f"Look at who publishes it now. To trust that: modelyard update {model.id} --accept-new-history.",
+            {"installed": installed},
+        )

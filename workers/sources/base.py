@@ -59,6 +59,10 @@ class Source(Protocol):
         """
         ...
 
+    def knows(self, ref: Ref) -> bool:
+        """Whether the revision that the reference names is part of the source's history."""
+        ...
+
 
 Checkpoint = Callable[[], None]
 """Called at least twice a second inside every loop over bytes; raises `Stop` when the job must end early."""

@@ -39,6 +39,10 @@ class Https:
         self._policy = HostPolicy(settings)
         self._grants = grants
 
+    def knows(self, ref: Ref) -> bool:
+        """A plain address has no history that could be another's."""
+        return True
+
     def resolve(self, ref: Ref, checksum: str | None = None) -> Snapshot:
         """The one file, as its server describes it in answer to a request for its first byte.
 

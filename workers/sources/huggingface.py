@@ -88,6 +88,26 @@ class HuggingFace:
         files = [self._file(ref.location, info.sha, sibling) for sibling in siblings if sibling.rfilename in wanted]
         return Snapshot(info.sha, tuple(sorted(files, key=lambda file: file.name)), tuple(sorted(skipped)))
 
+    def knows(self, ref: Ref) -> bool:
+        """Whether the repository still has that commit: one that was made anew under the same name does not.
+
+        Raises:
+            Forbidden, Unavailable, Failed: as `resolve`.
+        """
+        try:
+            _in_time(
+                lambda: self._api.model_info(ref.location, revision=ref.revision, timeout=self._timeout),
+                PATIENCE * self._timeout,
+            )
+        except ModelyardError:
+            raise
+        except Exception as error:
+            meaning = self._meaning(error, ref)
+            if isinstance(meaning, NotFound):
+                return False
+            raise meaning from error
+        return True
+
     def _file(self, repo: str, commit: str, sibling: Any) -> RemoteFile:
         from huggingface_hub import hf_hub_url
 

@@ -51,6 +51,20 @@ def test_an_update_fetches_what_changed_and_keeps_what_served(place: Place, oak:
     assert place.run(Update(model_id="oak"))["updated"] is False
 
 
+@pytest.mark.fault("A-46")
+def test_a_name_that_somebody_else_has_taken_is_not_followed(place: Place, oak: Path) -> None:
+    old = place.row("oak").revision
+    publish_anew(place)
+    place.hub.anew(REPO)
+    with pytest.raises(Conflict) as raised:
+        place.run(Update(model_id="oak"))
+    assert raised.value.code == "new_history"
+    assert "--accept-new-history" in raised.value.hint
+    assert place.row("oak").revision == old
+    assert place.run(Verify(model_id="oak"))["ok"], "what is installed serves on"
+    assert place.run(Update(model_id="oak", accept_new_history=True))["updated"] is True
+
+
 def test_until_the_new_one_is_proven_the_old_one_serves(
     place: Place, oak: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
