@@ -101,6 +101,9 @@ class TrustBody(Body):
     revision: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     allow_pickle: bool = False
     allow_remote_code: bool = False
+    allow_unverified: Annotated[
+        bool, Field(description="Load it although its server told neither a length nor a digest.")
+    ] = False
 
 
 class LockBody(Lock):

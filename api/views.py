@@ -114,6 +114,7 @@ class TrustView(View):
     revision: str
     allow_pickle: bool
     allow_remote_code: bool
+    allow_unverified: bool
     granted_by: str
     granted_at: datetime
 
@@ -142,6 +143,9 @@ class ModelView(View):
     installed_revision: str | None = None
     size: int | None = Field(None, description="Bytes on disk.")
     integrity: float | None = Field(None, description="Proven bytes / expected bytes at the last verify.")
+    unverified: bool = Field(
+        False, description="Its server told neither length nor digest: it may be cut off, and is not loaded unasked."
+    )
     held_by: Holder | None = Field(None, description="store: downloaded here; folder: where you keep it; ollama.")
     facts: dict[str, Any] = Field({}, description="What its files say: format, architecture, quantization, …")
     local_path: str | None = None
@@ -171,6 +175,7 @@ def view_model(model: Model, facts: Facts) -> ModelView:
         installed_revision=installation.revision if installation else None,
         size=installation.size if installation else None,
         integrity=installation.integrity if installation and installation.verified_at else None,
+        unverified=installation.unverified if installation else False,
         held_by=Holder(installation.holder) if installation else None,
         facts=installation.facts if installation else {},
         came_from=installation.came_from if installation else None,

@@ -15,6 +15,8 @@ class Trust:
     """Weights in torch's own formats may be read, by the runner alone and without running what they name."""
     remote_code: bool = False
     """The runner may import the model's own Python files."""
+    unverified: bool = False
+    """It may be loaded although nothing told where its files end."""
 
     def way(self, *, pickle: bool = False, remote_code: bool = False) -> str:
         """The request that would allow this, as a hint says it."""

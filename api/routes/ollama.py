@@ -39,7 +39,7 @@ HUBS = ("hf.co/", "huggingface.co/")
 
 
 class _Route(APIRoute):
-    """Errors as Ollama's clients read them: `{"error": …}`."""
+    """Errors have what Ollama's clients read, too: `error`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -58,7 +58,8 @@ class _Route(APIRoute):
 def _as_ollama(problem: JSONResponse) -> JSONResponse:
     told = json.loads(bytes(problem.body))
     headers = {name: value for name, value in problem.headers.items() if name in ("retry-after", "www-authenticate")}
-    return JSONResponse({"error": f"{told['detail']} {told['hint']}"}, problem.status_code, headers)
+    told["error"] = f"{told['detail']} {told['hint']}"
+    return JSONResponse(told, problem.status_code, headers, problem.media_type)
 
 
 router = APIRouter(prefix="/api", tags=["ollama"], route_class=_Route)

@@ -16,11 +16,11 @@ log = structlog.get_logger()
 router = APIRouter(prefix="/models", tags=["models"])
 
 
-@router.put("/{model_id}/trust", summary="Allow a revision of a model its pickles or its code")
+@router.put("/{model_id}/trust", summary="Allow a revision of a model what is refused by default")
 def decide(front: FrontDep, model_id: str, body: TrustBody, request: Request) -> ModelView:
     """By default weights are read from safetensors and GGUF only, and no code of a model's own is fetched or run.
 
-    This allows one revision more, and nothing to the next. Both false takes it back: the model is then not loaded
+    This allows one revision more, and nothing to the next. All false takes it back: the model is then not loaded
     again, and what serves now goes on until it is unloaded.
     """
     by = _who(front, request)
@@ -28,13 +28,14 @@ def decide(front: FrontDep, model_id: str, body: TrustBody, request: Request) ->
         model = catalog.hold_model(session, model_id)
         revision = body.revision or _revision(model, catalog.installation(session, model_id))
         checked(Ref(SourceKind.HUGGINGFACE, "a/b", revision))
-        decided = Trust(model_id, revision, body.allow_pickle, body.allow_remote_code)
+        decided = Trust(model_id, revision, body.allow_pickle, body.allow_remote_code, body.allow_unverified)
         trust.decide(session, decided, by)
         session.flush()
         shown = view_model(model, catalog.Facts(session, [model_id]))
     log.warning(
         "trust.decided", model_id=model_id, revision=revision, by=by,
         allow_pickle=body.allow_pickle, allow_remote_code=body.allow_remote_code,
+        allow_unverified=body.allow_unverified,
     )  # fmt: skip
     front.ledger.events.publish("model.trust", modelId=model_id, revision=revision)
     return shown

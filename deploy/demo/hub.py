@@ -82,19 +82,15 @@ class Hub:
         if self._log is not None:
             self._log.close()
 
+    @property
+    def library(self) -> Library:
+        return self._server.library
+
     def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def keep(self, repo: str) -> str:
-        """Keep a repository's present commit, whatever becomes of the repository. Answers the commit."""
-        return self._server.library.keep(repo)
-
-    def anew(self, repo: str) -> None:
-        """The repository's name is given to somebody else: no commit of before is known any more."""
-        self._server.library.forget(repo)
 
     def throttle(self, rate: float | None) -> None:
         """Another rate for answers from now on; those on their way keep theirs."""
@@ -185,13 +181,10 @@ class _Handler(BaseHTTPRequestHandler):
         return found
 
     def _model(self, repo: str, revision: str | None, blobs: bool) -> None:
-        if revision is not None and not blobs and self.server.library.knows(repo, revision):
-            self._json(model_info(repo, [], revision, blobs=False))  # of a commit that was only its name is told
-            return
-        found = self._repository(repo, revision)
-        if found is None:
-            return
-        self._json(model_info(repo, *found, blobs=blobs))
+        was = revision is not None and not blobs and self.server.library.knows(repo, revision)
+        found = ([], str(revision)) if was else self._repository(repo, revision)  # of what was, its name is told
+        if found is not None:
+            self._json(model_info(repo, *found, blobs=blobs))
 
     def _tree(self, repo: str, revision: str, under: str, recursive: bool) -> None:
         found = self._repository(repo, revision)

@@ -1,5 +1,6 @@
 """Registry and store as rows: models, their installation, and who serves a type."""
 
+import json
 from typing import Any
 
 from sqlalchemy import update
@@ -111,7 +112,7 @@ def installed(session: Session, model_id: str) -> Installation:
     """The installation that may be loaded.
 
     Raises:
-        Conflict: nothing is installed, it is corrupt, or Ollama holds it.
+        Conflict: nothing is installed, it is corrupt or unverified, or Ollama holds it.
         Unavailable: its disk is away.
     """
     found = session.get(Installation, model_id)
@@ -123,6 +124,14 @@ def installed(session: Session, model_id: str) -> Installation:
         )
     if (refusal := _refusal(found)) is not None:
         raise refusal
+    if found.unverified and not trust.grants(session, model_id).of(found.revision).unverified:
+        leave = json.dumps({"revision": found.revision, "allowUnverified": True})
+        raise Conflict(
+            "model_unverified",
+            f"The server of {model_id!r} told neither a length nor a digest, so a part of it would look the same.",
+            "Enter it with its checksum and pull it again. "
+            f"If you know that it is whole: PUT /api/v1/models/{model_id}/trust {leave}",
+        )
     return found
 
 

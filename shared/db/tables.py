@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, Float, Index, text
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, false, text
 from sqlmodel import Field, SQLModel
 
 from shared.states import Holder
@@ -12,6 +12,11 @@ LIVE_STATES = "state IN ('queued', 'running', 'paused')"
 
 def _json(*, nullable: bool = False) -> Any:
     return Column(JSON(none_as_null=True), nullable=nullable)
+
+
+def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """An index over some of the rows."""
+    return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
 
 
 class Model(SQLModel, table=True):
@@ -55,6 +60,8 @@ class Installation(SQLModel, table=True):
     """Its folder, or its one file, on the machine that holds it; `ollama:name` where that is Ollama's business."""
     size: int = Field(sa_column=Column(BigInteger, nullable=False))
     files: int
+    unverified: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
+    """Nothing told its length or its digest, so a part of it would look the same; no verify changes that."""
     integrity: float
     """Proven bytes / expected bytes at the last verify, 0 to 1."""
     problems: list[dict[str, Any]] = Field(default_factory=list, sa_column=_json())
@@ -71,6 +78,8 @@ class Installation(SQLModel, table=True):
     """The last file that a scrub, which then was interrupted, had found right."""
     came_from: str | None = None
     """The bundle that brought it; None: its source."""
+    recorded_by: str | None = Field(default=None, max_length=128)
+    """The job that put it there: another attempt at it finds its work done, instead of doing it twice."""
     published_at: float = Field(sa_column=Column(Float(53), nullable=False))
     verified_at: float = Field(sa_column=Column(Float(53), nullable=False))
     """When every byte was last proven."""
@@ -128,6 +137,7 @@ class TrustGrant(SQLModel, table=True):
     revision: str = Field(primary_key=True, max_length=200)
     allow_pickle: bool
     allow_remote_code: bool
+    allow_unverified: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
     granted_by: str
     """Where the request came from, and whether it carried the key."""
     granted_at: float = Field(sa_column=Column(Float(53), nullable=False))
@@ -150,15 +160,7 @@ class Residency(SQLModel, table=True):
     """A model in a device's memory: one row per runner that was ever started there."""
 
     __tablename__ = "residencies"
-    __table_args__ = (
-        Index(
-            "ix_residencies_active",
-            "model_type",
-            unique=True,
-            sqlite_where=text("active"),
-            postgresql_where=text("active"),
-        ),
-    )
+    __table_args__ = (_partial("ix_residencies_active", "model_type", where="active", unique=True),)
 
     id: str = Field(primary_key=True, max_length=36)
     model_id: str = Field(index=True)
@@ -181,33 +183,10 @@ class Job(SQLModel, table=True):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        Index(
-            "ix_jobs_live_key",
-            "unique_key",
-            unique=True,
-            sqlite_where=text(LIVE_STATES),
-            postgresql_where=text(LIVE_STATES),
-        ),
-        Index(
-            "ix_jobs_unsent",
-            "not_before",
-            sqlite_where=text("state = 'queued' AND sent_at IS NULL"),
-            postgresql_where=text("state = 'queued' AND sent_at IS NULL"),
-        ),
-        Index(
-            "ix_jobs_waiting",
-            "lane",
-            "urgency",
-            "created_at",
-            sqlite_where=text("state = 'queued'"),
-            postgresql_where=text("state = 'queued'"),
-        ),
-        Index(
-            "ix_jobs_running",
-            "lease_until",
-            sqlite_where=text("state = 'running'"),
-            postgresql_where=text("state = 'running'"),
-        ),
+        _partial("ix_jobs_live_key", "unique_key", where=LIVE_STATES, unique=True),
+        _partial("ix_jobs_unsent", "not_before", where="state = 'queued' AND sent_at IS NULL"),
+        _partial("ix_jobs_waiting", "lane", "urgency", "created_at", where="state = 'queued'"),
+        _partial("ix_jobs_running", "lease_until", where="state = 'running'"),
         Index("ix_jobs_finished", "state", "finished_at"),
         # For the lists: newest first, with and without one filter.
         Index("ix_jobs_created", "created_at", "id"),

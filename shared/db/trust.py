@@ -12,7 +12,10 @@ def grants(session: Session, model_id: str) -> Grants:
     rows = session.exec(select(TrustGrant).where(col(TrustGrant.model_id) == model_id)).all()
     return Grants(
         model_id,
-        {row.revision: Trust(model_id, row.revision, row.allow_pickle, row.allow_remote_code) for row in rows},
+        {
+            row.revision: Trust(model_id, row.revision, row.allow_pickle, row.allow_remote_code, row.allow_unverified)
+            for row in rows
+        },
     )
 
 
@@ -31,11 +34,12 @@ def decide(session: Session, trust: Trust, granted_by: str) -> None:
     """From now on this much is allowed for that revision; nothing takes the row away."""
     of_revision = (col(TrustGrant.model_id) == trust.model_id, col(TrustGrant.revision) == trust.revision)
     session.exec(delete(TrustGrant).where(*of_revision))
-    if trust.pickle or trust.remote_code:
+    if trust.pickle or trust.remote_code or trust.unverified:
         session.add(
             TrustGrant(
                 model_id=trust.model_id, revision=trust.revision, granted_by=granted_by,
                 allow_pickle=trust.pickle, allow_remote_code=trust.remote_code,
+                allow_unverified=trust.unverified,
                 granted_at=session.exec(select(now())).one(),
             )
         )  # fmt: skip

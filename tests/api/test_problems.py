@@ -29,6 +29,8 @@ BODIES = {
     "/api/v1/models/bundles": {"name": "one.tar", "models": ["one"]},
     "/v1/chat/completions": {"model": "llm", "messages": [{"role": "user", "content": "Hello"}]},
     "/v1/completions": {"model": "llm", "prompt": "Once"},
+    "/api/pull": {"model": "one"},
+    "/api/show": {"model": "one"},
 }
 """Every path that takes a body, with a good one."""
 
@@ -63,7 +65,7 @@ def test_every_path_with_a_body_is_tried_here(api: Served) -> None:
     }  # fmt: skip
     elsewhere = {
         "/api/v1/jobs/{job_id}", "/api/v1/models/{model_id}/trust", "/api/v1/models/rescan",
-        "/api/v1/models/bundles/{name}/import",
+        "/api/v1/models/bundles/{name}/import", "/api/v1/limits/{name}", "/api/delete",
     }  # fmt: skip
     assert with_body == {*BODIES, *elsewhere}
 

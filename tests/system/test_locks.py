@@ -34,7 +34,7 @@ def here(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Iterator[Ya
         for name in MODELS:
             yard.add(name, f"tiny/{name}", tags=["night shift"], config={"context": 2048})
             yard.done("/api/v1/models/download", {"model_id": name})
-            yard.hub.keep(f"tiny/{name}")
+            yard.hub.library.keep(f"tiny/{name}")
         yield yard
 
 

@@ -61,7 +61,7 @@ def test_a_name_that_nobody_has(yard: Yard, name: str) -> None:
             method, f"/api/{path}", content=json.dumps({"model": name}), headers={"Content-Type": "application/json"}
         )
         assert answer.status_code in (404, 422), answer.text
-        assert answer.json().keys() == {"error"}
+        assert answer.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_name_that_nobody_has(yard: Yard, name: str) -> None:
 def test_what_cannot_be_pulled(yard: Yard, body: object, status: int) -> None:
     answer = yard.http.post("/api/pull", json=body)
     assert answer.status_code == status
-    assert answer.json().keys() == {"error"}
+    assert answer.json()["error"]
 
 
 def test_a_pull_that_fails_says_why_in_the_stream(yard: Yard, client: Client) -> None:

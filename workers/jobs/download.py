@@ -58,7 +58,7 @@ def _there(work: Work, model: Model, before: Installation | None, revision: str)
         whole = before.state == InstallationState.PUBLISHED
         return {"revision": revision, "size": before.size, "alreadyPresent": True} if whole else None
     manifest = kept(work, model, revision)
-    return {**record(work.services, manifest), "alreadyPresent": True} if manifest else None
+    return {**record(work, manifest), "alreadyPresent": True} if manifest else None
 
 
 def _as_locked(work: Work, model: Model, before: Installation | None, digest: str, *, fresh: bool) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def there_as_locked(work: Work, model: Model, before: Installation | None, entry
     manifest = kept(work, model, entry.revision)
     if manifest is None or manifest.digests() != entry.digests:
         return None
-    return {**record(work.services, manifest, entry), "alreadyPresent": True}
+    return {**record(work, manifest, entry), "alreadyPresent": True}
 
 
 def kept(work: Work, model: Model, revision: str) -> Manifest | None:
@@ -207,7 +207,7 @@ def fetch_and_publish(
         manifest = Manifest.of(model.id, model.type, snapshot.revision, source, files, snapshot.skipped)
         publish(layout, manifest, partials)
     reached("download.published")
-    return {**record(services, manifest, entry), **told, "skipped": list(snapshot.skipped)}
+    return {**record(work, manifest, entry), **told, "skipped": list(snapshot.skipped)}
 
 
 def _fetch_all(
@@ -253,23 +253,32 @@ def _fetch_all(
 
 def _manifest_file(file: RemoteFile, fetched: Fetched) -> ManifestFile:
     promised = file.sha256 is not None or file.md5 is not None or file.git_sha1 is not None
-    return ManifestFile(file.name, fetched.size, fetched.sha256, fetched.chunks, fetched.etag, promised)
+    return ManifestFile(
+        file.name, fetched.size, fetched.sha256, fetched.chunks, fetched.etag, promised, fetched.unverified
+    )
 
 
-def record(
-    services: Services, manifest: Manifest, entry: LockedModel | None = None, *, newest: bool = True
-) -> dict[str, Any]:
+def recorded_before(work: Work, installation: Installation | None) -> dict[str, Any] | None:
+    """What an attempt before this one wrote down and could not report; what was left to do after that is done now."""
+    if installation is None or installation.recorded_by != work.job_id:
+        return None
+    after_change(work.services, installation.model_id)
+    return {"revision": installation.revision, "size": installation.size, "files": installation.files}
+
+
+def record(work: Work, manifest: Manifest, entry: LockedModel | None = None, *, newest: bool = True) -> dict[str, Any]:
     """Write down what the store has published.
 
     Args:
         entry: of a lock; the model is entered with its settings, or gets them.
         newest: it is what its source offers now.
     """
-    size = sum(file.size for file in manifest.files)
+    services, size = work.services, sum(file.size for file in manifest.files)
     row = Installation(
         model_id=manifest.model_id, model_type=manifest.model_type, revision=manifest.revision,
         state=InstallationState.PUBLISHED, size=size, files=len(manifest.files), integrity=1.0,
-        published_at=0.0, verified_at=0.0, came_from=manifest.came_from,
+        published_at=0.0, verified_at=0.0, came_from=manifest.came_from, unverified=manifest.unverified,
+        recorded_by=work.job_id,
         path=str(services.layout.published(manifest.model_type, manifest.model_id, manifest.revision)),
     )  # fmt: skip
     with services.database.session() as session:

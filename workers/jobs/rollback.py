@@ -3,12 +3,12 @@
 from typing import Any
 
 from shared.contracts import Rollback
-from shared.db import upkeep
+from shared.db import catalog, upkeep
 from shared.errors import Corrupt
 from shared.points import reached
 from shared.states import VerifyTier
 from workers.job import Work, job
-from workers.jobs.download import record
+from workers.jobs.download import record, recorded_before
 from workers.jobs.verify import proven
 from workers.store.publish import adopt
 
@@ -18,6 +18,10 @@ def rollback(args: Rollback, work: Work) -> dict[str, Any]:
     """Prove every byte of it, then flip the row; the present revision is kept in its place."""
     services = work.services
     with services.layout.lock(args.model_id):
+        with services.database.reading() as session:
+            present = catalog.installation(session, args.model_id)
+        if present is not None and (done := recorded_before(work, present)) is not None:
+            return {"previous": present.previous_revision, **done}
         with services.database.reading() as session:
             installation = upkeep.previous(session, args.model_id)
         revision = str(installation.previous_revision)
@@ -31,5 +35,5 @@ def rollback(args: Rollback, work: Work) -> dict[str, Any]:
             )  # fmt: skip
         work.confirm()
         reached("rollback.proven")
-        done = record(services, manifest)
+        done = record(work, manifest)
     return {"previous": installation.revision, **done}

@@ -63,7 +63,7 @@ def unbundle(args: Unbundle, work: Work) -> dict[str, Any]:
         with waiting_for_room(services.layout, services.settings.store.reserve_bytes):
             for entry in found.lock.models:
                 manifest = there[entry.model_id] or _publish(services.layout, entry, staged[entry.model_id], came_from)
-                told.append(_record(services, entry, manifest, here.get(entry.model_id), brought=entry in wanted))
+                told.append(_record(work, entry, manifest, here.get(entry.model_id), brought=entry in wanted))
     return {"bundle": args.name, "models": told, "size": sum(entry.size for entry in wanted)}
 
 
@@ -178,14 +178,14 @@ def _publish(layout: Layout, entry: LockedModel, files: list[ManifestFile], came
 
 
 def _record(
-    services: Services, entry: LockedModel, manifest: Manifest, before: locks.Standing | None, *, brought: bool
+    work: Work, entry: LockedModel, manifest: Manifest, before: locks.Standing | None, *, brought: bool
 ) -> dict[str, Any]:
     """Write it down. A model that is known here keeps the settings that it has here."""
     told = {"modelId": entry.model_id, "revision": entry.revision}
     installed = before.installation if before is not None else None
     if not brought and installed is not None and installed.revision == entry.revision:
         return {**told, "alreadyPresent": True}
-    record(services, manifest, entry if before is None else None, newest=False)
+    record(work, manifest, entry if before is None else None, newest=False)
     return {**told, "previous": installed.revision} if installed is not None else told
 
 

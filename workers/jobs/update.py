@@ -13,7 +13,7 @@ from shared.errors import Conflict
 from shared.points import reached
 from shared.refs import Ref, SourceKind
 from workers.job import Work, job
-from workers.jobs.download import fetch_and_publish, kept, record, resolve
+from workers.jobs.download import fetch_and_publish, kept, record, recorded_before, resolve
 from workers.sources import source_of
 
 FETCHED = (SourceKind.HUGGINGFACE, SourceKind.URL)
@@ -34,6 +34,8 @@ def update(args: Update, work: Work) -> dict[str, Any]:
                 "update_unsupported", f"Models from {model.source} are not updated in place.",
                 f"modelyard pull {model.id} --force fetches it anew.",
             )  # fmt: skip
+        if (done := recorded_before(work, before)) is not None:
+            return {"updated": True, "previous": before.previous_revision, **done}
         work.report("resolving")
         snapshot = resolve(services, model)
         with services.database.session() as session:
@@ -44,7 +46,7 @@ def update(args: Update, work: Work) -> dict[str, Any]:
             _check_history(work, model, before.revision)
         reached("update.resolved")
         there = kept(work, model, snapshot.revision)  # from before a rollback
-        done = record(services, there) if there is not None else fetch_and_publish(work, model, snapshot)
+        done = record(work, there) if there is not None else fetch_and_publish(work, model, snapshot)
     return {"updated": True, "previous": before.revision, **done}
 
 

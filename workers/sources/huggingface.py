@@ -64,20 +64,10 @@ class HuggingFace:
             Unsafe: `unsafe_format`, its weights are pickles only.
             Unavailable: the Hub is down, busy or limiting.
         """
-        try:
-            # one bounded request; list_repo_tree sleeps and retries on its own for as long as a server tells it to
-            info = _in_time(
-                lambda: self._api.model_info(
-                    ref.location, revision=ref.revision, files_metadata=True, timeout=self._timeout
-                ),
-                PATIENCE * self._timeout,
-            )
-            if info.gated:
-                _in_time(lambda: self._api.auth_check(ref.location), PATIENCE * self._timeout)
-        except ModelyardError:
-            raise
-        except Exception as error:
-            raise self._meaning(error, ref) from error
+        # one bounded request; list_repo_tree sleeps and retries on its own for as long as a server tells it to
+        info = self._asked(ref, lambda: self._info(ref, files_metadata=True))
+        if info.gated:
+            self._asked(ref, lambda: self._api.auth_check(ref.location))
         siblings = info.siblings or []
         if len(siblings) > MAX_FILES:
             raise too_large(f"it has {len(siblings)} files, more than {MAX_FILES}")
@@ -95,18 +85,21 @@ class HuggingFace:
             Forbidden, Unavailable, Failed: as `resolve`.
         """
         try:
-            _in_time(
-                lambda: self._api.model_info(ref.location, revision=ref.revision, timeout=self._timeout),
-                PATIENCE * self._timeout,
-            )
+            self._asked(ref, lambda: self._info(ref))
+        except NotFound:
+            return False
+        return True
+
+    def _info(self, ref: Ref, **more: Any) -> Any:
+        return self._api.model_info(ref.location, revision=ref.revision, timeout=self._timeout, **more)
+
+    def _asked(self, ref: Ref, ask: Callable[[], Any]) -> Any:
+        try:
+            return _in_time(ask, PATIENCE * self._timeout)
         except ModelyardError:
             raise
         except Exception as error:
-            meaning = self._meaning(error, ref)
-            if isinstance(meaning, NotFound):
-                return False
-            raise meaning from error
-        return True
+            raise self._meaning(error, ref) from error
 
     def _file(self, repo: str, commit: str, sibling: Any) -> RemoteFile:
         from huggingface_hub import hf_hub_url

@@ -26,7 +26,8 @@ class ManifestFile:
     """One file of a revision.
 
     `size` in bytes; `sha256` lower-case hex; `chunks` are BLAKE3 (hex) of every 16 MiB, in order, none for an
-    empty file; `source_checksum`: the source had published a digest, and it matched.
+    empty file; `source_checksum`: the source had published a digest, and it matched; `unverified`: nothing told where
+    the file ends.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ManifestFile:
     chunks: tuple[str, ...]
     etag: str | None
     source_checksum: bool
+    unverified: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ class Manifest:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
+    @property
+    def unverified(self) -> bool:
+        """Whether a part of it would look the same."""
+        return any(file.unverified for file in self.files)
+
     def digests(self) -> frozenset[tuple[str, int, str]]:
         """Name, size and sha256 of every file: equal for equal bytes, whatever the source's tags say."""
         return frozenset((file.name, file.size, file.sha256) for file in self.files)
@@ -88,7 +95,11 @@ def write(path: Path, manifest: Manifest) -> None:
     Raises:
         Exhausted, Failed: the disk refuses.
     """
-    body = json.dumps({"v": VERSION, **asdict(manifest)}, ensure_ascii=False, separators=(",", ":"))
+    fields = asdict(manifest)
+    for file in fields["files"]:
+        if not file["unverified"]:  # versions before know nothing of it, and have to read what they can
+            del file["unverified"]
+    body = json.dumps({"v": VERSION, **fields}, ensure_ascii=False, separators=(",", ":"))
     draft = path.with_name(f".{path.name}.tmp")
     with storage():
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -142,7 +153,7 @@ def _parsed(body: dict[str, Any]) -> Manifest:
 def _file(fields: dict[str, Any]) -> ManifestFile:
     chunks = tuple(map(_text, fields.pop("chunks")))
     file = ManifestFile(chunks=chunks, **fields)
-    if type(file.size) is not int or file.size < 0 or type(file.source_checksum) is not bool:
+    if type(file.size) is not int or file.size < 0 or not _are_bools(file.source_checksum, file.unverified):
         raise ValueError("not a size")
     if len(chunks) != -(-file.size // CHUNK_BYTES) or not all(map(_HEX.fullmatch, (*chunks, file.sha256))):
         raise ValueError("digests do not fit")
@@ -153,6 +164,10 @@ def _file(fields: dict[str, Any]) -> ManifestFile:
     except Invalid as error:
         raise ValueError("not a name") from error
     return file
+
+
+def _are_bools(*values: object) -> bool:
+    return all(type(value) is bool for value in values)
 
 
 def _text(value: object) -> str:

@@ -33,12 +33,12 @@ class Place:
         self.hub = hub
         self.repositories = repositories
 
-    def add(self, model_id: str, repo: str) -> None:
+    def add(self, model_id: str, repo: str, *, source: str = "huggingface") -> None:
         with self.services.database.session() as session:
             catalog.add_model(
                 session,
                 Model(
-                    id=model_id, type="llm", name=model_id, source="huggingface", source_url=repo,
+                    id=model_id, type="llm", name=model_id, source=source, source_url=repo,
                     description=f"made for {model_id}", created_at=0.0, updated_at=0.0,
                 ),
             )  # fmt: skip

@@ -22,7 +22,7 @@ def entry(place: Place) -> LockedModel:
     """What a lock says of the model `oak`, which came down here and left again; its commit stays on the hub."""
     make_repository(place.repositories / REPO, model=2 * MIB, more=MIB)
     place.pull("oak", REPO)
-    place.hub.keep(REPO)
+    place.hub.library.keep(REPO)
     locked = locked_now(place, "oak")
     with place.services.database.session() as session:
         catalog.uninstall(session, "oak")

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from shared.contracts import Download, Verify
-from shared.db import trust
-from shared.errors import Unsafe
+from shared.db import catalog, trust
+from shared.errors import Conflict, Unsafe
 from shared.trust import Trust
 from tests.conformance.corpus import WEIGHTS, torch_zip
+from tests.factories.folders import gguf
+from tests.fakes.origin import Origin
 from tests.workers.jobs.conftest import Place
 from workers.store.essentials import check_loadable, files_of
 
@@ -73,3 +75,24 @@ def test_code_comes_only_with_leave(place: Place) -> None:
     assert (place.folder("oak") / "own.py").exists()
     assert place.run(Verify(model_id="oak"))["ok"]
     load_gate(place)
+
+
+@pytest.mark.fault("A-51", "A-55")
+def test_a_file_of_which_nothing_tells_the_end_is_kept_and_not_loaded_unasked(place: Place) -> None:
+    with Origin(gguf("Cut"), length=False, ranges=False) as origin:
+        place.services.settings.sources.allowed_hosts.append(origin.url.removeprefix("http://"))
+        place.add("oak", f"{origin.url}/oak.gguf", source="url")
+        place.run(Download(model_id="oak"))
+    row = place.row("oak")
+    assert row.unverified
+    assert place.manifest("oak").unverified, "a row that a crash cost is written from it"
+    with place.services.database.reading() as session, pytest.raises(Conflict) as refused:
+        catalog.installed(session, "oak")
+    assert refused.value.code == "model_unverified"
+    assert place.run(Verify(model_id="oak"))["ok"]
+    assert place.row("oak").unverified, "that its bytes are those that came says nothing about those that did not"
+
+    with place.services.database.session() as session:
+        trust.decide(session, Trust("oak", row.revision, unverified=True), "a test")
+    with place.services.database.reading() as session:
+        assert catalog.installed(session, "oak").revision == row.revision

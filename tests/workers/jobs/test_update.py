@@ -55,7 +55,7 @@ def test_an_update_fetches_what_changed_and_keeps_what_served(place: Place, oak:
 def test_a_name_that_somebody_else_has_taken_is_not_followed(place: Place, oak: Path) -> None:
     old = place.row("oak").revision
     publish_anew(place)
-    place.hub.anew(REPO)
+    place.hub.library.forget(REPO)
     with pytest.raises(Conflict) as raised:
         place.run(Update(model_id="oak"))
     assert raised.value.code == "new_history"
