@@ -33,6 +33,8 @@ BODIES = {
     "/api/show": {"model": "one"},
 }
 """Every path that takes a body, with a good one."""
+IGNORING = {"/api/pull", "/api/show"}
+"""Each client of Ollama sends along what its version knows; only the name is read."""
 
 
 def checked(answer: httpx.Response) -> int:
@@ -216,7 +218,8 @@ def test_values_in_the_free_form_fields(api: Served, untouched: Any) -> None:
 
 @pytest.mark.fault("A-9", "A-100")
 def test_unknown_fields_are_refused_with_the_nearest_name(api: Served, untouched: Any) -> None:
-    for path, body in BODIES.items():
+    ours = {path: body for path, body in BODIES.items() if path not in IGNORING}
+    for path, body in ours.items():
         for extra in ("admin", "state", "path", "__proto__", "sha256"):
             assert checked(api.http.post(path, json=body | {extra: "x"})) == 422, (path, extra)
     answer = api.http.post(ADD, json=GOOD | {"sourceURL": "x"})
