@@ -66,6 +66,9 @@ class SourceSettings(BaseSettings):
     connect_timeout: float = Field(10, gt=0, description="Seconds to connect.")
     read_timeout: float = Field(30, gt=0, description="Seconds to wait for the next bytes.")
     minimum_rate: int = Field(1024, ge=0, description="Bytes per second under which a transfer is given up.")
+    deadline: float = Field(
+        7 * 86_400, gt=0, description="Seconds after which an attempt at the files of a model is given up."
+    )
     max_unsized_bytes: int = Field(
         200 * 1024**3, ge=1024, description="Bytes after which a file whose size no server tells is given up."
     )

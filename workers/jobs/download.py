@@ -17,7 +17,7 @@ from shared.trust import Grants
 from workers.elsewhere import in_ollama, in_place
 from workers.job import Services, Work, job
 from workers.sources import source_of
-from workers.sources.base import RemoteFile, Snapshot
+from workers.sources.base import RemoteFile, Snapshot, within
 from workers.sources.pinned import pinned
 from workers.sources.transfer import Fetched, Throttle, fetch_several, journal_path
 from workers.sources.wire.policy import HostPolicy
@@ -220,7 +220,8 @@ def _fetch_all(
 ) -> tuple[list[ManifestFile], dict[str, int]]:
     """Every file as the manifest will have it; and how many bytes came a second time, or are shared."""
     services, settings = work.services, work.services.settings.sources
-    checkpoint = watching(services.layout, services.settings.store.reserve_bytes, work.checkpoint)
+    look = watching(services.layout, services.settings.store.reserve_bytes, work.checkpoint)
+    checkpoint = within(settings.deadline, look)
     total, done, refetched, shared = snapshot.size, 0, 0, 0
     sizes = {file.name: file.size for file in snapshot.files}
     brought = dict.fromkeys(sizes, 0)

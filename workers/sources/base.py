@@ -1,9 +1,11 @@
 """What every source offers: the exact list of files of one revision. Bytes are brought by `transfer.py` alone."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from shared.errors import Failed
 from shared.refs import Ref
 
 
@@ -69,3 +71,19 @@ Checkpoint = Callable[[], None]
 
 OnBytes = Callable[[int], None]
 """Told how many more bytes of the file are proven; never negative."""
+
+
+def within(seconds: float, checkpoint: Checkpoint) -> Checkpoint:
+    """The same, until so much time is over: a server that brings just enough not to be given up would keep its slot."""
+    ends = time.monotonic() + seconds
+
+    def look() -> None:
+        checkpoint()
+        if time.monotonic() > ends:
+            raise Failed(
+                "deadline_exceeded",
+                f"The files did not come within {seconds:,.0f} seconds.",
+                "What came is kept, a retry goes on from there. MODELYARD_SOURCES__DEADLINE is the limit.",
+            )
+
+    return look
