@@ -54,7 +54,7 @@ def _again(
     assert process.stdin is not None
     process.stdin.write(told)
     process.stdin.flush()
-    wait_for(lambda: process.poll() is not None or _held(folder) >= SHARE * size, "90 %")
+    wait_for(lambda: process.poll() is not None or held(folder) >= SHARE * size, "90 %")
     process.send_signal(signal.SIGKILL)
     process.communicate()
     if process.returncode != -signal.SIGKILL:
@@ -67,7 +67,8 @@ def _again(
     return sent / MIB
 
 
-def _held(folder: Path) -> int:
+def held(folder: Path) -> int:
+    """Bytes that the files below a folder take on the disk."""
     held = 0
     for path in folder.rglob("*"):
         try:
