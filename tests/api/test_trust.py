@@ -45,7 +45,9 @@ class TestTrust:
         (row,) = client.get("/api/v1/models/acorn").json()["trusted"]
         assert row.pop("grantedAt")
         assert row.pop("grantedBy").endswith("no key is set")
-        assert row == {"revision": COMMIT, "allowPickle": True, "allowRemoteCode": False}
+        assert row == {
+            "revision": COMMIT, "allowPickle": True, "allowRemoteCode": False, "allowUnverified": False,
+        }  # fmt: skip
         with database.reading() as session:
             found = trust.grants(session, "acorn")
         assert found.of(COMMIT) == Trust("acorn", COMMIT, pickle=True)

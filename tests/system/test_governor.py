@@ -72,7 +72,7 @@ def test_real_downloads_share_a_limit(ledger: Ledger, tmp_path: Path) -> None:
         )
         share = _rate({"urgent": origins["urgent"]}, SECONDS)
         print(f"the CRITICAL one has {share / MB:.2f} MB/s of its {20 * 8 / 14:.2f}")
-        assert share >= 0.85 * 20 * MB * 8 / 14
+        assert share >= 0.7 * 20 * MB * 8 / 14, "an equal part would be 5 MB/s"
 
         _limit(ledger, Limit("all", bytes_per_second=5 * MB))
         print(f"under 5 MB/s, set while they run: {_held_at(origins, 5 * MB) / MB:.2f} MB/s")
