@@ -73,6 +73,15 @@ class TestPickles:
         weights.unlink()
         start(folder, pickle=True).probe()
 
+    def test_allowed_or_not_nothing_in_them_is_run(self, folder: Path, start: Start, tmp_path: Path) -> None:
+        canary = tmp_path / "canary"
+        (folder / "model.safetensors").unlink()
+        torch.save({"model.embed_tokens.weight": Canary(str(canary))}, folder / "pytorch_model.bin")
+        with pytest.raises(Failed) as raised:
+            start(folder, pickle=True)
+        assert raised.value.code == "runner_exited"
+        assert not canary.exists()
+
     @pytest.mark.fault("A-74")
     def test_a_template_that_never_ends_is_ended(self, folder: Path, start: Start) -> None:
         loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}x"
@@ -125,15 +134,6 @@ def test_templates_are_rendered_in_one_place_only() -> None:
         if re.search(r"jinja2|apply_chat_template", path.read_text(encoding="utf-8"))
     }
     assert naming == {"workers/runtimes/torch_runner/chat.py"}
-
-    def test_allowed_or_not_nothing_in_them_is_run(self, folder: Path, start: Start, tmp_path: Path) -> None:
-        canary = tmp_path / "canary"
-        (folder / "model.safetensors").unlink()
-        torch.save({"model.embed_tokens.weight": Canary(str(canary))}, folder / "pytorch_model.bin")
-        with pytest.raises(Failed) as raised:
-            start(folder, pickle=True)
-        assert raised.value.code == "runner_exited"
-        assert not canary.exists()
 
 
 @pytest.mark.fault("A-75", "A-76")
