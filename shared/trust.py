@@ -18,13 +18,15 @@ class Trust:
     unverified: bool = False
     """It may be loaded although nothing told where its files end."""
 
-    def way(self, *, pickle: bool = False, remote_code: bool = False) -> str:
-        """The request that would allow this, as a hint says it."""
+    def way(self, *, pickle: bool = False, remote_code: bool = False, unverified: bool = False) -> str:
+        """The request that would allow this and takes nothing back that is allowed, as a hint says it."""
         wanted = {
             "revision": self.revision,
             "allowPickle": pickle or self.pickle,
             "allowRemoteCode": remote_code or self.remote_code,
         }
+        if unverified or self.unverified:
+            wanted["allowUnverified"] = True
         return f"If you trust its publisher: PUT /api/v1/models/{self.model_id}/trust {json.dumps(wanted)}"
 
 

@@ -1,6 +1,5 @@
 """Registry and store as rows: models, their installation, and who serves a type."""
 
-import json
 from typing import Any
 
 from sqlalchemy import update
@@ -124,13 +123,12 @@ def installed(session: Session, model_id: str) -> Installation:
         )
     if (refusal := _refusal(found)) is not None:
         raise refusal
-    if found.unverified and not trust.grants(session, model_id).of(found.revision).unverified:
-        leave = json.dumps({"revision": found.revision, "allowUnverified": True})
+    allowed = trust.grants(session, model_id).of(found.revision)
+    if found.unverified and not allowed.unverified:
         raise Conflict(
             "model_unverified",
             f"The server of {model_id!r} told neither a length nor a digest, so a part of it would look the same.",
-            "Enter it with its checksum and pull it again. "
-            f"If you know that it is whole: PUT /api/v1/models/{model_id}/trust {leave}",
+            f"Enter it with its checksum and pull it again. {allowed.way(unverified=True)}",
         )
     return found
 

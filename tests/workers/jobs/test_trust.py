@@ -77,7 +77,7 @@ def test_code_comes_only_with_leave(place: Place) -> None:
     load_gate(place)
 
 
-@pytest.mark.fault("A-51", "A-55")
+@pytest.mark.fault("A-51")
 def test_a_file_of_which_nothing_tells_the_end_is_kept_and_not_loaded_unasked(place: Place) -> None:
     with Origin(gguf("Cut"), length=False, ranges=False) as origin:
         place.services.settings.sources.allowed_hosts.append(origin.url.removeprefix("http://"))
@@ -96,3 +96,10 @@ def test_a_file_of_which_nothing_tells_the_end_is_kept_and_not_loaded_unasked(pl
         trust.decide(session, Trust("oak", row.revision, unverified=True), "a test")
     with place.services.database.reading() as session:
         assert catalog.installed(session, "oak").revision == row.revision
+
+
+@pytest.mark.parametrize("wanted", [{"pickle": True}, {"remote_code": True}, {"unverified": True}])
+def test_no_hint_takes_back_what_is_allowed(wanted: dict[str, bool]) -> None:
+    allowed = Trust("oak", "r", pickle=True, remote_code=True, unverified=True)
+    told = json.loads(allowed.way(**wanted).rpartition("/trust ")[2])
+    assert all(told[name] for name in ("allowPickle", "allowRemoteCode", "allowUnverified"))
