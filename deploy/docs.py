@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from deploy.environment import variables
 from shared.contracts import KINDS, Contract
@@ -32,8 +33,9 @@ def _section(contract: type[Contract]) -> str:
     lane = "device.<id>" if device else contract.lane
     queue = INTAKE if device else lane_queues(contract.lane)[Priority(contract.priority)]
     text = " ".join((contract.__doc__ or "").split())
+    schema = contract.model_json_schema(by_alias=False)
     fields = [
-        f"| `{name}` | `{getattr(field.annotation, '__name__', 'str')}` "
+        f"| `{name}` | `{_type(schema['properties'][name], schema.get('$defs', {}))}` "
         f"| {'required' if field.is_required() else f'`{json.dumps(field.default)}`'} |"
         for name, field in contract.model_fields.items()
     ]
@@ -55,6 +57,19 @@ def _section(contract: type[Contract]) -> str:
             "",
         ]
     )
+
+
+def _type(schema: dict[str, Any], named: dict[str, Any]) -> str:
+    """What a sender writes there, in JSON's words; that it may be left out, its default tells."""
+    if "$ref" in schema:
+        schema = named[schema["$ref"].rsplit("/", 1)[1]]
+    if "anyOf" in schema:
+        return " or ".join(_type(one, named) for one in schema["anyOf"] if one.get("type") != "null")
+    if "enum" in schema:
+        return " or ".join(json.dumps(value) for value in schema["enum"])
+    if schema["type"] == "array":
+        return f"array of {_type(schema['items'], named)}"
+    return str(schema["type"])
 
 
 def _message(contract: type[Contract], queue: str) -> str:

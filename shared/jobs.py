@@ -319,7 +319,7 @@ class Ledger:
     def make_room(self, owner: str, leaving: Collection[str]) -> tuple[str, int] | None:
         """The same for a CRITICAL or HIGH job that a limit on jobs keeps waiting, whatever slots are free."""
         with self.database.reading() as session:
-            held = limits.urgently_held(session, WAY_AGAIN_SECONDS)
+            held = limits.urgently_held(session, WAY_AGAIN_SECONDS) if limits.on_jobs(session) else None
             if held is None:
                 return None
             running = [fetch for fetch in limits.running(session) if fetch.job_id not in leaving]

@@ -51,6 +51,10 @@ def update(
     as_json: AsJson = False,
 ) -> None:
     """Fetch what has changed in newer revisions; what serves goes on serving until the new one is proven."""
+    if check and new_history:
+        raise typer.BadParameter(
+            "It decides what an update does; --check only asks.", param_hint="--accept-new-history"
+        )
     client = Client()
     named = [model_id] if model_id else [found["modelId"] for found in _updatable(client)]
     action = "update/check" if check else f"update?accept_new_history={'true' if new_history else 'false'}"

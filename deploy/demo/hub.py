@@ -1,7 +1,7 @@
 """A hub on loopback that speaks the Hub's protocol, for the demo and for tests: `python -m deploy.demo.hub`.
 
 A repository is a folder `<root>/<owner>/<name>/` of real files. Its commit follows from its contents, so a changed
-file makes a new commit; the old one is gone, unless `keep` was called before: then it lies beside it, in
+file makes a new commit; the old one is gone, unless `library.keep` was called before: then it lies beside it, in
 `<root>/<owner>/<name>@<commit>/`, and is served by its name. Large and weight files are "LFS": they are redirected
 to `/cdn/…`, as the real hub does. `/files/<owner>/<name>/<file>` serves the same bytes as plain direct URLs.
 """

@@ -67,11 +67,12 @@ class Library:
     def at(self, repo: str, revision: str | None) -> tuple[list[Entry], str] | None:
         """The files of a revision and its commit, None where there is no such thing."""
         files = self.files(repo)
-        commit = commit_of(files) if files is not None else None
-        if commit is not None:
-            self._history.setdefault(repo, set()).add(commit)
-        if files is None or commit is None or revision in (None, "main", commit):
-            return (files, commit) if files is not None and commit is not None else None
+        if files is None:
+            return None
+        commit = commit_of(files)
+        self._history.setdefault(repo, set()).add(commit)
+        if revision in (None, "main", commit):
+            return files, commit
         kept = self.files(f"{repo}@{revision}")
         return (kept, str(revision)) if kept is not None else None
 

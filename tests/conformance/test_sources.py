@@ -6,7 +6,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +227,28 @@ class TestResumes:
             assert not partial.exists()
         else:
             assert len(CONTENT) == client.fetch(snapshot, partial, QUICK).size
+
+    @pytest.mark.fault("A-55")
+    def test_what_was_kept_is_of_other_content(self, tmp_path: Path) -> None:
+        """The end of one content after the start of another, under one tag: brought once more, from its start."""
+        with Origin(OTHER, hold=4 * MIB) as origin:
+            origin.manners.etag = '"one"'
+            client = Client(HUB, origin, connections=1)
+            snapshot, partial = client.resolve(), tmp_path / "file.partial"
+
+            def pause() -> None:
+                if origin.held.is_set():
+                    raise KeyboardInterrupt
+
+            (file,) = snapshot.files
+            right = replace(file, sha256=hashlib.sha256(CONTENT).hexdigest())
+            snapshot = replace(snapshot, files=(right,))
+            with pytest.raises(KeyboardInterrupt):
+                client.fetch(snapshot, partial, PATIENT, pause)
+            origin.manners.hold, origin.content = None, CONTENT
+            fetched = client.fetch(snapshot, partial, QUICK)
+        assert partial.read_bytes() == CONTENT
+        assert fetched.refetched == len(CONTENT)
 
     @pytest.mark.fault("A-56")
     def test_a_file_that_is_shorter_now(self, started: tuple[Client, Snapshot, Path]) -> None:

@@ -2,9 +2,7 @@
 
 import functools
 import importlib
-import queue
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -15,6 +13,7 @@ from shared.errors import Failed, Forbidden, Invalid, ModelyardError, NotFound, 
 from shared.refs import Ref
 from shared.settings import SourceSettings
 from shared.trust import NO_GRANTS, Grants, Trust
+from workers.bounded import in_time
 from workers.formats import ARCHIVES, CODE, LOADABLE, PICKLES, TORCH
 from workers.sources.base import RemoteFile, Snapshot
 from workers.sources.names import check_names
@@ -95,9 +94,13 @@ class HuggingFace:
 
     def _asked(self, ref: Ref, ask: Callable[[], Any]) -> Any:
         try:
-            return _in_time(ask, PATIENCE * self._timeout)
+            return in_time(PATIENCE * self._timeout, ask)
         except ModelyardError:
             raise
+        except TimeoutError as error:
+            raise Unavailable(
+                "source_timeout", "The Hub does not come to an answer.", "It will be tried again."
+            ) from error
         except Exception as error:
             raise self._meaning(error, ref) from error
 
@@ -272,27 +275,3 @@ def _read_within(stream: Iterable[bytes]) -> bytes:
                 "source_too_slow", "The Hub takes too long to list the repository.", "It will be tried again."
             )
     return bytes(body)
-
-
-def _in_time(ask: Callable[[], Any], seconds: float) -> Any:
-    """The answer, or the error, of a call that may otherwise hang on a server that sends heads for ever.
-
-    Raises:
-        Unavailable: code `source_timeout`; the call is left behind on its thread.
-    """
-    answered: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            answered.put((ask(), None))
-        except Exception as error:  # noqa: BLE001 - carried to the caller's thread
-            answered.put((None, error))
-
-    threading.Thread(target=work, name="hub", daemon=True).start()
-    try:
-        answer, error = answered.get(timeout=seconds)
-    except queue.Empty:
-        raise Unavailable("source_timeout", "The Hub does not come to an answer.", "It will be tried again.") from None
-    if error is not None:
-        raise error
-    return answer

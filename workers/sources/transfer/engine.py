@@ -80,12 +80,15 @@ def fetch(
         return standing
     run = _Run(file, policy, settings, checkpoint, on_bytes, patience, throttle or Throttle(), lines)
     with Partial(partial) as store:
-        crew, dropped = run.bring(store)
-        try:
-            return _compared(file, crew, dropped)
-        except Corrupt:
-            store.drop()
-            raise
+        while True:
+            crew = run.bring(store)
+            try:
+                return _compared(file, crew, run.dropped)
+            except Corrupt:
+                if not run.went_on:
+                    store.drop()
+                    raise
+            run.start_again(store, crew)
 
 
 def adopt(file: RemoteFile, partial: Path, chunks: Sequence[str], etag: str | None = None) -> None:
@@ -160,11 +163,14 @@ class _Run:
         self._breaks = 0
         self._farthest = 0
         self._reported = 0
+        self.dropped = 0
+        """Proven bytes that had to be brought again."""
+        self.went_on = False
+        """Whether the crew that finished had bytes of an earlier attempt, which may be of another content."""
 
-    def bring(self, store: Partial) -> tuple[Crew, int]:
-        """The crew that finished, and how many proven bytes were dropped on the way."""
+    def bring(self, store: Partial) -> Crew:
+        """The crew that finished."""
         origin, claims = self._resume_point(store)
-        dropped = 0
         while True:
             terms = Terms(self._file, self._identity, origin, self._ranged)
             crew = Crew(
@@ -175,14 +181,21 @@ class _Run:
             except Restart as restart:
                 self._judge(restart, crew.board.received)
                 # claims count also where the restart came before they were read again
-                dropped += max(crew.scribe.proven, sum(claim.length for claim in claims))
+                self.dropped += max(crew.scribe.proven, sum(claim.length for claim in claims))
             except Corrupt:
                 store.drop()
                 raise
             else:
-                return crew, dropped + crew.wrong
+                self.dropped += crew.wrong
+                self.went_on = bool(claims)
+                return crew
             store.reset()
             origin, claims = None, []
+
+    def start_again(self, store: Partial, crew: Crew) -> None:
+        """What this crew finished is wrong: let the next one have none of it."""
+        self.dropped += crew.board.size or 0
+        store.reset()
 
     def _resume_point(self, store: Partial) -> tuple[Origin | None, list[Proof]]:
         origin, claims = store.load()
