@@ -136,6 +136,9 @@ class RunnerSettings(BaseSettings):
         validation_alias=AliasChoices("READINESS_CHECK_INTERVAL", "readiness_interval"),
         description="Seconds between two looks at a starting runner.",
     )
+    hang_seconds: float = Field(
+        60, gt=0, description="A runner that has served and then gives no sign of life for so long is replaced."
+    )
     drain_seconds: float = Field(60, ge=0, description="Longest wait for requests to end before a runner stops.")
     context_length: int = Field(4096, ge=128, description="Tokens of context a runner is started with.")
 

@@ -27,6 +27,8 @@ from workers.runtimes.log_ring import LogRing
 READ_RATE = 50_000_000
 """Bytes per second that the slowest disk worth supporting delivers; sets how long a large model may take to load."""
 MAX_PORTS = 5
+LOOK_SECONDS = 5.0
+"""Between two looks at one that serves."""
 LOG_LINES = 20
 HTTP_TIMEOUT = httpx.Timeout(2.0)
 OUT_OF_MEMORY = re.compile(
@@ -53,6 +55,7 @@ class Runner:
         )
         self._launching = threading.Lock()
         self._stopped = False
+        self._served_at: float | None = None
         self._ports = 0
         self._http = httpx.Client(
             trust_env=False, timeout=HTTP_TIMEOUT, headers={"Authorization": f"Bearer {request.key}"}
@@ -140,9 +143,19 @@ class Runner:
         """Does it say that its model is loaded? A quick look; `probe` is the proof."""
         try:
             with self._http.stream("GET", f"{self._local}/health") as answer:
-                return answer.status_code == httpx.codes.OK
+                serves = answer.status_code == httpx.codes.OK
         except (httpx.HTTPError, RuntimeError):  # RuntimeError: the client was closed by a stop meanwhile
             return False
+        if serves:
+            self._served_at = time.monotonic()
+        return serves
+
+    def hangs(self, seconds: float) -> bool:
+        """Has it served, and then not once said so for this long? It is asked, where its last word is a while ago."""
+        served = self._served_at
+        if served is None or time.monotonic() - served < min(seconds, LOOK_SECONDS) or self.healthy():
+            return False
+        return time.monotonic() - served > seconds
 
     def probe(self) -> None:
         """Run one tiny real inference.

@@ -82,20 +82,44 @@ class TestPickles:
         assert raised.value.code == "runner_exited"
         assert not canary.exists()
 
-    @pytest.mark.fault("A-74")
-    def test_a_template_that_never_ends_is_ended(self, folder: Path, start: Start) -> None:
-        loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}x"
-        (folder / "chat_template.jinja").write_text(loops + "{% endfor %}" * 3)
-        runner = start(folder)
-        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
-        with httpx.Client(base_url=runner.url, headers={"Authorization": "Bearer key"}, timeout=60) as client:
-            refused = client.post("/v1/chat/completions", json=body)
-            assert refused.status_code == 400
-            assert "did not end" in refused.text
-            assert runner.healthy()
-            plain = {"model": "m", "prompt": "hi", "max_tokens": 1}
-            assert client.post("/v1/completions", json=plain).status_code == 200, "and others are served"
-            until(lambda: psutil.Process(runner.pid).cpu_percent(0.5) < 50, what="the end of the loop")
+
+HOSTILE = """{%- set ask, n = messages[0].content, 10 -%}
+{%- if ask == 'code' -%}{{ cycler.__init__.__globals__.os.system('touch CANARY') }}
+{%- elif ask == 'range' -%}{% for i in range(n ** 9) %}x{% endfor %}
+{%- elif ask == 'loops' -%}
+{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}x{% endfor %}{% endfor %}{% endfor %}
+{%- elif ask == 'step' -%}{{ n ** (n ** n) }}
+{%- endif -%}"""
+
+
+@pytest.mark.fault("A-74")
+def test_a_hostile_template_of_ten_megabytes_harms_nobody_else(
+    folder: Path, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused, or ended between two of its steps; where one step never ends, the runner is seen to hang."""
+    monkeypatch.chdir(tmp_path)
+    template = HOSTILE.replace("CANARY", str(tmp_path / "canary")) + "{# " + "x" * 10_000_000 + " #}"
+    (folder / "chat_template.jinja").write_text(template)
+    runner = start(folder)
+
+    def chat(ask: str) -> httpx.Response:
+        body = {"model": "m", "messages": [{"role": "user", "content": ask}], "max_tokens": 1}
+        return client.post("/v1/chat/completions", json=body)
+
+    with httpx.Client(base_url=runner.url, headers={"Authorization": "Bearer key"}, timeout=60) as client:
+        assert [chat(ask).status_code for ask in ("code", "range")] == [400, 400]
+        ended = chat("loops")
+        assert (ended.status_code, "did not end" in ended.text) == (400, True)
+        assert runner.healthy()
+        plain = {"model": "m", "prompt": "hi", "max_tokens": 1}
+        assert client.post("/v1/completions", json=plain).status_code == 200, "and others are served"
+        until(lambda: psutil.Process(runner.pid).cpu_percent(0.5) < 50, what="the end of the loop")
+        client.timeout = httpx.Timeout(2)
+        with pytest.raises(httpx.ReadTimeout):
+            chat("step")
+    until(lambda: runner.hangs(1.0), what="the worker's sight of it")
+    assert not (tmp_path / "canary").exists()
+    assert not list(tmp_path.glob("CANARY"))
 
 
 @pytest.mark.fault("A-74")

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import jinja2
-
 from workers.bounded import in_time
 from workers.runtimes.torch_runner.generate import Prompt, Refused
 
@@ -28,10 +26,10 @@ def render(prompt: Prompt, tokenizer: Any) -> tuple[str, bool]:
             RENDER_SECONDS,
             lambda: str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)),
         )
-    except jinja2.TemplateError as error:
-        raise Refused(400, "chat_template", f"The model's chat template refuses: {error}") from error
     except TimeoutError:
         # One that hangs within a step of its Python hangs the runner, whose worker ends it.
         message = f"The model's chat template did not end within {RENDER_SECONDS:g} seconds."
         raise Refused(400, "chat_template", message) from None
+    except Exception as error:  # a template is code of the model's, and raises what it likes
+        raise Refused(400, "chat_template", f"The model's chat template refuses: {error}") from error
     return text, False

@@ -1,0 +1,69 @@
+"""Notices runners that died or hang, and has what served loaded again."""
+
+import threading
+import time
+from collections import deque
+
+import structlog
+
+from shared.db import residency
+from shared.db.jobs import switching
+from shared.db.tables import Residency
+from shared.errors import ModelyardError
+from shared.states import Priority, ResidencyState
+from workers.residency.pool import Pool
+from workers.residency.recovery import RECOVERY, Recovery
+
+log = structlog.get_logger()
+
+WATCH_SECONDS = 0.5
+ASKS, ASK_WINDOW_SECONDS = 4, 600.0
+"""A model that was lost so often in that time is not loaded again by itself."""
+
+
+class Watch:
+    """One thread beside a device worker, from `start` until the pool closes."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._asked: dict[str, deque[float]] = {}
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="watch", daemon=True).start()
+
+    def _run(self) -> None:
+        patience = self._pool.services.settings.runners.hang_seconds
+        while not self._pool.closing.wait(WATCH_SECONDS):
+            try:
+                self._pool.record_ends()
+                for residency_id, runner in self._pool.running():
+                    if runner.alive() and runner.hangs(patience):
+                        log.error("runner.hangs", residency_id=residency_id, seconds=patience, log=runner.log_tail(5))
+                        runner.stop(0)
+                    if not runner.alive():
+                        self._pool.bury(residency_id, runner)
+                self._replace_lost()
+            except ModelyardError as error:
+                log.warning("watch.failed", code=error.code)
+            except Exception:
+                log.exception("watch.crashed")
+
+    def _replace_lost(self) -> None:
+        """What should serve and has no runner gets a job, unless one is on its way; asked again until it serves."""
+        with self._pool.services.database.reading() as session:
+            lost = residency.lost(session, self._pool.device.id)
+            waiting = [row for row in lost if not switching(session, row.model_id)]
+        for row in waiting:
+            self._ask_for(row)
+
+    def _ask_for(self, lost: Residency) -> None:
+        """Have a model loaded again, unless its runner died, or its loading failed, again and again."""
+        asked = self._asked.setdefault(lost.model_id, deque(maxlen=ASKS))
+        moment = time.monotonic()
+        if len(asked) == ASKS and moment - asked[0] < ASK_WINDOW_SECONDS:
+            log.error("runner.given_up", model_id=lost.model_id)
+            self._pool.mark(lost.id, state=ResidencyState.FAILED, active=False)
+            return
+        self._pool.tell(lost, ResidencyState.LOST)
+        self._pool.services.ledger.submit(Recovery(model_id=lost.model_id), origin=RECOVERY, priority=Priority.CRITICAL)
+        asked.append(moment)  # not before: a database that is away is no failure of the model
