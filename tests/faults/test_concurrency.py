@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from celery import Celery
 from sqlmodel import select
 
 from shared.db import catalog
@@ -41,6 +42,27 @@ def test_fifty_requests_at_once_are_one_job(house: House) -> None:
     fetched = [row for row in rows if not (row.result or {}).get("alreadyPresent")]
     assert len(fetched) == 1, "whoever came after its end found it there"
     invariants.check(house, Expected(whole={"crowd": REPO}, active=_active(house), jobs=sorted(ids)))
+
+
+@pytest.mark.fault("F-55")
+def test_two_jobs_of_two_askers_are_one_download(house: House) -> None:
+    """One asked over REST and is being carried out; the other one's message goes straight to the reserved worker."""
+    download = Download(house)
+    download.prepare()
+    house.arm("download.written", "hold", 2)
+    asked = download.ask()
+    house.await_held()
+    plain = Celery(broker=house.redis.url)
+    message = plain.send_task(
+        "model.download", kwargs={"model_id": download.model}, queue="modelyard.p0.io", ignore_result=True
+    )
+    second = house.ended(message.id)
+    house.release()
+    house.settle()
+    assert house.ended(asked).state == JobState.SUCCEEDED
+    assert (second.state, (second.error or {})["code"]) == (JobState.REJECTED, "joined")
+    assert download.fetched_once()
+    invariants.check(house, Expected(whole={download.model: download.REPO}, active=_active(house), jobs=[asked]))
 
 
 @pytest.mark.fault("F-51")

@@ -15,12 +15,16 @@ from tests.system.conftest import Yard
 pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
 
 
-def modelyard(yard: Yard, *words: str) -> Any:
-    """What the command prints with `--json`; fails where it does."""
-    told = subprocess.run(
-        [str(Path(sys.executable).with_name("modelyard")), *words, "--json"],
+def run(yard: Yard, *words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("modelyard")), *words],
         env={**os.environ, "MODELYARD_URL": yard.instance.url}, capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+def modelyard(yard: Yard, *words: str) -> Any:
+    """What the command prints with `--json`; fails where it does."""
+    told = run(yard, *words, "--json")
     assert told.returncode == 0, told.stderr
     return json.loads(told.stdout)
 
@@ -42,6 +46,19 @@ def test_an_update_while_the_model_serves(yard: Yard, hub_root: Path) -> None:
     assert modelyard(yard, "rollback", "rowan")["result"]["revision"] == before["installedRevision"]
     shown = yard.http.get("/api/v1/models/rowan/update").json()
     assert (shown["updateAvailable"], shown["installedRevision"]) == (True, before["installedRevision"])
+
+
+@pytest.mark.fault("A-46")
+def test_a_name_that_somebody_else_has_taken(yard: Yard, hub_root: Path) -> None:
+    """The words that the refusal names are the ones that go on."""
+    (hub_root / "tiny" / "rowan" / "notes.txt").write_text("By somebody else.\n")
+    yard.hub.library.forget("tiny/rowan")
+    refused = run(yard, "update", "rowan")
+    assert refused.returncode == 1
+    assert "modelyard update rowan --accept-new-history" in " ".join((refused.stdout + refused.stderr).split())
+    only_asks = run(yard, "update", "rowan", "--check", "--accept-new-history")
+    assert (only_asks.returncode, "--check only asks" in only_asks.stderr) == (2, True)
+    assert modelyard(yard, "update", "rowan", "--accept-new-history")["result"]["updated"] is True
 
 
 def test_a_removed_model_comes_back(yard: Yard) -> None:
