@@ -5,7 +5,7 @@ A process that was started with `MODELYARD_FAULT_FILE` looks, at every point tha
 says, once.
 
     kill    the process ends by SIGKILL
-    term    the process sends itself SIGTERM, and goes on
+    term    the process sends itself SIGTERM, and goes on; `<file>.held` has its pid
     hold    the thread waits, with `<file>.held` beside the file, until somebody takes that away
 
 Without the variable a point costs one comparison.
@@ -51,6 +51,7 @@ def _do(action: str, held: Path) -> None:
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "term":
+        held.write_text(str(os.getpid()), encoding="utf-8")
         os.kill(os.getpid(), signal.SIGTERM)
     else:
         held.write_text(str(os.getpid()), encoding="utf-8")

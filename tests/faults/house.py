@@ -157,6 +157,11 @@ class House:
         held = self.order.with_suffix(".held")
         return int(until(lambda: held.exists() and held.read_text(encoding="utf-8"), POINT_SECONDS, "the hold"))
 
+    def await_end(self) -> None:
+        """Until the process that sent itself SIGTERM is gone: what it had in memory is lost then, and not before."""
+        pid = self.await_held()
+        until(lambda: not psutil.pid_exists(pid), LONGEST_SECONDS, "the end of the process")
+
     def release(self) -> None:
         """Let the process at the point go on."""
         self.await_held()

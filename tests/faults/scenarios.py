@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from sqlmodel import select
 
 from shared.db import catalog
 from shared.db.tables import Installation, Job
+from shared.states import ResidencyState
+from tests.conftest import until
 from tests.faults.house import House
 from tests.faults.invariants import Expected
 
@@ -115,6 +118,7 @@ class Repair(Scenario):
         installation = self._installed(self.model)
         assert installation is not None
         weights = max(Path(installation.path).iterdir(), key=lambda file: file.stat().st_size)
+        before = weights.stat()
         weights.chmod(0o640)
         with weights.open("r+b") as file:
             file.seek(1_000_000)
@@ -122,6 +126,7 @@ class Repair(Scenario):
             file.seek(1_000_000)
             file.write(bytes([byte[0] ^ 1]))
         weights.chmod(0o440)
+        os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))  # a disk that rots tells nobody
 
     def ask(self) -> str:
         return self.house.post(f"/api/v1/models/{self.model}/repair")
@@ -268,6 +273,8 @@ class Switch(Scenario):
             self._have(name, f"tiny/{name}")
         if self.active() is None:
             self.house.done("/api/v1/models/activate", {"model_id": self.MODELS[0]})
+        # A worker that was ended may not have asked yet for what it had in memory: there would be nothing to drain.
+        until(self._serves, 90, "a model that serves")
         self.target = next(name for name in self.MODELS if name != self.active())
 
     def ask(self) -> str:
@@ -275,6 +282,11 @@ class Switch(Scenario):
 
     def expected(self, job_id: str) -> Expected:
         return self._expect(job_id, active=self.target)
+
+    def _serves(self) -> bool:
+        with self.house.ledger.reading() as session:
+            row = catalog.active(session, "llm")
+        return row is not None and row.state == ResidencyState.READY
 
 
 class Load(Switch):

@@ -64,6 +64,8 @@ def _run(house: House, cell: Cell) -> tuple[int, float]:
     if isinstance(scenario, Download) and cell.point in COMPLETE:
         assert scenario.fetched_once(), "F-3: bytes that were there were fetched again"
     job = house.job(job_id)
+    if cell.fault is Fault.TERM:
+        house.await_end()
     scenario.afterwards()
     house.disarm()
     return job.attempt, seconds
