@@ -14,7 +14,7 @@ from api.deps import Front
 from api.doorbell import Doorbell
 from api.events.hub import EventHub
 from api.gateway import Gateway
-from api.routes import events, jobs, lifecycle, limits, locks, models, ollama, openai, storage, system, trust
+from api.routes import events, fit, jobs, lifecycle, limits, locks, models, ollama, openai, storage, system, trust
 from api.security import KEY, Guard, check_bind
 from shared import logs
 from shared.broker import Broker, make_app
@@ -56,7 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Guard, settings=settings.api)
     problems.install(app)
     for prefix in ("/api/v1", "/api"):  # the paths that clients of older systems know have no version
-        for router in (lifecycle.router, trust.router, storage.router, locks.router, models.router):
+        for router in (*fit.ROUTERS, lifecycle.router, trust.router, storage.router, locks.router, models.router):
             app.include_router(
                 router, prefix=prefix, dependencies=[KEY], responses=ERRORS, include_in_schema=prefix == "/api/v1"
             )

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import Invalid
@@ -141,6 +141,9 @@ class RunnerSettings(BaseSettings):
     )
     drain_seconds: float = Field(60, ge=0, description="Longest wait for requests to end before a runner stops.")
     context_length: int = Field(4096, ge=128, description="Tokens of context a runner is started with.")
+    memory_limit: ByteSize | None = Field(
+        None, description="Memory of each device that models may take together, such as 20GB; what is free when unset."
+    )
 
 
 class JobSettings(BaseSettings):

@@ -93,21 +93,23 @@ def _run_device(settings: Settings, device_id: str | None) -> int:
     name = f"device-{device.id}"
     configure(settings, name)
     from workers.app import make_worker_app
-    from workers.lifecycle import Keeper, alive_chore, open_services, own_device, report_chore, rescue_chore
+    from workers.lifecycle import Keeper, alive_chore, open_services, own_device, rescue_chore
+    from workers.residency.details import report_chore
     from workers.residency.manager import Manager
 
     own_device(settings, device.id)
     services = open_services(settings, name)
-    services.manager = Manager(services, device)
-    report_chore(services, device)()
-    services.manager.recover()
+    services.manager = manager = Manager(services, device)
+    report = report_chore(services, device, manager.runtimes)
+    report()
+    manager.recover()
     lane = device_lane(device.id)
-    chores = (alive_chore(services, lane), rescue_chore(services), report_chore(services, device))
+    chores = (alive_chore(services, lane), rescue_chore(services), report)
     app = make_worker_app(services, lane, Keeper(settings.jobs.rescue_seconds, *chores), slots=DEVICE_SLOTS)
     try:
         return _work(app, services.owner, DEVICE_SLOTS)
     finally:
-        services.manager.close()
+        manager.close()
 
 
 def _work(app: Celery, owner: str, slots: int) -> int:

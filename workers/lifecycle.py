@@ -12,14 +12,11 @@ import redis
 import structlog
 
 from shared.broker import Broker, make_app
-from shared.db import devices
 from shared.db.session import Database
-from shared.db.tables import Device as DeviceRow
 from shared.errors import Conflict, ModelyardError
 from shared.jobs import Ledger
 from shared.progress import Events, Leases, Workers, connect
 from shared.settings import Settings
-from workers.devices.base import Device
 from workers.job import Services
 from workers.rescue import rescue
 from workers.store.layout import Layout
@@ -115,17 +112,3 @@ def prune_chore(services: Services) -> Callable[[], None]:
             log.info("jobs.pruned", jobs=forgotten)
 
     return prune
-
-
-def report_chore(services: Services, device: Device) -> Callable[[], None]:
-    """Tells the database that this device is served."""
-
-    def report() -> None:
-        row = DeviceRow(
-            id=device.id, kind=device.kind, name=device.name, node=services.settings.node,
-            memory_total=device.memory_total or 0, seen_at=0.0,
-        )  # fmt: skip
-        with services.database.session() as session:
-            devices.report(session, row)
-
-    return report

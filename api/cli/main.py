@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from api.cli import bundles, limits, locks, upkeep
+from api.cli import bundles, fit, limits, locks, upkeep
 from api.cli.client import Client, Refused
 from api.cli.options import AsJson, JobName, ModelName, PriorityOption, WaitFor
 from api.cli.terminal import announce, end, facts, out, pages, print_json, refuse, report, size_text, tick, title
@@ -24,6 +24,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 app.add_typer(upkeep.app)
+app.add_typer(fit.app)
 app.add_typer(locks.app, name="lock")
 app.add_typer(bundles.app, name="bundle")
 app.add_typer(limits.app, name="limits")

@@ -44,7 +44,7 @@ def make_transformers_llm(folder: Path, seed: int, weight_bytes: int, name: str)
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = _config(weight_bytes, name, VALUE_BYTES)
-    _write_tokenizer(folder)
+    write_tokenizer(folder)
     _write_json(folder / "config.json", config)
     ids = {"bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"], "pad_token_id": 2}
     _write_json(folder / "generation_config.json", ids)
@@ -223,7 +223,7 @@ def _tokenizer() -> Any:
     return tokenizer
 
 
-def _write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path) -> None:
     _tokenizer().save(str(folder / "tokenizer.json"))
     special = {"bos_token": BEGIN, "eos_token": END, "pad_token": PAD}
     _write_json(folder / "special_tokens_map.json", special)

@@ -6,7 +6,7 @@ from sqlmodel import Session, col, select
 
 from shared.db.session import now
 from shared.db.tables import Device, Residency
-from shared.errors import Unavailable
+from shared.errors import NotFound, Unavailable
 from shared.queues import device_lane
 from shared.states import HELD
 
@@ -17,7 +17,13 @@ AWAY_SECONDS = 60
 def report(session: Session, device: Device) -> None:
     """A worker says that it serves this device, now."""
     insert = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
-    fixed = {"kind": device.kind, "name": device.name, "node": device.node, "memory_total": device.memory_total}
+    fixed = {
+        "kind": device.kind,
+        "name": device.name,
+        "node": device.node,
+        "memory_total": device.memory_total,
+        "details": device.details,
+    }
     statement = insert(Device).values(id=device.id, seen_at=now(), **fixed)
     session.exec(statement.on_conflict_do_update(index_elements=["id"], set_={**fixed, "seen_at": now()}))
 
@@ -45,7 +51,49 @@ def place(session: Session, model_id: str) -> str:
     best = select(Device.id).order_by(away, col(Device.kind) == "cpu", col(Device.memory_total).desc()).limit(1)
     if device := session.exec(best).first():
         return device_lane(device)
-    raise Unavailable(
+    raise _none()
+
+
+def reported(session: Session) -> list[Device]:
+    """Every device that a worker has ever reported; GPUs first, the largest first.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    order = (col(Device.kind).desc(), col(Device.memory_total).desc(), col(Device.id))
+    found = list(session.exec(select(Device).order_by(*order)).all())
+    if not found:
+        raise _none()
+    return found
+
+
+def named(session: Session, device_id: str | None) -> Device:
+    """The device of that id, the best one where there is no wish.
+
+    Raises:
+        Unavailable: no device worker has ever reported here.
+        NotFound: code `unknown_device`.
+    """
+    found = reported(session)
+    for device in found:
+        if device_id in (None, device.id):
+            return device
+    known = ", ".join(device.id for device in found)
+    raise NotFound("unknown_device", f"There is no device {device_id!r}.", f"There are: {known}.")
+
+
+def residents(session: Session) -> list[Residency]:
+    """Models in the memory of any device, or meant to be."""
+    return list(session.exec(select(Residency).where(col(Residency.state).in_(HELD))).all())
+
+
+def clock(session: Session) -> float:
+    """The database's time, in seconds since 1970."""
+    return session.exec(select(now())).one()
+
+
+def _none() -> Unavailable:
+    return Unavailable(
         "no_device_worker", "No device worker has reported yet.",
         "Start one with `python -m workers device`, or wait a few seconds if it is starting.", None, 3,
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """Rows of residencies: which model is in which device's memory, and which one serves its type."""
 
-from sqlalchemy import ColumnElement, update
+from sqlalchemy import ColumnElement, func, update
 from sqlmodel import Session, col, select
 
 from shared.db import catalog
@@ -34,6 +34,14 @@ def resident(session: Session, model_id: str, device: str) -> Residency | None:
         col(Residency.state) == ResidencyState.READY,
     )
     return session.exec(query).first()
+
+
+def memory_taken(session: Session, device: str) -> int:
+    """Bytes that the models in a device's memory took when they were loaded."""
+    held = select(func.sum(Residency.memory_bytes)).where(
+        of_device(device), col(Residency.state).in_((ResidencyState.READY, ResidencyState.DRAINING))
+    )
+    return int(session.exec(held).one() or 0)
 
 
 def flip(session: Session, new: Residency) -> None:

@@ -153,7 +153,25 @@ class Device(SQLModel, table=True):
     name: str
     node: str
     memory_total: int = Field(sa_column=Column(BigInteger, nullable=False))
+    details: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    """How it was at that moment, and what can run on it; see `workers/residency/details.py."""
     seen_at: float = Field(sa_column=Column(Float(53), nullable=False))
+
+
+class Footprint(SQLModel, table=True):
+    """What a model took the last time that it was loaded like this, and what the formula had said."""
+
+    __tablename__ = "footprints"
+
+    model_id: str = Field(primary_key=True, max_length=96)
+    revision: str = Field(primary_key=True, max_length=64)
+    runtime: str = Field(primary_key=True, max_length=32)
+    device: str = Field(primary_key=True, max_length=64)
+    context_length: int = Field(primary_key=True)
+    memory_bytes: int = Field(sa_column=Column(BigInteger, nullable=False))
+    predicted_bytes: int = Field(sa_column=Column(BigInteger, nullable=False))
+    load_seconds: float
+    measured_at: float = Field(sa_column=Column(Float(53), nullable=False))
 
 
 class Residency(SQLModel, table=True):

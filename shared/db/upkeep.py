@@ -108,6 +108,11 @@ def reports(session: Session) -> list[StoreReport]:
     return list(session.exec(select(StoreReport).order_by(col(StoreReport.measured_at).desc())).all())
 
 
+def disk_free(session: Session) -> int | None:
+    """Bytes left on a store's disk, of several the emptiest; None before a worker has looked."""
+    return max((row.report["diskFree"] for row in reports(session) if "diskFree" in row.report), default=None)
+
+
 def trash_entry(session: Session, name: str) -> dict[str, Any]:
     """Something in a store's trash, as the last report has it.
 

@@ -22,6 +22,12 @@ def devices() -> tuple[list[Device], str | None]:
     return [cpu.read(), *left], reason
 
 
+def memory_free(device_id: str) -> int | None:
+    """Bytes that a new model could take on it now; None where the machine does not tell."""
+    found = next((device for device in devices()[0] if device.id == device_id), None)
+    return None if found is None else found.memory_free
+
+
 def visible(gpus: list[Device], environ: Mapping[str, str]) -> list[Device]:
     """The GPUs that CUDA would show, in its order: by index or by the start of a UUID, up to the first unknown one.
 

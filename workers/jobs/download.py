@@ -22,7 +22,9 @@ from workers.sources.pinned import pinned
 from workers.sources.transfer import Fetched, Throttle, fetch_several, journal_path
 from workers.sources.wire.policy import HostPolicy
 from workers.stock import after_change
-from workers.store.essentials import check_essentials
+from workers.store.essentials import check_essentials, files_of
+from workers.store.facts import read_facts
+from workers.store.layout import storage
 from workers.store.manifest import Manifest, ManifestFile
 from workers.store.publish import adopt, publish
 from workers.store.room import require_room, waiting_for_room, watching
@@ -275,12 +277,14 @@ def record(work: Work, manifest: Manifest, entry: LockedModel | None = None, *, 
         newest: it is what its source offers now.
     """
     services, size = work.services, sum(file.size for file in manifest.files)
+    folder = services.layout.published(manifest.model_type, manifest.model_id, manifest.revision)
+    with storage():
+        facts = read_facts(files_of(folder)).to_dict()
     row = Installation(
         model_id=manifest.model_id, model_type=manifest.model_type, revision=manifest.revision,
         state=InstallationState.PUBLISHED, size=size, files=len(manifest.files), integrity=1.0,
         published_at=0.0, verified_at=0.0, came_from=manifest.came_from, unverified=manifest.unverified,
-        recorded_by=work.job_id,
-        path=str(services.layout.published(manifest.model_type, manifest.model_id, manifest.revision)),
+        recorded_by=work.job_id, path=str(folder), facts=facts,
     )  # fmt: skip
     with services.database.session() as session:
         if entry is not None:

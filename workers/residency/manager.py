@@ -9,7 +9,8 @@ from pathlib import Path
 import redis
 import structlog
 
-from shared.db import residency, trust
+from shared import fit
+from shared.db import footprints, residency, trust
 from shared.db.tables import Installation, Model, Residency
 from shared.errors import Failed, Unavailable
 from shared.keys import installation_secret, runner_key
@@ -17,14 +18,18 @@ from shared.points import reached
 from shared.progress import LEASE_RENEWAL_SECONDS
 from shared.states import Holder, ResidencyState
 from shared.trust import Trust
+from workers.devices import inventory
 from workers.devices.base import Device
 from workers.job import Services, Work
+from workers.residency.plan import Plan, will_not_fit
 from workers.residency.pool import Pool
 from workers.residency.watch import Watch
 from workers.runtimes.base import Request, Runtime
 from workers.runtimes.llamacpp import LlamaCpp
 from workers.runtimes.torch_runner import TorchRunner
 from workers.store.essentials import check_loadable, files_of
+from workers.store.facts import read_facts
+from workers.store.layout import storage
 from workers.store.reference import as_seen
 
 log = structlog.get_logger()
@@ -40,7 +45,7 @@ class Manager:
         self._services = services
         self._settings = services.settings.runners
         self._secret = installation_secret(services.settings)
-        self._runtimes: tuple[Runtime, ...] = (TorchRunner(self._settings), LlamaCpp(self._settings))
+        self.runtimes: tuple[Runtime, ...] = (TorchRunner(self._settings), LlamaCpp(self._settings))
         self._pool = Pool(services, device)
 
     # -- jobs ----------------------------------------------------------------------------------------------
@@ -69,6 +74,7 @@ class Manager:
         folder, files = self._place(installation)
         trusted = self._gate(files, model.id, installation.revision)
         runtime = self._runtime_for(folder, model.id)
+        plan = self._plan(installation, files, runtime)
         row = Residency(
             id=str(uuid.uuid4()), model_id=model.id, model_type=model.type, revision=installation.revision,
             device=self.device.id, runtime=runtime.name, state=ResidencyState.STARTING, started_at=0.0,
@@ -77,7 +83,7 @@ class Manager:
             residency.start(session, row)
         self._pool.tell(row, ResidencyState.STARTING)
         try:
-            return self._start(row, runtime, folder, trusted, work), True
+            return self._start(row, runtime, folder, plan, trusted, work), True
         except BaseException:
             with suppress(Unavailable):  # the watch records it once the database is back
                 self._pool.end(row.id, ResidencyState.FAILED)
@@ -109,12 +115,34 @@ class Manager:
 
     # -- inside ---------------------------------------------------------------------------------------------
 
-    def _start(self, row: Residency, runtime: Runtime, folder: Path, trusted: Trust, work: Work) -> Residency:
+    def _plan(self, installation: Installation, files: dict[str, Path], runtime: Runtime) -> Plan:
+        """What the model will take here.
+
+        Raises:
+            Failed: code `will_not_fit`; the device has not so much memory free, and nothing was touched.
+        """
+        setting = fit.Setting(runtime.name, self.device.kind, self._settings.context_length)
+        if not installation.facts:
+            with storage():
+                installation.facts = read_facts(files).to_dict()
+        with self._services.database.reading() as session:
+            need = footprints.need(session, installation, self.device.id, setting)
+            taken = residency.memory_taken(session, self.device.id)
+        free, limit = inventory.memory_free(self.device.id), self._settings.memory_limit
+        if limit is not None:
+            free = max(0, limit - taken) if free is None else min(free, max(0, limit - taken))
+        if free is not None and need.total - need.spread > free:
+            raise will_not_fit(installation, need, free, setting)
+        return Plan(setting, need, fit.at_rest(installation.facts, installation.size, setting))
+
+    def _start(
+        self, row: Residency, runtime: Runtime, folder: Path, plan: Plan, trusted: Trust, work: Work
+    ) -> Residency:
         began = time.monotonic()
         work.report("loading", fraction=0.1)
         request = Request(
             folder=folder, model_id=row.model_id, host=self._settings.host, port=0,
-            key=runner_key(self._secret, row.id), device=self.device.id, context_length=self._settings.context_length,
+            key=runner_key(self._secret, row.id), device=self.device.id, context_length=plan.setting.context_length,
             allow_pickle=trusted.pickle, allow_remote_code=trusted.remote_code,
         )  # fmt: skip
         runner = self._pool.start(row.id, runtime, request)
@@ -123,11 +151,14 @@ class Manager:
         work.report("probing", fraction=0.8)
         runner.probe()
         reached("runner.probed")
+        memory, seconds = runner.rss_bytes(), round(time.monotonic() - began, 3)
         values = {
-            "state": ResidencyState.READY, "url": runner.url, "pid": runner.pid,
-            "memory_bytes": runner.rss_bytes(), "load_seconds": round(time.monotonic() - began, 3),
+            "state": ResidencyState.READY, "url": runner.url, "pid": runner.pid, "memory_bytes": memory,
+            "load_seconds": seconds,
         }  # fmt: skip
-        self._pool.mark(row.id, **values)
+        with self._services.database.session() as session:
+            residency.update_row(session, row.id, **values)
+            footprints.record(session, plan.footprint(row, memory, seconds))
         for name, value in values.items():
             setattr(row, name, value)
         self._pool.tell(row, ResidencyState.READY)
@@ -152,7 +183,7 @@ class Manager:
         return trusted
 
     def _runtime_for(self, folder: Path, model_id: str) -> Runtime:
-        for runtime in self._runtimes:
+        for runtime in self.runtimes:
             if runtime.accepts(folder):
                 return runtime
         raise Failed(

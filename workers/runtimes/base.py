@@ -41,6 +41,14 @@ class Runtime(Protocol):
 
     name: str
 
+    def version(self) -> str:
+        """Of what it runs models with.
+
+        Raises:
+            Failed: it is not installed here; the hint names the ways out.
+        """
+        ...
+
     def accepts(self, folder: Path) -> bool:
         """Can it run what lies in this folder? Reads names and headers only."""
         ...

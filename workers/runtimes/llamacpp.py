@@ -5,6 +5,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from workers.runtimes.base import Launch, Request
 
 MAGIC = b"GGUF"
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf)", re.IGNORECASE)
+VERSION = re.compile(r"^version: (\S+)", re.MULTILINE)
 SLOTS = 4
 ALL_LAYERS = 999
 PROMPT_CACHE_MIB = 512
@@ -29,6 +32,14 @@ class LlamaCpp:
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings
+
+    def version(self) -> str:
+        """The build of llama.cpp, as its server tells it; asked once.
+
+        Raises:
+            Failed: code `llama_server_missing`.
+        """
+        return _build(find_binary(self._settings))
 
     def accepts(self, folder: Path) -> bool:
         """Does it hold a GGUF file? The first four bytes decide, not the name."""
@@ -100,6 +111,16 @@ def find_binary(settings: RunnerSettings) -> Path:
     if found is None:
         raise Failed("llama_server_missing", "GGUF models need llama-server, and there is none here.", hint)
     return Path(found).absolute()
+
+
+@cache
+def _build(binary: Path) -> str:
+    try:
+        told = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    found = VERSION.search(told.stdout + told.stderr)
+    return found[1] if found else "unknown"
 
 
 def model_file(folder: Path) -> Path:

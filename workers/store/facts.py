@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
+from pydantic.alias_generators import to_camel
+
 from workers.store.headers import Content, GgufHeader, read_gguf, read_safetensors, sniff
 from workers.store.headers.plain import Openable, open_plain, read_exactly
 
@@ -39,11 +41,18 @@ class Facts(NamedTuple):
     parameter_count: int | None = None
     base_model: str | None = None
     """The model that an adapter is for."""
+    weight_bytes: int | None = None
+    """Of all tensors, as they lie in the files."""
+    layers: int | None = None
+    kv_heads: int | None = None
+    key_size: int | None = None
+    """Numbers in one key of one head, as `value_size` of a value."""
+    value_size: int | None = None
+    vocabulary: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, without what is not known."""
-        names = {"context_length": "contextLength", "parameter_count": "parameterCount", "base_model": "baseModel"}
-        found = {names.get(name, name): value for name, value in self._asdict().items() if name != "type"}
+        found = {to_camel(name): value for name, value in self._asdict().items() if name != "type"}
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -59,7 +68,9 @@ def read_facts(files: Mapping[str, Openable]) -> Facts:
         return _of_gguf(gguf)
     dtypes, parameters = _tensors(file for name, file in files.items() if name.lower().endswith(".safetensors"))
     most = dtypes.most_common(1)[0][0] if dtypes else None
-    common: dict[str, Any] = {"quantization": most, "parameter_count": parameters or None}
+    common: dict[str, Any] = {
+        "quantization": most, "parameter_count": parameters or None, "weight_bytes": dtypes.total() or None,
+    }  # fmt: skip
     if (index := _json(files.get("model_index.json"))) is not None:
         kind = _text(index.get("_class_name")) or ""
         guess = next((type_ for word, type_ in _PIPELINE_TYPES if word in kind), "image_gen")
@@ -78,6 +89,9 @@ def _of_gguf(parts: list[GgufHeader]) -> Facts:
         format="gguf", type=_GGUF_TYPES.get(first.architecture or "", "llm"), name=_text(first.name),
         architecture=_text(first.architecture), quantization=first.quantization, context_length=first.context_length,
         parameter_count=sum(part.parameter_count for part in parts),
+        weight_bytes=sum(tensor.nbytes for part in parts for tensor in part.tensors.values()),
+        layers=first.block_count, kv_heads=first.kv_heads, key_size=first.key_size, value_size=first.value_size,
+        vocabulary=next((part.vocabulary for part in parts if part.vocabulary), None),
     )  # fmt: skip
 
 
@@ -85,14 +99,29 @@ def _of_transformers(config: dict[str, Any], common: dict[str, Any]) -> Facts:
     named = config.get("architectures")
     architecture = _text(named[0]) if isinstance(named, list) and named else None
     guess = next((type_ for ending, type_ in _CLASS_TYPES if (architecture or "").endswith(ending)), "other")
-    inner = config.get("text_config")
-    lengths = [each.get(key) for each in (config, inner) if isinstance(each, dict) for key in _LENGTHS]
     quantized = config.get("quantization_config")
     method = _text(quantized.get("quant_method")) if isinstance(quantized, dict) else None
     if method:
         common = {**common, "quantization": method}
-    length = next((length for length in lengths if type(length) is int and length > 0), None)
-    return Facts("transformers", guess, architecture=architecture, context_length=length, **common)
+    return Facts("transformers", guess, architecture=architecture, **common, **_shape(config))
+
+
+def _shape(config: dict[str, Any]) -> dict[str, Any]:
+    """What decides how much a model keeps of each token, under the names that transformers' configurations use."""
+    inner = config.get("text_config")
+    places = [each for each in (config, inner) if isinstance(each, dict)]
+
+    def told(*names: str) -> int | None:
+        values = (place.get(name) for place in places for name in names)
+        return next((value for value in values if type(value) is int and value > 0), None)
+
+    heads, width = told("num_attention_heads", "n_head"), told("hidden_size", "n_embd", "d_model")
+    size = told("head_dim") or (width // heads if width and heads else None)
+    return {
+        "context_length": told(*_LENGTHS), "layers": told("num_hidden_layers", "n_layer", "num_layers"),
+        "kv_heads": told("num_key_value_heads") or (1 if config.get("multi_query") is True else heads),
+        "key_size": size, "value_size": size, "vocabulary": told("vocab_size"),
+    }  # fmt: skip
 
 
 def _tensors(files: Iterable[Openable]) -> tuple[Counter[str], int]:

@@ -197,7 +197,7 @@ def test_a_capped_pace_is_kept(big: tuple[Layout, Manifest, Path]) -> None:
     file = next(file for file in manifest.files if file.name == "big.dat")
     began = time.monotonic()
     assert prove(layout, manifest, file, nothing, lambda _: None, Pace(threads=1, rate=BIG, idle=True))
-    assert 0.9 <= time.monotonic() - began < 5
+    assert time.monotonic() - began >= 0.9
 
 
 def test_cancelled_in_the_middle_no_thread_is_left(big: tuple[Layout, Manifest, Path]) -> None:

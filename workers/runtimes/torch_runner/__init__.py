@@ -6,7 +6,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from shared.errors import Unsafe
+from shared.errors import Failed, Unsafe
 from shared.settings import RunnerSettings
 from workers.runtimes.asking import ask, failed
 from workers.runtimes.base import Launch, Request
@@ -25,6 +25,18 @@ class TorchRunner:
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings
+
+    def version(self) -> str:
+        """Of torch.
+
+        Raises:
+            Failed: code `torch_missing`.
+        """
+        try:
+            return version("torch")
+        except PackageNotFoundError:
+            hint = "pip install 'modelyard[torch]'"
+            raise Failed("torch_missing", "Models of transformers need torch, and there is none here.", hint) from None
 
     def accepts(self, folder: Path) -> bool:
         """Is it a causal language model in transformers' layout, with weights in safetensors or in torch's pickles?"""

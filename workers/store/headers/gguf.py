@@ -60,6 +60,11 @@ class GgufHeader:
     alignment: int
     has_chat_template: bool
     split: tuple[int, int] | None
+    kv_heads: int | None = None
+    """Heads of keys and values in each of `block_count` layers; None where they differ from layer to layer."""
+    key_size: int | None = None
+    value_size: int | None = None
+    vocabulary: int | None = None
 
 
 def read_gguf(path: Openable) -> GgufHeader:
@@ -89,18 +94,29 @@ def _header(version: int, keys: dict[str, Any], tensors: dict[str, GgufTensor], 
     architecture = _of(str, keys.get("general.architecture"))
     file_type = _of(int, keys.get("general.file_type"))
     part, parts = _of(int, keys.get("split.no")), _of(int, keys.get("split.count"))
+
+    def told(key: str) -> int | None:
+        return _of(int, keys.get(f"{architecture}.{key}"))
+
+    heads, width = told("attention.head_count"), told("embedding_length")
+    head_size = width // heads if width and heads else None
+    embedding = tensors.get("token_embd.weight")
     return GgufHeader(
         version=version,
         architecture=architecture,
         name=_of(str, keys.get("general.name")),
-        context_length=_of(int, keys.get(f"{architecture}.context_length")),
-        block_count=_of(int, keys.get(f"{architecture}.block_count")),
+        context_length=told("context_length"),
+        block_count=told("block_count"),
         quantization=None if file_type is None else FILE_TYPES.get(file_type % _GUESSED),
         parameter_count=sum(prod(tensor.shape) for tensor in tensors.values()),
         tensors=tensors,
         alignment=alignment,
         has_chat_template="tokenizer.chat_template" in keys,
         split=None if part is None or parts is None else (part, parts),
+        kv_heads=told("attention.head_count_kv") if f"{architecture}.attention.head_count_kv" in keys else heads,
+        key_size=told("attention.key_length") or head_size,
+        value_size=told("attention.value_length") or head_size,
+        vocabulary=embedding.shape[-1] if embedding is not None else None,
     )
 
 

@@ -1,0 +1,183 @@
+"""Whether a model can run on a device, and what would have to change: pure, from figures that others have gathered."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from shared import fit
+
+GB = 10**9
+BITS = {"F16": 16.0, "Q8_0": 8.5, "Q6_K": 6.56, "Q5_K_M": 5.69, "Q4_K_M": 4.85, "Q3_K_M": 3.91}
+"""Bits a weight that llama.cpp's common quantizations take, as its `quantize` example lists them."""
+_BYTES = TypeAdapter(ByteSize)
+
+
+class Level(StrEnum):
+    """From good to bad."""
+
+    FULL = "full"
+    PARTIAL = "partial"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Issue:
+    """Something that keeps a model from running as well as it could, and what to do about it."""
+
+    code: str
+    level: Level
+    message: str
+    recommendation: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device as it was last reported. Bytes; None where it does not tell."""
+
+    kind: str
+    memory_total: int
+    memory_free: int | None
+    runtimes: Mapping[str, Mapping[str, str]]
+    """By name: its `version`, or what is `missing` and the `hint`."""
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A model as far as it is known, and how it is to run."""
+
+    facts: Mapping[str, Any]
+    size: int
+    setting: fit.Setting
+    need: fit.Need
+    requirements: Mapping[str, Any] = field(default_factory=dict)
+    """What the registry says: gpu_memory, disk, torch, modes, max_resolution; what it does not say is not asked."""
+    bytes_to_fetch: int = 0
+    mode: str | None = None
+    resolution: tuple[int, int] | None = None
+
+
+def level(issues: Sequence[Issue]) -> Level:
+    """The worst of them."""
+    levels = [issue.level for issue in issues]
+    return Level.NONE if Level.NONE in levels else Level.PARTIAL if levels else Level.FULL
+
+
+def judge(wanted: Wanted, place: Place, disk_free: int | None) -> list[Issue]:
+    """Everything that stands in the way on that device, the worst first."""
+    found = [
+        *_health(place), *_runtime(wanted, place), *_memory(wanted, place), *_declared(wanted, place),
+        *_disk(wanted, disk_free), *_generation(wanted),
+    ]  # fmt: skip
+    return sorted(found, key=lambda issue: issue.level is not Level.NONE)
+
+
+def size_of(text: object) -> int | None:
+    """Bytes of a size as people write it (`8GB`); None where it is none."""
+    try:
+        return int(_BYTES.validate_python(text))
+    except ValidationError:
+        return None
+
+
+def _health(place: Place) -> list[Issue]:
+    if place.fault is None:
+        return []
+    return [Issue("device_unhealthy", Level.NONE, place.fault, "Mend the device, or choose another one.")]
+
+
+def _runtime(wanted: Wanted, place: Place) -> list[Issue]:
+    name = fit.RUNTIMES.get(wanted.facts.get("format", ""))
+    if name is None:
+        if not wanted.facts:
+            return []
+        kind = wanted.facts.get("format", "unknown")
+        message = f"No runtime here runs models of the format {kind!r}."
+        return [Issue("no_runtime", Level.NONE, message, "Use a variant as transformers' safetensors or as GGUF.")]
+    told = place.runtimes.get(name, {})
+    if "missing" in told:
+        return [Issue("runtime_missing", Level.NONE, told["missing"], told.get("hint", ""))]
+    return []
+
+
+def _memory(wanted: Wanted, place: Place) -> list[Issue]:
+    need, takes = wanted.need, f"It needs {_gb(wanted.need.total)} ± {_gb(wanted.need.spread)}"
+    if need.total <= place.memory_total:
+        if place.memory_free is None or need.total <= place.memory_free:
+            return []
+        message = f"{takes}, and {_gb(place.memory_free)} of {_gb(place.memory_total)} are free now."
+        return [Issue("memory_in_use", Level.PARTIAL, message, "Unload another model first: modelyard ps lists them.")]
+    message = f"{takes}, and the device has {_gb(place.memory_total)}."
+    context = fit.longest_context(wanted.facts, wanted.size, wanted.setting, place.memory_total)
+    if context:
+        advice = f"A context of {context:,} tokens fits: MODELYARD_RUNNERS__CONTEXT_LENGTH={context}."
+        return [Issue("context_too_long", Level.PARTIAL, message, advice)]
+    return [Issue("memory_too_small", Level.NONE, message, _fewer_bits(wanted, place))]
+
+
+def _fewer_bits(wanted: Wanted, place: Place) -> str:
+    parameters = wanted.facts.get("parameterCount")
+    room = place.memory_total - wanted.need.runtime
+    for name, bits in BITS.items():
+        if parameters and parameters * bits / 8 <= room:
+            return f"A variant in {name} takes about {_gb(parameters * bits / 8)}, and would fit with a short context."
+    return "Choose a smaller model, or a larger device."
+
+
+def _declared(wanted: Wanted, place: Place) -> list[Issue]:
+    found = []
+    asked = size_of(wanted.requirements.get("gpu_memory"))
+    if asked is not None and place.kind == "cpu":
+        advice = "It runs here, slowly; on a GPU it would be many times faster."
+        found.append(Issue("no_gpu", Level.PARTIAL, f"It is meant for a GPU of {_gb(asked)}.", advice))
+    elif asked is not None and place.memory_total < asked:
+        message = f"Its publisher asks for {_gb(asked)} of GPU memory; this one has {_gb(place.memory_total)}."
+        found.append(Issue("gpu_memory", Level.PARTIAL, message, "Use a quantized variant, or a larger GPU."))
+    wish, there = wanted.requirements.get("torch"), place.runtimes.get("torch", {}).get("version")
+    if isinstance(wish, str) and there is not None and not _satisfies(there, wish):
+        advice = f"pip install 'torch{wish}'"
+        found.append(Issue("torch_version", Level.NONE, f"It needs torch {wish}, and torch {there} is here.", advice))
+    return found
+
+
+def _satisfies(version: str, wish: str) -> bool:
+    try:
+        return Version(version) in SpecifierSet(wish, prereleases=True)
+    except (InvalidSpecifier, InvalidVersion):
+        return True  # what cannot be read is no reason to refuse
+
+
+def _disk(wanted: Wanted, free: int | None) -> list[Issue]:
+    if free is None or wanted.bytes_to_fetch <= free:
+        return []
+    message = f"Its files take {_gb(wanted.bytes_to_fetch)}, and the store has {_gb(free)} left."
+    return [Issue("disk_too_small", Level.NONE, message, "Make room: modelyard storage shows what takes it.")]
+
+
+def _generation(wanted: Wanted) -> list[Issue]:
+    found = []
+    modes = wanted.requirements.get("modes")
+    if wanted.mode is not None and isinstance(modes, list) and wanted.mode not in modes:
+        message = f"It does not know the mode {wanted.mode!r}."
+        found.append(Issue("mode_unsupported", Level.NONE, message, f"It knows {', '.join(map(str, modes))}."))
+    largest = _pixels(wanted.requirements.get("max_resolution"))
+    if wanted.resolution is not None and largest is not None:
+        width, height = wanted.resolution
+        if width * height > largest[0] * largest[1]:
+            message = f"It was made for at most {largest[0]}x{largest[1]}."
+            found.append(Issue("resolution", Level.PARTIAL, message, "Ask for less, and enlarge the picture."))
+    return found
+
+
+def _pixels(text: object) -> tuple[int, int] | None:
+    width, _, height = str(text).partition("x")
+    return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else None
+
+
+def _gb(count: float) -> str:
+    return f"{count / GB:.1f} GB"

@@ -1,0 +1,144 @@
+"""Answers about what a model needs, and where it can run."""
+
+from typing import Any
+
+from pydantic import Field
+
+from api.compatibility import BITS, Level, Place, Wanted, judge, level, size_of
+from api.views import View
+from shared import fit
+from shared.db import catalog, devices, footprints, upkeep
+from shared.db.session import Database
+from shared.db.tables import Device, Installation, Model
+
+CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
+
+
+class NeedView(View):
+    """Bytes of a device's memory. `total` may be off by `spread` either way."""
+
+    weights: int
+    cache: int = Field(description="Keys and values of a full context.")
+    runtime: int = Field(description="The runtime itself and its buffers.")
+    total: int
+    spread: int
+    basis: fit.Basis = Field(description="estimated from the files, corrected by other models, or measured.")
+
+
+class ContextView(View):
+    context_length: int
+    total: int
+
+
+class VariantView(View):
+    """The same model with fewer bits a weight."""
+
+    quantization: str
+    weights: int
+
+
+class RequirementsView(View):
+    """What a model needs on one device. Sizes are bytes."""
+
+    model_id: str
+    installed: bool = Field(description="False: nothing but the registry's size is known, and the estimate is rough.")
+    device: str
+    runtime: str | None = Field(description="Null where no runtime here runs its format.")
+    context_length: int
+    memory: NeedView
+    by_context: list[ContextView] = Field(description="The same for other lengths of context.")
+    variants: list[VariantView] = Field(description="What quantized variants would take.")
+    disk: int
+    declared: dict[str, Any] = Field(description="What the registry says it needs.")
+    load_seconds: float | None = Field(None, description="What its last load on this device took.")
+
+
+class IssueView(View):
+    code: str
+    level: Level
+    message: str
+    recommendation: str
+
+
+class DeviceCompatibility(View):
+    device: str
+    name: str
+    level: Level
+    issues: list[IssueView]
+
+
+class CompatibilityView(View):
+    """`level` is that of the best device."""
+
+    model_id: str
+    level: Level
+    devices: list[DeviceCompatibility]
+
+
+def requirements(database: Database, model_id: str, device_id: str | None, context_length: int) -> RequirementsView:
+    """Raises: NotFound; Unavailable, where no device has been reported."""
+    with database.reading() as session:
+        model, installation = catalog.get_model(session, model_id), catalog.installation(session, model_id)
+        device, row = devices.named(session, device_id), installation or _not_yet(model)
+        setting = _setting(row, device, context_length)
+        longest = row.facts.get("contextLength") or context_length
+        lengths = {length for length in CONTEXTS if length < longest} | {longest}
+        at = {
+            length: footprints.need(session, row, device.id, setting._replace(context_length=length))
+            for length in {*lengths, context_length}
+        }
+        seconds = footprints.load_seconds(session, row, device.id, setting)
+    parameters = row.facts.get("parameterCount")
+    return RequirementsView(
+        model_id=model_id, installed=installation is not None, device=device.id, runtime=setting.runtime or None,
+        context_length=context_length, memory=NeedView.model_validate(at[context_length], from_attributes=True),
+        by_context=[ContextView(context_length=length, total=at[length].total) for length in sorted(lengths)],
+        variants=[VariantView(quantization=name, weights=round(parameters * bits / 8)) for name, bits in BITS.items()]
+        if parameters
+        else [],
+        disk=row.size, declared=model.requirements, load_seconds=seconds,
+    )  # fmt: skip
+
+
+def compatible(
+    database: Database, model_id: str, context_length: int, mode: str | None, resolution: tuple[int, int] | None
+) -> CompatibilityView:
+    """Raises: NotFound; Unavailable, where no device has been reported."""
+    with database.reading() as session:
+        model, installation = catalog.get_model(session, model_id), catalog.installation(session, model_id)
+        row, disk_free = installation or _not_yet(model), upkeep.disk_free(session)
+        settings = [(device, _setting(row, device, context_length)) for device in devices.reported(session)]
+        needs = [footprints.need(session, row, device.id, setting) for device, setting in settings]
+    told = []
+    for (device, setting), need in zip(settings, needs, strict=True):
+        wanted = Wanted(
+            row.facts, row.size, setting, need, model.requirements, 0 if installation else row.size, mode, resolution
+        )
+        issues = judge(wanted, _place(device), disk_free)
+        told.append(
+            DeviceCompatibility(
+                device=device.id, name=device.name, level=level(issues),
+                issues=[IssueView.model_validate(issue, from_attributes=True) for issue in issues],
+            )
+        )  # fmt: skip
+    best = min((each.level for each in told), key=list(Level).index)
+    return CompatibilityView(model_id=model_id, level=best, devices=told)
+
+
+def _setting(row: Installation, device: Device, context_length: int) -> fit.Setting:
+    return fit.Setting(fit.RUNTIMES.get(row.facts.get("format", ""), ""), device.kind, context_length)
+
+
+def _not_yet(model: Model) -> Installation:
+    """All that is known of a model that is not on disk: what the registry says of its size."""
+    size = model.file_size or size_of(model.requirements.get("disk")) or 0
+    return Installation(
+        model_id=model.id, model_type=model.type, revision="", state="", size=size, files=0, integrity=0.0,
+        path="", facts={}, published_at=0.0, verified_at=0.0,
+    )  # fmt: skip
+
+
+def _place(device: Device) -> Place:
+    told = device.details
+    fault = None if told.get("healthy", True) else told.get("reason", "The device is not healthy.")
+    return Place(device.kind, device.memory_total, told.get("memoryFree"), told.get("runtimes", {}), fault)

@@ -1,0 +1,129 @@
+"""How much memory a model needs to run, and whether a device has it: pure arithmetic on what files and devices say."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import median
+from typing import Any, NamedTuple
+
+MIB = 1024**2
+CACHE_NUMBER_BYTES = 2
+"""Keys and values are kept in 16 bits by llama.cpp, and by torch for weights of 16 bits."""
+BATCH_TOKENS = 512
+"""Tokens that llama.cpp works on at once (`n_ubatch`); it keeps the logits of all of them."""
+LOGIT_BYTES = 4
+
+
+RUNTIMES = {"gguf": "llamacpp", "transformers": "torch"}
+"""By the format of a model's files."""
+
+
+class Basis(StrEnum):
+    """What a figure rests on, from the least to the most certain."""
+
+    ESTIMATED = "estimated"
+    CORRECTED = "corrected"
+    MEASURED = "measured"
+
+
+SPREAD = {Basis.ESTIMATED: 0.2, Basis.CORRECTED: 0.1, Basis.MEASURED: 0.05}
+"""By how much a figure may be wrong, either way, as a part of it."""
+RUNTIME_BYTES = {
+    ("torch", "cpu"): 370 * MIB,
+    ("torch", "gpu"): 620 * MIB,
+    ("llamacpp", "cpu"): 25 * MIB,
+    ("llamacpp", "gpu"): 420 * MIB,
+}
+"""What a runtime takes before it has a model: libraries on a CPU, the CUDA context and its kernels on a GPU. A first
+guess, which the first measurement on a machine replaces."""
+
+
+class Setting(NamedTuple):
+    """How a model is to run."""
+
+    runtime: str
+    device_kind: str
+    context_length: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of a device's memory that a model takes."""
+
+    weights: int
+    cache: int
+    """Keys and values of a full context."""
+    runtime: int
+    """The runtime itself, and its buffers."""
+    total: int
+    """The sum of the three; or what was measured, or learned, in its place."""
+    spread: int
+    """How far off `total` may be, either way."""
+    basis: Basis
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a model took once it was loaded, beside what `at_rest` said of it."""
+
+    measured: int
+    predicted: int
+
+
+def need(
+    facts: Mapping[str, Any],
+    size: int,
+    setting: Setting,
+    own: Footprint | None = None,
+    others: Sequence[Footprint] = (),
+) -> Need:
+    """What a model takes that runs like this.
+
+    Args:
+        facts: what its files say; see `workers/store/facts.py`.
+        size: its bytes on disk, for where the files do not tell their tensors'.
+        own: what it took when it ran just like this.
+        others: what other models took with this runtime on such a device.
+    """
+    weights, cache, runtime = predicted(facts, size, setting)
+    rest, basis = at_rest(facts, size, setting), Basis.ESTIMATED
+    later = weights + cache + runtime - rest
+    if own is not None:
+        rest, basis = own.measured, Basis.MEASURED
+    elif others:
+        # The median of what the formula missed: models of one runtime on one machine err alike, and mostly by what
+        # the runtime takes for itself.
+        missed = round(median(other.measured - other.predicted for other in others))
+        rest, basis = max(weights, rest + missed), Basis.CORRECTED
+    return Need(weights, cache, runtime, rest + later, round((rest + later) * SPREAD[basis]), basis)
+
+
+def at_rest(facts: Mapping[str, Any], size: int, setting: Setting) -> int:
+    """What the formula says of a model that was just loaded: llama.cpp has its cache then, torch's grows with use."""
+    weights, cache, runtime = predicted(facts, size, setting)
+    return weights + runtime + (cache if setting.runtime == "llamacpp" else 0)
+
+
+def predicted(facts: Mapping[str, Any], size: int, setting: Setting) -> tuple[int, int, int]:
+    """Bytes of the weights, of the cache and of the runtime, as the formula has them.
+
+    The cache of a transformer: in every layer, for every token, one key and one value of each KV head.
+    """
+    weights = facts.get("weightBytes") or size
+    per_token = facts.get("layers", 0) * facts.get("kvHeads", 0) * (facts.get("keySize", 0) + facts.get("valueSize", 0))
+    context = min(setting.context_length, facts.get("contextLength") or setting.context_length)
+    runtime = RUNTIME_BYTES.get((setting.runtime, setting.device_kind), 0)
+    if setting.runtime == "llamacpp":
+        context = setting.context_length  # it sets the whole of it aside, whatever the model was made for
+        runtime += BATCH_TOKENS * facts.get("vocabulary", 0) * LOGIT_BYTES
+    return weights, per_token * context * CACHE_NUMBER_BYTES, runtime
+
+
+def longest_context(facts: Mapping[str, Any], size: int, setting: Setting, room: int) -> int:
+    """The most tokens of context with which a model fits into `room` bytes, in whole steps of 256; 0 where none do."""
+    weights, cache, runtime = predicted(facts, size, setting)
+    context = min(setting.context_length, facts.get("contextLength") or setting.context_length)
+    if cache == 0 or context == 0:
+        return setting.context_length if weights + runtime <= room else 0
+    fits = (room - weights - runtime) * context // cache
+    return max(0, min(fits, setting.context_length) // 256 * 256)

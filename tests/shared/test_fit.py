@@ -1,0 +1,125 @@
+"""The arithmetic of memory: what models need, what was learned, and what stands in the way."""
+
+from typing import Any
+
+import pytest
+
+from api.compatibility import Level, Place, Wanted, judge, level
+from shared.fit import MIB, RUNTIME_BYTES, Basis, Footprint, Setting, at_rest, longest_context, need
+
+GIB = 1024 * MIB
+LLAMA_8B: dict[str, Any] = {
+    "format": "gguf", "weightBytes": 4_920_734_720, "layers": 32, "kvHeads": 8, "keySize": 128, "valueSize": 128,
+    "contextLength": 131_072, "vocabulary": 128_256, "parameterCount": 8_030_261_312,
+}  # fmt: skip
+"""Llama 3.1 8B in Q4_K_M, as its header has it."""
+ON_GPU = Setting("llamacpp", "gpu", 8192)
+HD = {"max_resolution": "1280x720"}
+NO_LLAMA = {"llamacpp": {"missing": "None here.", "hint": "Build it."}}
+RUNTIMES = {"llamacpp": {"version": "1"}, "torch": {"version": "2.13.0"}}
+
+
+def test_the_cache_is_a_key_and_a_value_of_every_head_in_every_layer_for_every_token() -> None:
+    found = need(LLAMA_8B, 0, ON_GPU)
+    assert found.cache == 32 * 8 * (128 + 128) * 8192 * 2 == GIB
+    assert found.weights == 4_920_734_720
+    assert found.runtime == RUNTIME_BYTES["llamacpp", "gpu"] + 512 * 128_256 * 4
+    assert (found.total, found.basis) == (found.weights + found.cache + found.runtime, Basis.ESTIMATED)
+
+
+@pytest.mark.parametrize(
+    ("setting", "tokens"),
+    [
+        (Setting("torch", "gpu", 8192), 2048),  # torch keeps what there is, and there is never more than that
+        (Setting("torch", "gpu", 1024), 1024),
+        (Setting("llamacpp", "gpu", 8192), 8192),  # llama.cpp sets all of it aside
+    ],
+)
+def test_a_context_is_as_long_as_it_can_be(setting: Setting, tokens: int) -> None:
+    assert need({**LLAMA_8B, "contextLength": 2048}, 0, setting).cache == GIB * tokens // 8192
+
+
+@pytest.mark.parametrize("facts", [{}, {"format": "diffusers"}, {"format": "gguf", "layers": 32}])
+def test_what_files_do_not_tell_is_not_guessed(facts: dict[str, Any]) -> None:
+    assert (need(facts, GIB, ON_GPU).weights, need(facts, GIB, ON_GPU).cache) == (GIB, 0)
+
+
+def test_measurements_take_the_place_of_the_formula() -> None:
+    rest = at_rest(LLAMA_8B, 0, ON_GPU)
+    others = [Footprint(rest + missed * MIB, rest) for missed in (-300, -200, 900)]
+    learned = need(LLAMA_8B, 0, ON_GPU, others=others)
+    assert (learned.total, learned.basis) == (rest - 200 * MIB, Basis.CORRECTED)
+    own = need(LLAMA_8B, 0, ON_GPU, Footprint(7 * GIB, rest), others)
+    assert (own.total, own.basis) == (7 * GIB, Basis.MEASURED)
+    assert own.spread < learned.spread < need(LLAMA_8B, 0, ON_GPU).spread
+    torch = Setting("torch", "gpu", 8192)
+    later = need(LLAMA_8B, 0, torch, Footprint(7 * GIB, at_rest(LLAMA_8B, 0, torch)))
+    assert later.total == 8 * GIB, "its cache comes with use"
+
+
+def test_less_than_its_weights_it_never_takes() -> None:
+    odd = [Footprint(0, 100 * GIB)]
+    assert need(LLAMA_8B, 0, ON_GPU, others=odd).total == 4_920_734_720
+
+
+def test_the_longest_context_that_fits() -> None:
+    takes = need(LLAMA_8B, 0, ON_GPU).total
+    assert longest_context(LLAMA_8B, 0, ON_GPU, takes) == 8192
+    assert longest_context(LLAMA_8B, 0, ON_GPU, takes - GIB // 2) == 4096
+    assert longest_context(LLAMA_8B, 0, ON_GPU, GIB) == 0
+    assert longest_context({}, GIB, ON_GPU, 2 * GIB) == 8192, "no cache is known of"
+
+
+def judged(place: dict[str, Any] | None = None, disk_free: int | None = None, **wanted: Any) -> list[tuple[str, Level]]:
+    given = {"facts": LLAMA_8B, "size": 4_920_734_720, "setting": ON_GPU, **wanted}
+    found = judge(
+        Wanted(**given, need=need(given["facts"], given["size"], given["setting"])),
+        Place(
+            **{"kind": "gpu", "memory_total": 24 * GIB, "memory_free": 20 * GIB, "runtimes": RUNTIMES, **(place or {})}
+        ),
+        disk_free,
+    )
+    assert all(issue.message and issue.recommendation for issue in found)
+    return [(issue.code, issue.level) for issue in found]
+
+
+@pytest.mark.parametrize(
+    ("place", "wanted", "issues"),
+    [
+        ({}, {}, []),
+        ({"memory_free": 5 * GIB}, {}, [("memory_in_use", Level.PARTIAL)]),
+        ({"memory_free": None}, {}, []),
+        ({"memory_total": 6 * GIB, "memory_free": 6 * GIB}, {}, [("context_too_long", Level.PARTIAL)]),
+        ({"memory_total": 4 * GIB, "memory_free": 4 * GIB}, {}, [("memory_too_small", Level.NONE)]),
+        ({"fault": "It fell off the bus."}, {}, [("device_unhealthy", Level.NONE)]),
+        ({"runtimes": NO_LLAMA}, {}, [("runtime_missing", Level.NONE)]),
+        ({}, {"facts": {"format": "safetensors"}}, [("no_runtime", Level.NONE)]),
+        ({}, {"facts": {}}, []),
+        ({"kind": "cpu"}, {"requirements": {"gpu_memory": "8GB"}}, [("no_gpu", Level.PARTIAL)]),
+        ({}, {"requirements": {"gpu_memory": "48GB"}}, [("gpu_memory", Level.PARTIAL)]),
+        ({}, {"requirements": {"gpu_memory": "a lot", "torch": ["odd"]}}, []),
+        ({}, {"requirements": {"torch": ">=2.0.0"}}, []),
+        ({}, {"requirements": {"torch": ">=3"}}, [("torch_version", Level.NONE)]),
+        ({}, {"requirements": {"torch": "newest"}}, []),
+        ({}, {"requirements": {"modes": ["t2v"]}, "mode": "i2v"}, [("mode_unsupported", Level.NONE)]),
+        ({}, {"requirements": {"modes": ["t2v"]}, "mode": "t2v"}, []),
+        ({}, {"requirements": HD, "resolution": (1920, 1080)}, [("resolution", Level.PARTIAL)]),
+        ({}, {"requirements": HD, "resolution": (720, 1280)}, []),
+    ],
+)  # fmt: skip
+def test_what_stands_in_the_way(place: dict[str, Any], wanted: dict[str, Any], issues: list[tuple[str, Level]]) -> None:
+    assert judged(place, **wanted) == issues
+
+
+def test_the_disk_counts_for_what_is_still_to_come() -> None:
+    assert judged(disk_free=GIB, bytes_to_fetch=5 * GIB) == [("disk_too_small", Level.NONE)]
+    assert judged(disk_free=GIB) == []
+
+
+def test_the_worst_issue_decides_and_comes_first() -> None:
+    found = judge(
+        Wanted(LLAMA_8B, 0, ON_GPU, need(LLAMA_8B, 0, ON_GPU), {"gpu_memory": "48GB", "torch": ">=3"}),
+        Place("gpu", 24 * GIB, 24 * GIB, RUNTIMES), None,
+    )  # fmt: skip
+    assert [issue.code for issue in found] == ["torch_version", "gpu_memory"]
+    assert (level(found), level(found[1:]), level([])) == (Level.NONE, Level.PARTIAL, Level.FULL)

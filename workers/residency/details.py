@@ -1,0 +1,53 @@
+"""What a worker tells of its device: how it is now, and what can run models on it."""
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+from shared.db import devices
+from shared.db.tables import Device as DeviceRow
+from shared.errors import ModelyardError
+from workers.devices import inventory
+from workers.devices.base import Device
+from workers.job import Services
+from workers.runtimes.base import Runtime
+
+
+def report_chore(services: Services, device: Device, runtimes: Collection[Runtime]) -> Callable[[], None]:
+    """Tells the database that this device is served, how it is, and what can run on it."""
+
+    def report() -> None:
+        row = DeviceRow(
+            id=device.id, kind=device.kind, name=device.name, node=services.settings.node,
+            memory_total=device.memory_total or 0, details=_details(device, runtimes), seen_at=0.0,
+        )  # fmt: skip
+        with services.database.session() as session:
+            devices.report(session, row)
+
+    return report
+
+
+def _details(device: Device, runtimes: Iterable[Runtime]) -> dict[str, Any]:
+    """As JSON; figures that the machine does not tell are left out.
+
+    `memoryFree` in bytes, `utilisation` 0 to 1, `temperature` in degrees Celsius, `power` in watts; `noGpu` says why
+    this machine shows none, and `runtimes` of each either its `version` or what is missing and the `hint`.
+    """
+    there, no_gpu = inventory.devices()
+    seen = next((found for found in there if found.id == device.id), None)
+    if seen is None:
+        told: dict[str, Any] = {"healthy": False, "reason": "The driver does not show it any more."}
+    else:
+        told = {
+            "memoryFree": seen.memory_free, "utilisation": seen.utilisation, "temperature": seen.temperature,
+            "power": seen.power, "driver": seen.driver, "computeCapability": seen.compute_capability,
+            "healthy": seen.healthy, "reason": seen.reason,
+        }  # fmt: skip
+    told |= {"noGpu": no_gpu, "runtimes": {runtime.name: _found(runtime) for runtime in runtimes}}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _found(runtime: Runtime) -> dict[str, str]:
+    try:
+        return {"version": runtime.version()}
+    except ModelyardError as error:
+        return {"missing": error.message, "hint": error.hint}
