@@ -5,16 +5,22 @@ from typing import Any
 from sqlalchemy import update
 from sqlmodel import Session, col, select
 
+from shared.contracts import Scrub, UpdateCheck
+from shared.db import catalog
+from shared.db.jobs import live
 from shared.db.session import now
 from shared.db.tables import Installation, Job, Model, StoreReport
-from shared.errors import Conflict, NotFound
+from shared.errors import Conflict, NotFound, Snooze
 from shared.refs import SourceKind
 from shared.states import LIVE, Holder, InstallationState
+
+HARMLESS = (Scrub.kind, UpdateCheck.kind)
+"""They only look, and find nothing to say about a model that is gone."""
 
 
 def next_to_scrub(session: Session, seconds: float) -> Installation | None:
     """The whole model of the store that was proven longest ago, if that is `seconds` ago and no scrub is under way."""
-    if session.exec(select(Job.id).where(col(Job.kind) == "model.scrub", col(Job.state).in_(LIVE)).limit(1)).first():
+    if session.exec(select(Job.id).where(col(Job.kind) == Scrub.kind, col(Job.state).in_(LIVE)).limit(1)).first():
         return None
     query = select(Installation).where(
         col(Installation.holder) == Holder.STORE, col(Installation.state) == InstallationState.PUBLISHED,
@@ -134,3 +140,17 @@ def trash_entry(session: Session, name: str) -> dict[str, Any]:
 
 def _of(model_id: str, revision: str) -> tuple[Any, Any]:
     return col(Installation.model_id) == model_id, col(Installation.revision) == revision
+
+
+def refuse_if_used(session: Session, model_id: str, job_id: str) -> None:
+    """A model can be removed by that job.
+
+    Raises:
+        Conflict: it is in memory.
+        Snooze: another job works on it.
+    """
+    if catalog.residencies(session, [model_id]):
+        raise Conflict("model_in_use", "The model is in memory.", f"First: modelyard unload {model_id}.")
+    others = [job.id for job in live(session, [model_id]) if job.id != job_id and job.kind not in HARMLESS]
+    if others:
+        raise Snooze(2, f"waits for job {others[0]} of the same model")

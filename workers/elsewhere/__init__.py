@@ -4,7 +4,7 @@ from typing import Any
 
 from shared.db import catalog
 from shared.db import elsewhere as rows
-from shared.db.tables import Installation
+from shared.db.tables import Installation, Model
 from shared.errors import Conflict
 from shared.states import Holder, InstallationState, VerifyTier
 from workers.elsewhere import in_ollama, in_place
@@ -54,14 +54,12 @@ def repair(work: Work, found: Installation) -> dict[str, Any]:
     return {**in_ollama.pull(work, model, found), "repaired": []}
 
 
-def delete(work: Work, model_id: str) -> dict[str, Any]:
+def delete(work: Work, model: Model, found: Installation | None) -> dict[str, Any]:
     """The part of a remove that is not about our store. Answers what to tell of it.
 
     Raises:
         Unavailable: Ollama is away.
     """
-    with work.services.database.reading() as session:
-        model, found = catalog.get_model(session, model_id), catalog.installation(session, model_id)
     if found is None or found.holder == Holder.STORE:
         return {}
     if found.holder == Holder.OLLAMA:

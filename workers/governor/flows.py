@@ -47,7 +47,8 @@ class Flows:
         """
         told = [part for job_id, flow in mine.items() for part in (job_id, _written(flow))]
         alive: list[Any] = self._exchange(keys=[queues.FLOWS_KEY], args=[FORGET_SECONDS, *told])
-        return {job_id: _read(text) for job_id, text in zip(alive[::2], alive[1::2], strict=True)}
+        told_of = {job_id: _read(text) for job_id, text in zip(alive[::2], alive[1::2], strict=True)}
+        return {job_id: flow for job_id, flow in told_of.items() if flow is not None}
 
     def forget(self, job_id: str) -> None:
         """It has ended; what it used is the others' at once."""
@@ -58,6 +59,10 @@ def _written(flow: Flow) -> str:
     return json.dumps([flow.source, int(flow.priority), None if flow.demand == math.inf else flow.demand])
 
 
-def _read(text: str) -> Flow:
-    source, priority, demand = json.loads(text)
-    return Flow(source, Priority(priority), math.inf if demand is None else demand)
+def _read(text: str) -> Flow | None:
+    """None: written by another version, whose downloads go uncounted until it is gone."""
+    try:
+        source, priority, demand = json.loads(text)
+        return Flow(str(source), Priority(priority), math.inf if demand is None else float(demand))
+    except (ValueError, TypeError):
+        return None

@@ -36,11 +36,13 @@ from workers.store.verify import verify
 def download(args: Download, work: Work) -> dict[str, Any]:
     """Fetch what is missing of the model's newest allowed revision, or of the one that a lock names, and publish it."""
     services = work.services
-    with services.database.reading() as session:
-        model = catalog.get_model(session, args.model_id)
-        before = catalog.installation(session, args.model_id)
     services.layout.check_marker()
-    with services.layout.lock(model.id):
+    with services.layout.lock(args.model_id):
+        with services.database.reading() as session:
+            model = catalog.get_model(session, args.model_id)
+            before = catalog.installation(session, args.model_id)
+        if (done := recorded_before(work, before)) is not None:
+            return done
         if model.source == SourceKind.OLLAMA:
             return in_ollama.pull(work, model, before)
         if model.source == SourceKind.FILE:

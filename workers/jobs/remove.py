@@ -2,18 +2,14 @@
 
 from typing import Any
 
-from shared.contracts import Remove, Scrub, UpdateCheck
+from shared.contracts import Remove
 from shared.db import catalog
-from shared.db.jobs import live
-from shared.errors import Conflict, Snooze
+from shared.db.upkeep import refuse_if_used
 from shared.points import reached
 from workers import elsewhere
 from workers.job import Work, job
 from workers.stock import after_change
 from workers.store.publish import remove as remove_files
-
-HARMLESS = (Scrub.kind, UpdateCheck.kind)
-"""They only look, and find nothing to say about a model that is gone."""
 
 
 @job(Remove)
@@ -30,7 +26,10 @@ def remove(args: Remove, work: Work) -> dict[str, Any]:
                 return {"trashedBytes": 0}  # an attempt before this one had forgotten it when its worker died
         work.confirm()
         freed = 0
-        deleted = elsewhere.delete(work, args.model_id)
+        with services.database.reading() as session:
+            model, before = catalog.get_model(session, args.model_id), catalog.installation(session, args.model_id)
+            refuse_if_used(session, args.model_id, work.job_id)
+        deleted = elsewhere.delete(work, model, before)  # while the registry still knows that there is something
         memo, found = _take_off(work, args.model_id)
         reached("remove.taken_off")
         for model_type, revision in found:
@@ -49,11 +48,7 @@ def _take_off(work: Work, model_id: str) -> tuple[dict[str, Any], list[tuple[str
     """From now on nothing can load the model. Answers its entry, and type and revision of what lies on disk."""
     with work.services.database.session() as session:
         model = catalog.hold_model(session, model_id)
-        if catalog.residencies(session, [model_id]):
-            raise Conflict("model_in_use", "The model is in memory.", f"First: modelyard unload {model_id}.")
-        others = [job.id for job in live(session, [model_id]) if job.id != work.job_id and job.kind not in HARMLESS]
-        if others:
-            raise Snooze(2, f"waits for job {others[0]} of the same model")
+        refuse_if_used(session, model_id, work.job_id)
         installation = catalog.installation(session, model_id)
         catalog.uninstall(session, model_id)
     where = {(installation.model_type, installation.revision)} if installation else set()

@@ -32,7 +32,7 @@ def restore(args: Restore, work: Work) -> dict[str, Any]:
         if installation is not None and installation.revision != manifest.revision:
             _keep_beside(services, manifest, whole=report.ok)
             return {"revision": manifest.revision, "keptForRollback": True, "size": manifest.size}
-        done = record(work, manifest)
+        done = record(work, manifest, newest=False)
         if not report.ok:
             with services.database.session() as session:
                 catalog.record_verify(

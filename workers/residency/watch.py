@@ -3,6 +3,8 @@
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -13,6 +15,7 @@ from shared.errors import ModelyardError
 from shared.states import Priority, ResidencyState
 from workers.residency.pool import Pool
 from workers.residency.recovery import RECOVERY, Recovery
+from workers.runtimes.runner import Runner
 
 log = structlog.get_logger()
 
@@ -34,19 +37,20 @@ class Watch:
     def _run(self) -> None:
         patience = self._pool.services.settings.runners.hang_seconds
         while not self._pool.closing.wait(WATCH_SECONDS):
-            try:
+            with _noted():
                 self._pool.record_ends()
-                for residency_id, runner in self._pool.running():
-                    if runner.alive() and runner.hangs(patience):
-                        log.error("runner.hangs", residency_id=residency_id, seconds=patience, log=runner.log_tail(5))
-                        runner.stop(0)
-                    if not runner.alive():
-                        self._pool.bury(residency_id, runner)
+            for residency_id, runner in self._pool.running():
+                with _noted():
+                    self._look_at(residency_id, runner, patience)
+            with _noted():
                 self._replace_lost()
-            except ModelyardError as error:
-                log.warning("watch.failed", code=error.code)
-            except Exception:
-                log.exception("watch.crashed")
+
+    def _look_at(self, residency_id: str, runner: Runner, patience: float) -> None:
+        if runner.alive() and runner.hangs(patience):
+            log.error("runner.hangs", residency_id=residency_id, seconds=patience, log=runner.log_tail(5))
+            runner.stop(0)
+        if not runner.alive():
+            self._pool.bury(residency_id, runner)
 
     def _replace_lost(self) -> None:
         """What should serve and has no runner gets a job, unless one is on its way; asked again until it serves."""
@@ -67,3 +71,14 @@ class Watch:
         self._pool.tell(lost, ResidencyState.LOST)
         self._pool.services.ledger.submit(Recovery(model_id=lost.model_id), origin=RECOVERY, priority=Priority.CRITICAL)
         asked.append(moment)  # not before: a database that is away is no failure of the model
+
+
+@contextmanager
+def _noted() -> Iterator[None]:
+    """One step that fails keeps nobody from the others, and is tried again at the next look."""
+    try:
+        yield
+    except ModelyardError as error:
+        log.warning("watch.failed", code=error.code)
+    except Exception:
+        log.exception("watch.crashed")

@@ -108,15 +108,17 @@ class HuggingFace:
         from huggingface_hub import hf_hub_url
 
         lfs = sibling.lfs
-        size = lfs.size if lfs is not None else sibling.size
-        if size is None or size < 0:
-            raise Failed("protocol_error", f"The Hub names no size for {sibling.rfilename}.", "Check HF_ENDPOINT.")
+        size, digest = (lfs.size, lfs.sha256) if lfs is not None else (sibling.size, sibling.blob_id)
+        if type(size) is not int or size < 0 or not isinstance(digest, str):
+            raise Failed(
+                "protocol_error", f"The Hub names no size or no digest for {sibling.rfilename}.", "Check HF_ENDPOINT."
+            )
         return RemoteFile(
             name=sibling.rfilename,
             url=hf_hub_url(repo, sibling.rfilename, revision=commit, endpoint=self._endpoint),
             size=size,
-            sha256=lfs.sha256.lower() if lfs is not None else None,
-            git_sha1=sibling.blob_id if lfs is None else None,
+            sha256=digest.lower() if lfs is not None else None,
+            git_sha1=digest if lfs is None else None,
             headers={"Authorization": f"Bearer {self._token}"} if self._token else {},
         )
 

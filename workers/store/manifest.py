@@ -121,19 +121,28 @@ def read(path: Path) -> Manifest:
 
     Raises:
         Corrupt: code `manifest_unreadable`; it is missing, damaged, or names files outside a folder.
+        Exhausted, Failed, Unavailable: the disk refuses, which says nothing about the manifest.
     """
     try:
-        with path.open("rb") as file:
-            body = file.read(MAX_BYTES + 1)
-        if len(body) > MAX_BYTES:
-            raise ValueError("too long")
-        return _parsed(json.loads(body))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return _parsed(json.loads(_body(path)))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Corrupt(
             "manifest_unreadable",
             "The manifest of this revision is missing or damaged, so its files cannot be proven.",
             "Fetch the model again: modelyard pull ID --force.",
         ) from error
+
+
+def _body(path: Path) -> bytes:
+    with storage():
+        try:
+            with path.open("rb") as file:
+                body = file.read(MAX_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise ValueError("there is none") from error
+    if len(body) > MAX_BYTES:
+        raise ValueError("too long")
+    return body
 
 
 def _parsed(body: dict[str, Any]) -> Manifest:

@@ -8,6 +8,7 @@ from shared.contracts import Download, Remove, Rollback, Update, UpdateCheck, Ve
 from shared.errors import Conflict, Corrupt
 from tests.factories.repository import make_repository, weights
 from tests.workers.jobs.conftest import Place
+from workers.job import BODIES
 from workers.store.trash import entries
 
 MIB = 1024**2
@@ -146,3 +147,13 @@ def test_fetched_again_means_fetched(place: Place, oak: Path) -> None:
     before = place.hub.sent("/cdn/")
     place.run(Download(model_id="oak", force_redownload=True))
     assert place.hub.sent("/cdn/") - before > 9 * MIB
+
+
+def test_fetched_again_and_cut_off_before_the_end_is_not_fetched_a_third_time(place: Place, oak: Path) -> None:
+    """Another attempt at a job finds what the one before had written down."""
+    again = Download(model_id="oak", force_redownload=True)
+    work = place.work(again)
+    first = BODIES[Download.kind](again, work)
+    before = place.hub.sent("/cdn/")
+    assert BODIES[Download.kind](again, work)["revision"] == first["revision"]
+    assert place.hub.sent("/cdn/") == before

@@ -1,5 +1,6 @@
 """A manifest comes back as it was written, or not at all."""
 
+import errno
 import json
 import stat
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared.errors import Corrupt
+from shared.errors import Corrupt, Failed
 from tests.factories.stored import manifest_file
 from workers.store.manifest import CHUNK_BYTES, Manifest, read, write
 
@@ -78,6 +79,17 @@ def test_something_else_is_refused(tmp_path: Path, body: bytes) -> None:
     refuses(tmp_path / "m")
     refuses(tmp_path / "absent")
     refuses(tmp_path)
+
+
+@pytest.mark.fault("F-36")
+def test_a_disk_that_refuses_says_nothing_about_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(*_: object) -> None:
+        raise OSError(errno.ESTALE, "stale handle")
+
+    monkeypatch.setattr(Path, "open", stale)
+    with pytest.raises(Failed) as caught:
+        read(tmp_path / "m")
+    assert caught.value.code == "storage_error"
 
 
 def refuses(path: Path) -> None:

@@ -139,6 +139,8 @@ def _read(
     try:
         sent = None if body is None else json.dumps(body)
         line.open()
+        if stop.is_set():  # nobody waits for what this would ask for
+            return
         connection = line.connection
         connection.request(method, path, sent, {"Content-Type": "application/json"} if sent else {})
         answer = connection.getresponse()
