@@ -1,6 +1,6 @@
 """Rows of residencies: which model is in which device's memory, and which one serves its type."""
 
-from sqlalchemy import ColumnElement, func, update
+from sqlalchemy import ColumnElement, update
 from sqlmodel import Session, col, select
 
 from shared.db import catalog
@@ -36,12 +36,11 @@ def resident(session: Session, model_id: str, device: str) -> Residency | None:
     return session.exec(query).first()
 
 
-def memory_taken(session: Session, device: str) -> int:
-    """Bytes that the models in a device's memory took when they were loaded."""
-    held = select(func.sum(Residency.memory_bytes)).where(
-        of_device(device), col(Residency.state).in_((ResidencyState.READY, ResidencyState.DRAINING))
-    )
-    return int(session.exec(held).one() or 0)
+def residents(session: Session, device: str) -> list[Residency]:
+    """What is in a device's memory now; the oldest first."""
+    there = (ResidencyState.STARTING, ResidencyState.READY, ResidencyState.DRAINING)
+    query = select(Residency).where(of_device(device), col(Residency.state).in_(there))
+    return list(session.exec(query.order_by(col(Residency.started_at))).all())
 
 
 def flip(session: Session, new: Residency) -> None:

@@ -8,9 +8,12 @@ import pytest
 from tests.faults import results
 from tests.faults.house import House, stock
 
+ROOM_FOR_ONE = {"llama.cpp": "45MB", "torch": "600MB"}
+"""For one of the models that the cells load, in the runtime that there is, and not for two."""
+
 
 class Street:
-    """At most one house per kind of database."""
+    """At most one house per kind of database, wide or narrow."""
 
     def __init__(self, folder: Callable[[str], Path]) -> None:
         self._folder = folder
@@ -18,10 +21,15 @@ class Street:
         self.runtime = stock(self._root)
         results.note("runtime", name=self.runtime)
         self._houses: dict[str, House] = {}
+        self._narrow: dict[str, bool] = {}
 
-    def house(self, kind: str) -> House:
+    def house(self, kind: str, *, narrow: bool = False) -> House:
+        if self._narrow.get(kind, narrow) is not narrow:
+            self.drop(kind)
         if kind not in self._houses:
-            self._houses[kind] = House(kind, self._folder(kind), self._root)
+            more = {"MODELYARD_RUNNERS__MEMORY_LIMIT": ROOM_FOR_ONE[self.runtime]} if narrow else {}
+            self._houses[kind] = House(kind, self._folder(kind), self._root, **more)
+            self._narrow[kind] = narrow
         return self._houses[kind]
 
     def drop(self, kind: str) -> None:

@@ -63,7 +63,7 @@ def stock(root: Path) -> str:
 class House:
     """One instance on a database of one kind, with a Redis, a database and a hub that are the harness's own."""
 
-    def __init__(self, kind: str, folder: Path, hub_root: Path) -> None:
+    def __init__(self, kind: str, folder: Path, hub_root: Path, **settings: str) -> None:
         self.kind = kind
         self.hub_root = hub_root
         self.order = folder / "fault"
@@ -81,6 +81,7 @@ class House:
             "MODELYARD_STORE__RESERVE_BYTES": "0", "MODELYARD_STORE__SHARE_FILES": "false",
             "MODELYARD_REDIS__URL": self.redis.url,
             "MODELYARD_DATABASE_URL": self.database.url, "MODELYARD_FAULT_FILE": str(self.order),
+            **settings,
         }  # fmt: skip
         before = dict(os.environ)
         os.environ.update(given)

@@ -55,6 +55,9 @@ POINTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "remove.sealed": ("the manifest has joined the files that leave", ("F-9",)),
     "remove.trashed": ("files in the trash, the model still known", ("F-9",)),
     "remove.forgotten": ("the model is forgotten, the job still runs", ("F-9",)),
+    "evict.closed": ("who makes room takes no new request, its type waits", ("F-47",)),
+    "evict.drained": ("its last request has ended, it still runs", ("F-47",)),
+    "evict.stopped": ("its memory is free, nobody serves the type", ("F-47",)),
     "runner.started": ("the runner's process is started", ("F-7",)),
     "runner.probed": ("the runner has answered its first inference", ("F-7",)),
     "switch.confirmed": ("ready, the route not moved yet", ("F-8",)),
@@ -208,6 +211,7 @@ CELLS: list[Cell] = [
     ),
     *_cells("unload", {"unload.closed": "ktd", "residency.drained": "kr", "residency.stopped": "kd"}),
     *_cells("load", {"runner.started": "kt", "runner.probed": "kd", "switch.flipped": "kr"}),
+    *_cells("swap", {"evict.closed": "kt", "evict.drained": "kr", "evict.stopped": "kd", "runner.probed": "k"}),
     *_cells("ask", {"submit.committed": "kred", "ticket.sent": "krd", "api.answer": "k"}),
 ]
 

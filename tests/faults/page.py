@@ -50,6 +50,7 @@ SCENARIOS = {
     "bundle": "A bundle that is written",
     "unbundle": "A bundle that is taken in",
     "switch": "A switch from one model to another",
+    "swap": "A switch where only one of the two fits",
     "load": "The first load of a type",
     "unload": "An unload",
     "ask": "A request to the API, sent again until it is answered",

@@ -5,7 +5,6 @@ import itertools
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 
 from sqlmodel import select
@@ -22,6 +21,9 @@ _numbers = itertools.count(1)
 
 class Scenario(ABC):
     """One piece of work in one house. `prepare`, then `ask` while the fault is armed, then `expected`."""
+
+    NARROW = False
+    """In a house whose device has memory for one model."""
 
     def __init__(self, house: House) -> None:
         self.house = house
@@ -289,6 +291,12 @@ class Switch(Scenario):
         return row is not None and row.state == ResidencyState.READY
 
 
+class Swap(Switch):
+    """Only one of the two models fits: the one that serves leaves before the other comes."""
+
+    NARROW = True
+
+
 class Load(Switch):
     """No model serves; one is made to."""
 
@@ -332,7 +340,7 @@ class Ask(Scenario):
         return self._expect(job_id, whole={self.model: self.REPO})
 
 
-SCENARIOS: dict[str, Callable[[House], Scenario]] = {
+SCENARIOS: dict[str, type[Scenario]] = {
     "download": Download,
     "verify": Verify,
     "repair": Repair,
@@ -344,6 +352,7 @@ SCENARIOS: dict[str, Callable[[House], Scenario]] = {
     "bundle": Bundle,
     "unbundle": Unbundle,
     "switch": Switch,
+    "swap": Swap,
     "load": Load,
     "unload": Unload,
     "ask": Ask,

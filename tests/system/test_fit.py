@@ -1,17 +1,20 @@
 """Will it fit: said before, measured after, and refused with the numbers where it does not."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from deploy.demo.load import Load
 from tests.system.conftest import Yard, opened
 from tests.system.test_upkeep import modelyard, run
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
 
 LIMIT = "600MB"
-"""Room for one of the two models, with a torch or a llama-server around it, and not for both with torch."""
+"""Room for one of the models in its torch, and not for two."""
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +23,20 @@ def narrow(tmp_path_factory: pytest.TempPathFactory, hub_root: Path) -> Iterator
         yield yard
 
 
-@pytest.mark.fault("F-42")
-def test_what_does_not_fit_is_refused_with_its_numbers_and_the_old_one_serves(narrow: Yard) -> None:
+@pytest.fixture(scope="module")
+def models(narrow: Yard, hub_root: Path) -> None:
     for name in ("acorn", "birch"):
         narrow.pull(name, f"tiny/{name}")
+    narrow.add("sorter", "tiny/birch", model_type="embedding")
+    narrow.done("/api/v1/models/download", {"model_id": "sorter"})
+    broken = hub_root / "tiny" / "broken"
+    shutil.copytree(hub_root / "tiny" / "acorn", broken, dirs_exist_ok=True)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "hidden_size": config["hidden_size"] * 2}))
+    narrow.pull("broken", "tiny/broken")
+
+
+def test_it_is_said_before_and_measured_after(narrow: Yard, models: None) -> None:
     before = narrow.http.get("/api/v1/models/acorn/requirements").json()["memory"]
     assert before["basis"] == "estimated"
     narrow.done("/api/v1/models/activate", {"model_id": "acorn"})
@@ -33,22 +46,43 @@ def test_what_does_not_fit_is_refused_with_its_numbers_and_the_old_one_serves(na
     assert after["memory"]["total"] == resident["memoryBytes"] + after["memory"]["cache"], "torch's cache comes later"
     assert abs(before["total"] - after["memory"]["total"]) < before["spread"]
     assert after["loadSeconds"] > 0
-    job = narrow.ended(narrow.submitted("/api/v1/models/birch/switch"))
+
+
+@pytest.mark.fault("F-42")
+def test_who_serves_another_type_is_not_sent_away(narrow: Yard, models: None) -> None:
+    """Refused with the numbers and the way out, and nothing was touched."""
+    job = narrow.ended(narrow.submitted("/api/v1/models/sorter/switch"))
     assert (job["status"], job["error"]["code"]) == ("failed", "will_not_fit")
     details = job["error"]["details"]
     assert details["needBytes"] - details["spreadBytes"] > details["freeBytes"]
-    assert "Unload another model" in job["error"]["hint"]
+    assert "Unload acorn" in job["error"]["hint"]
     assert narrow.say().headers["x-modelyard-model"] == "acorn"
-    narrow.done("/api/v1/models/deactivate/acorn")
-    narrow.done("/api/v1/models/birch/switch")
-    assert narrow.say().headers["x-modelyard-model"] == "birch"
 
 
-def test_people_see_it_at_a_glance(narrow: Yard) -> None:
+@pytest.mark.fault("F-47")
+def test_swaps_where_one_fits_at_a_time_cut_nobody(narrow: Yard, models: None) -> None:
+    """The one before leaves first, and the requests that come meanwhile wait for the next one; also where that does
+    not load: then the one before is back."""
+    with Load(narrow.instance.url, "llm") as load:
+        for number, name in enumerate(("birch", "acorn"), 1):
+            load.reach(10 * number)
+            narrow.done(f"/api/v1/models/{name}/switch")
+            shown = narrow.http.get("/api/v1/system/hardware/profile").json()["devices"][-1]["residents"]
+            assert [each["modelId"] for each in shown] == [name]
+        load.reach(30)
+        job = narrow.ended(narrow.submitted("/api/v1/models/broken/switch"))
+        assert (job["status"], job["error"]["code"]) == ("failed", "runner_exited")
+        load.reach(load.tally.whole + 5)
+    assert load.tally.failures == []
+    assert set(load.tally.served) == {"acorn", "birch"}
+    assert narrow.say().headers["x-modelyard-model"] == "acorn"
+
+
+def test_people_see_it_at_a_glance(narrow: Yard, models: None) -> None:
     shown = run(narrow, "devices").stdout
-    assert "birch" in shown
+    assert "acorn" in shown
     assert "torch 2." in shown
-    fits = run(narrow, "fit", "birch")
+    fits = run(narrow, "fit", "acorn")
     assert fits.returncode == 0
     assert "measured" in fits.stdout
     assert run(narrow, "fit", "nobody").returncode == 1

@@ -21,7 +21,7 @@ from shared.trust import Trust
 from workers.devices import inventory
 from workers.devices.base import Device
 from workers.job import Services, Work
-from workers.residency.plan import Plan, will_not_fit
+from workers.residency.plan import Plan, plan
 from workers.residency.pool import Pool
 from workers.residency.watch import Watch
 from workers.runtimes.base import Request, Runtime
@@ -34,6 +34,8 @@ from workers.store.reference import as_seen
 
 log = structlog.get_logger()
 
+SETTLE_SECONDS = 5.0
+"""Longest wait for memory that a runner had."""
 LEASES_BACK_SECONDS = LEASE_RENEWAL_SECONDS + 5.0
 
 
@@ -74,7 +76,12 @@ class Manager:
         folder, files = self._place(installation)
         trusted = self._gate(files, model.id, installation.revision)
         runtime = self._runtime_for(folder, model.id)
-        plan = self._plan(installation, files, runtime)
+        planned = self._plan(installation, files, runtime)
+        if planned.evictions:
+            work.report("making room")
+            work.confirm()
+        for old in planned.evictions:
+            self._set_aside(old, planned)
         row = Residency(
             id=str(uuid.uuid4()), model_id=model.id, model_type=model.type, revision=installation.revision,
             device=self.device.id, runtime=runtime.name, state=ResidencyState.STARTING, started_at=0.0,
@@ -83,7 +90,7 @@ class Manager:
             residency.start(session, row)
         self._pool.tell(row, ResidencyState.STARTING)
         try:
-            return self._start(row, runtime, folder, plan, trusted, work), True
+            return self._start(row, runtime, folder, planned, trusted, work), True
         except BaseException:
             with suppress(Unavailable):  # the watch records it once the database is back
                 self._pool.end(row.id, ResidencyState.FAILED)
@@ -116,10 +123,10 @@ class Manager:
     # -- inside ---------------------------------------------------------------------------------------------
 
     def _plan(self, installation: Installation, files: dict[str, Path], runtime: Runtime) -> Plan:
-        """What the model will take here.
+        """What the model will take here, and who has to leave for it.
 
         Raises:
-            Failed: code `will_not_fit`; the device has not so much memory free, and nothing was touched.
+            Failed: code `will_not_fit`; nothing was touched.
         """
         setting = fit.Setting(runtime.name, self.device.kind, self._settings.context_length)
         if not installation.facts:
@@ -127,22 +134,43 @@ class Manager:
                 installation.facts = read_facts(files).to_dict()
         with self._services.database.reading() as session:
             need = footprints.need(session, installation, self.device.id, setting)
-            taken = residency.memory_taken(session, self.device.id)
+            residents = residency.residents(session, self.device.id)
+        return plan(installation, setting, need, self._free(residents), residents)
+
+    def _free(self, residents: list[Residency]) -> int | None:
+        """Bytes that a model could take now, within the limit."""
         free, limit = inventory.memory_free(self.device.id), self._settings.memory_limit
-        if limit is not None:
-            free = max(0, limit - taken) if free is None else min(free, max(0, limit - taken))
-        if free is not None and need.total - need.spread > free:
-            raise will_not_fit(installation, need, free, setting)
-        return Plan(setting, need, fit.at_rest(installation.facts, installation.size, setting))
+        if limit is None:
+            return free
+        left = max(0, limit - sum(row.memory_bytes or 0 for row in residents))
+        return left if free is None else min(free, left)
+
+    def _set_aside(self, row: Residency, planned: Plan) -> None:
+        """It makes room: its requests end, and those that come for its type wait. It comes back if nobody else does.
+
+        Returns once its memory is back, or is not coming: some drivers take seconds.
+        """
+        self._pool.mark(row.id, state=ResidencyState.DRAINING)
+        reached("evict.closed")
+        self._drain(row.id)
+        reached("evict.drained")
+        self._pool.end(row.id, ResidencyState.LOST)
+        reached("evict.stopped")
+        self._pool.tell(row, ResidencyState.LOST)
+        until = time.monotonic() + SETTLE_SECONDS
+        while (free := inventory.memory_free(self.device.id)) is not None and time.monotonic() < until:
+            if free >= min(planned.need.total, (planned.free or 0) + (row.memory_bytes or 0)):
+                return
+            self._pool.closing.wait(0.1)
 
     def _start(
-        self, row: Residency, runtime: Runtime, folder: Path, plan: Plan, trusted: Trust, work: Work
+        self, row: Residency, runtime: Runtime, folder: Path, planned: Plan, trusted: Trust, work: Work
     ) -> Residency:
         began = time.monotonic()
         work.report("loading", fraction=0.1)
         request = Request(
             folder=folder, model_id=row.model_id, host=self._settings.host, port=0,
-            key=runner_key(self._secret, row.id), device=self.device.id, context_length=plan.setting.context_length,
+            key=runner_key(self._secret, row.id), device=self.device.id, context_length=planned.setting.context_length,
             allow_pickle=trusted.pickle, allow_remote_code=trusted.remote_code,
         )  # fmt: skip
         runner = self._pool.start(row.id, runtime, request)
@@ -158,7 +186,7 @@ class Manager:
         }  # fmt: skip
         with self._services.database.session() as session:
             residency.update_row(session, row.id, **values)
-            footprints.record(session, plan.footprint(row, memory, seconds))
+            footprints.record(session, planned.footprint(row, memory, seconds))
         for name, value in values.items():
             setattr(row, name, value)
         self._pool.tell(row, ResidencyState.READY)

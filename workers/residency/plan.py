@@ -1,21 +1,28 @@
-"""What a model will take on a device, known before anything is touched."""
+"""What a model will take on a device, and who makes room for it: known before anything is touched."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from shared import fit
 from shared.db.tables import Footprint, Installation, Residency
 from shared.errors import Failed
+from shared.states import ResidencyState
 
 GB = 10**9
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True)
+class Plan:
     """How a model is to be loaded, and what that takes."""
 
     setting: fit.Setting
     need: fit.Need
     predicted: int
     """Bytes that the formula alone says of it once it is loaded."""
+    free: int | None
+    """Bytes before anything is done; None where the device does not tell."""
+    evictions: tuple[Residency, ...] = ()
+    """They leave first, in this order; of those that serve the type, the requests wait meanwhile."""
 
     def footprint(self, row: Residency, memory_bytes: int, load_seconds: float) -> Footprint:
         """What it took, to be remembered."""
@@ -26,17 +33,57 @@ class Plan(NamedTuple):
         )  # fmt: skip
 
 
-def will_not_fit(installation: Installation, need: fit.Need, free: int, setting: fit.Setting) -> Failed:
+def plan(
+    installation: Installation,
+    setting: fit.Setting,
+    need: fit.Need,
+    free: int | None,
+    residents: Sequence[Residency],
+) -> Plan:
+    """Beside what is there where both fit, else in the place of what has no other use.
+
+    Who serves another type is left alone: nobody asked for that to end.
+
+    Args:
+        residents: what is in the device's memory.
+
+    Raises:
+        Failed: code `will_not_fit`.
+    """
+    predicted = fit.at_rest(installation.facts, installation.size, setting)
+    if free is None or need.total <= free:
+        return Plan(setting, need, predicted, free)
+    ready = [row for row in residents if row.state == ResidencyState.READY]
+    going = [row for row in ready if not row.active or row.model_type == installation.model_type]
+    evictions: list[Residency] = []
+    room = free
+    for row in sorted(going, key=lambda row: (row.active, row.started_at)):
+        if need.total <= room:
+            break
+        room += row.memory_bytes or 0
+        evictions.append(row)
+    if need.total - need.spread > room:
+        staying = [row for row in ready if row not in going]
+        raise _will_not_fit(installation, need, room, setting, staying)
+    return Plan(setting, need, predicted, free, tuple(evictions))
+
+
+def _will_not_fit(
+    installation: Installation, need: fit.Need, room: int, setting: fit.Setting, staying: Sequence[Residency]
+) -> Failed:
     """With the numbers, and with what would help."""
-    context = fit.longest_context(installation.facts, installation.size, setting, free)
-    shorter = f"MODELYARD_RUNNERS__CONTEXT_LENGTH={context} would let it fit" if context else "a smaller one would"
+    context = fit.longest_context(installation.facts, installation.size, setting, room)
+    ways = [f"Unload {row.model_id}, which takes {(row.memory_bytes or 0) / GB:.1f} GB." for row in staying]
+    if context:
+        ways.append(f"With MODELYARD_RUNNERS__CONTEXT_LENGTH={context} it would fit.")
+    ways.append("A variant of fewer bits a weight takes less.")
     takes = f"{need.total / GB:.1f} ± {need.spread / GB:.1f} GB"
     return Failed(
         "will_not_fit",
-        f"{installation.model_id} needs {takes} of memory, and {free / GB:.1f} GB are free.",
-        f"Unload another model, or {shorter}; a variant of fewer bits a weight takes less.",
+        f"{installation.model_id} needs {takes} of memory, and at most {room / GB:.1f} GB can be had.",
+        " ".join(ways),
         {
-            "needBytes": need.total, "spreadBytes": need.spread, "freeBytes": free, "basis": need.basis,
+            "needBytes": need.total, "spreadBytes": need.spread, "freeBytes": room, "basis": need.basis,
             "weightsBytes": need.weights, "cacheBytes": need.cache, "runtimeBytes": need.runtime,
         },
     )  # fmt: skip

@@ -52,7 +52,7 @@ class Pool:
         return runner is not None and runner.alive()
 
     def end(self, residency_id: str, state: ResidencyState) -> None:
-        """Stop the runner, if there is one, and record that its residency is over.
+        """Stop the runner, if there is one, and record that its residency is over, or LOST: it is to come again.
 
         Raises:
             Unavailable: the database is away; `record_ends` has still to write it.
@@ -67,13 +67,17 @@ class Pool:
         log.info("residency.ended", residency_id=residency_id, state=state)
 
     def record_ends(self) -> None:
-        """Write down which residencies are over.
+        """Write down which residencies are over; one that was set aside is lost, and its type waits for a new one.
 
         Raises:
             Unavailable: later, then; until it is written nobody can remove the model.
         """
         for residency_id, state in list(self._ended.items()):
-            self.mark(residency_id, state=state, active=False, url=None, pid=None)
+            if state is ResidencyState.LOST:
+                with self.services.database.session() as session:
+                    residency.lose(session, residency.of_ids([residency_id]))
+            else:
+                self.mark(residency_id, state=state, active=False, url=None, pid=None)
             self._ended.pop(residency_id, None)
 
     def bury(self, residency_id: str, runner: Runner) -> None:

@@ -53,7 +53,12 @@ class Watch:
             self._pool.bury(residency_id, runner)
 
     def _replace_lost(self) -> None:
-        """What should serve and has no runner gets a job, unless one is on its way; asked again until it serves."""
+        """What should serve and has no runner gets a job, unless one is on its way; asked again until it serves.
+
+        What a job has set aside comes back only where that job has not brought another one in its place.
+        """
+        if self._pool.changing.locked():
+            return
         with self._pool.services.database.reading() as session:
             lost = residency.lost(session, self._pool.device.id)
             waiting = [row for row in lost if not switching(session, row.model_id)]
