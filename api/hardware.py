@@ -32,6 +32,7 @@ class DeviceView(View):
     node: str
     memory_total: int
     memory_free: int | None = None
+    memory_limit: int | None = Field(None, description="What models may take of it together.")
     utilisation: float | None = Field(None, description="0 to 1.")
     temperature: float | None = None
     power: float | None = None

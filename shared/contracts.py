@@ -198,6 +198,9 @@ class Switch(OfModel):
     lane = DEVICE
     priority = Priority.HIGH
 
+    plan: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
+    """Id of the plan that people have seen: no other one is carried out."""
+
 
 class Unload(OfModel):
     """Take the model out of memory once its requests have ended."""

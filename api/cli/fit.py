@@ -1,4 +1,4 @@
-"""`modelyard devices` and `modelyard fit`: what this machine has, and what would run on it."""
+"""What this machine has, what would run on it, and the change from one model to another, planned or done."""
 
 from typing import Annotated
 
@@ -6,8 +6,8 @@ import typer
 from rich.table import Table
 
 from api.cli.client import Client
-from api.cli.options import AsJson, ModelName
-from api.cli.terminal import out, print_json, size_text
+from api.cli.options import AsJson, ModelName, WaitFor
+from api.cli.terminal import end, out, print_json, size_text
 
 app = typer.Typer()
 
@@ -59,3 +59,36 @@ def fit(
         out.print(f"[{COLOURS[level]}]{level}[/] {device['device']}", highlight=False)
         for issue in device["issues"]:
             out.print(f"  {issue['message']} {issue['recommendation']}")
+
+
+@app.command()
+def switch(
+    model_id: ModelName,
+    plan_id: Annotated[str | None, typer.Option("--plan", help="Only if this plan still holds.")] = None,
+    wait: WaitFor = True,
+    as_json: AsJson = False,
+) -> None:
+    """The same as activate."""
+    client, query = Client(), f"?plan={plan_id}" if plan_id else ""
+    end(client, client.post(f"/api/v1/models/{model_id}/switch{query}"), wait=wait, as_json=as_json)
+
+
+@app.command()
+def plan(
+    action: Annotated[str, typer.Argument(help="switch, load or unload.")], model_id: ModelName, as_json: AsJson = False
+) -> None:
+    """What a change of memory would do, step by step; nothing is done."""
+    told = Client().post("/api/v1/plan", {"action": action, "modelId": model_id})
+    if as_json:
+        print_json(told)
+        return
+    for step in told["steps"]:
+        waits = ", its requests wait from here" if step["requestsWait"] else ""
+        out.print(f"{step['do']} {step['modelId']} {size_text(step['bytes'])}".rstrip() + waits)
+    if told["need"] is not None:
+        spread, free = size_text(told["spread"]), size_text(told["freeBefore"]) or "unknown"
+        out.print(f"needs {size_text(told['need'])} ± {spread} ({told['basis']}), free {free}")
+    if told["seconds"] is not None:
+        out.print(f"takes about {told['seconds']:.0f} s")
+    if told["id"] is not None:
+        out.print(f"modelyard switch {model_id} --plan {told['id']}", style="dim")

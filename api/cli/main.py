@@ -104,13 +104,6 @@ def activate(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False)
 
 
 @app.command()
-def switch(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -> None:
-    """The same as activate."""
-    client = Client()
-    end(client, client.post(f"/api/v1/models/{model_id}/switch"), wait=wait, as_json=as_json)
-
-
-@app.command()
 def unload(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -> None:
     """Take a model out of memory once its requests have ended."""
     client = Client()

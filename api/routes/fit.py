@@ -9,10 +9,12 @@ from api import fit, hardware
 from api.deps import FrontDep
 from api.fit import CompatibilityView, RequirementsView
 from api.hardware import HardwareProfile, OptimizationStatus
+from api.plan import PlanBody, PlanView, planned
 
 models = APIRouter(prefix="/models", tags=["fit"])
 machine = APIRouter(prefix="/system", tags=["fit"])
-ROUTERS = (models, machine)
+plans = APIRouter(prefix="/plan", tags=["fit"])
+ROUTERS = (models, machine, plans)
 
 RESOLUTION = re.compile(r"(\d{1,5})x(\d{1,5})", re.ASCII)
 Context = Annotated[
@@ -59,3 +61,9 @@ def hardware_profile(front: FrontDep) -> HardwareProfile:
 def optimization_status(front: FrontDep) -> OptimizationStatus:
     """What is in force on each device, what would suit it, and the largest model that fits by bits a weight."""
     return hardware.optimization(front.database, front.settings.runners.context_length)
+
+
+@plans.post("", summary="What a change of memory would do")
+def make_plan(front: FrontDep, body: PlanBody) -> PlanView:
+    """Who leaves, what is needed and free, and how long it takes; carried out by `POST /models/{id}/switch?plan=ID`."""
+    return planned(front.database, body, front.settings.runners.context_length)

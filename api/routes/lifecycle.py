@@ -28,11 +28,15 @@ async def switch(
     clear_gpu: Annotated[
         bool, Query(description="Only true: the model before leaves memory once it has drained.")
     ] = True,
+    plan: Annotated[
+        str | None,
+        Query(pattern="^[0-9a-f]{32}$", description="Id of the plan that you have seen: no other one is carried out."),
+    ] = None,
 ) -> Accepted:
     """The same as activate, by path: new one ready first, then the route, then the old one's last requests."""
     if not clear_gpu:
         raise Invalid("unsupported_option", "The model before always leaves memory.", "Leave clear_gpu out.")
-    return await asking.accept(Switch, model_id, _loadable)
+    return await asking.accept(Switch, model_id, _loadable, plan=plan)
 
 
 @router.post("/deactivate/{model_id}", status_code=202, summary="Take a model out of memory")

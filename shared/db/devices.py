@@ -34,23 +34,30 @@ def lanes(session: Session) -> list[str]:
 
 
 def place(session: Session, model_id: str) -> str:
-    """The lane for a job on a device: where the model is already, else the largest GPU, else the CPU.
+    """The lane for a job on a device: that of `placed`.
+
+    Raises:
+        Unavailable: no device worker has ever reported here.
+    """
+    return device_lane(placed(session, model_id).id)
+
+
+def placed(session: Session, model_id: str) -> Device:
+    """Where a model goes: where it is already, else the largest GPU, else the CPU.
 
     Raises:
         Unavailable: no device worker has ever reported here.
     """
     away = col(Device.seen_at) < now() - AWAY_SECONDS
-    there = select(Residency.device).where(
-        col(Residency.model_id) == model_id,
-        col(Residency.state).in_(HELD),
-        col(Residency.device) == col(Device.id),
-        ~away,
+    there = (
+        select(Device)
+        .join(Residency, col(Residency.device) == col(Device.id))
+        .where(col(Residency.model_id) == model_id, col(Residency.state).in_(HELD), ~away)
     )
-    if device := session.exec(there.order_by(col(Residency.active).desc()).limit(1)).first():
-        return device_lane(device)
-    best = select(Device.id).order_by(away, col(Device.kind) == "cpu", col(Device.memory_total).desc()).limit(1)
-    if device := session.exec(best).first():
-        return device_lane(device)
+    best = select(Device).order_by(away, col(Device.kind) == "cpu", col(Device.memory_total).desc())
+    for query in (there.order_by(col(Residency.active).desc()), best):
+        if device := session.exec(query.limit(1)).first():
+            return device
     raise _none()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from shared.db import catalog, devices, footprints
-from shared.db.tables import Device, Footprint, Installation, Model
+from shared.db.tables import Device, Footprint, Installation, Model, Residency
 from tests.api.conftest import Served
 
 GIB = 1024**3
@@ -104,6 +104,67 @@ def test_the_profile_and_what_suits_it(api: Served) -> None:
     assert [each["recommended"]["precision"] for each in status["devices"]] == ["bfloat16", "float32 or a GGUF"]
     largest = status["devices"][0]["largestModel"]
     assert largest["F16"] < largest["Q8_0"] < largest["Q4_K_M"]
+
+
+def resident(api: Served, model_id: str, gib: int, **changes: Any) -> None:
+    row = {
+        "id": model_id, "model_id": model_id, "model_type": "llm", "revision": "r", "device": GPU, "runtime": "any",
+        "state": "ready", "active": True, "memory_bytes": gib * GIB, "started_at": 0.0, **changes,
+    }  # fmt: skip
+    with api.front.database.session() as session:
+        session.add(Residency(**row))
+
+
+def planned(api: Served, action: str, model_id: str, status: int = 200) -> dict[str, Any]:
+    answer = api.http.post("/api/v1/plan", json={"action": action, "model_id": model_id})
+    assert answer.status_code == status, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def free(api: Served, count: int) -> None:
+    with api.front.database.session() as session:
+        row = session.get(Device, GPU)
+        assert row is not None
+        row.details = {**row.details, "memoryFree": count}
+
+
+def test_a_plan_says_who_leaves_and_when_requests_wait(api: Served) -> None:
+    remember(api, 5 * GIB)
+    resident(api, "two", 16)
+    beside = planned(api, "switch", "one")
+    assert [(step["do"], step["modelId"]) for step in beside["steps"]] == [
+        ("start", "one"), ("route", "one"), ("stop", "two"),
+    ]  # fmt: skip
+    assert (beside["need"], beside["freeBefore"], beside["freeAfter"]) == (5 * GIB, 20 * GIB, 31 * GIB)
+    assert (beside["seconds"], beside["basis"]) == (3.5, "measured")
+    free(api, 4 * GIB)
+    instead = planned(api, "switch", "one")
+    assert [(step["do"], step["modelId"], step["requestsWait"]) for step in instead["steps"]] == [
+        ("stop", "two", True), ("start", "one", False), ("route", "one", False),
+    ]  # fmt: skip
+    assert instead["freeAfter"] == (4 + 16 - 5) * GIB
+    assert instead["id"] != beside["id"]
+    assert planned(api, "switch", "one")["id"] == instead["id"], "nothing has changed"
+
+
+def test_a_plan_that_cannot_be_is_refused_with_its_numbers(api: Served) -> None:
+    resident(api, "two", 16, model_type="other")
+    free(api, 2 * GIB)
+    refused = planned(api, "load", "one", 409)
+    assert refused["code"] == "will_not_fit"
+    assert refused["details"]["freeBytes"] == 2 * GIB
+    assert "Unload two" in refused["hint"]
+    assert planned(api, "switch", "two", 409)["code"] == "model_not_installed"
+    assert planned(api, "unload", "one", 409)["code"] == "model_not_active"
+    assert planned(api, "switch", "nobody", 404)["code"] == "model_not_found"
+
+
+def test_what_is_in_memory_is_routed_and_what_leaves_gives_back(api: Served) -> None:
+    resident(api, "one", 5, active=False)
+    assert [step["do"] for step in planned(api, "switch", "one")["steps"]] == ["route"]
+    told = planned(api, "unload", "one")
+    assert (told["freeBefore"], told["freeAfter"], told["id"]) == (20 * GIB, 25 * GIB, None)
 
 
 @pytest.mark.parametrize(

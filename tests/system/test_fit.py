@@ -13,13 +13,15 @@ from tests.system.test_upkeep import modelyard, run
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
 
+PATIENT = {"MODELYARD_API__HOLD_SECONDS": "300"}
+"""A loaded machine takes a minute to start one model, and where that fails to start the other again."""
 LIMIT = "600MB"
 """Room for one of the models in its torch, and not for two."""
 
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory, hub_root: Path) -> Iterator[Yard]:
-    with opened(tmp_path_factory.mktemp("narrow"), hub_root, MODELYARD_RUNNERS__MEMORY_LIMIT=LIMIT) as yard:
+    with opened(tmp_path_factory.mktemp("narrow"), hub_root, MODELYARD_RUNNERS__MEMORY_LIMIT=LIMIT, **PATIENT) as yard:
         yield yard
 
 
@@ -59,17 +61,31 @@ def test_who_serves_another_type_is_not_sent_away(narrow: Yard, models: None) ->
     assert narrow.say().headers["x-modelyard-model"] == "acorn"
 
 
+def test_a_plan_is_what_is_done_or_it_is_refused(narrow: Yard, models: None) -> None:
+    plan = modelyard(narrow, "plan", "switch", "birch")
+    assert [(step["do"], step["modelId"]) for step in plan["steps"]] == [
+        ("stop", "acorn"), ("start", "birch"), ("route", "birch"),
+    ]  # fmt: skip
+    narrow.done("/api/v1/models/deactivate/acorn")
+    narrow.done("/api/v1/models/activate", {"model_id": "acorn"})
+    outdated = run(narrow, "switch", "birch", "--plan", plan["id"])
+    assert (outdated.returncode, "has changed since this plan" in outdated.stderr) == (1, True)
+    assert narrow.say().headers["x-modelyard-model"] == "acorn"
+    plan = modelyard(narrow, "plan", "switch", "birch")
+    assert modelyard(narrow, "switch", "birch", "--plan", plan["id"])["status"] == "succeeded"
+
+
 @pytest.mark.fault("F-47")
 def test_swaps_where_one_fits_at_a_time_cut_nobody(narrow: Yard, models: None) -> None:
     """The one before leaves first, and the requests that come meanwhile wait for the next one; also where that does
     not load: then the one before is back."""
     with Load(narrow.instance.url, "llm") as load:
-        for number, name in enumerate(("birch", "acorn"), 1):
+        for number, name in enumerate(("acorn", "birch", "acorn"), 1):
             load.reach(10 * number)
             narrow.done(f"/api/v1/models/{name}/switch")
             shown = narrow.http.get("/api/v1/system/hardware/profile").json()["devices"][-1]["residents"]
             assert [each["modelId"] for each in shown] == [name]
-        load.reach(30)
+        load.reach(40)
         job = narrow.ended(narrow.submitted("/api/v1/models/broken/switch"))
         assert (job["status"], job["error"]["code"]) == ("failed", "runner_exited")
         load.reach(load.tally.whole + 5)

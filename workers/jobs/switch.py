@@ -29,7 +29,7 @@ def switch(args: Switch, work: Work) -> dict[str, Any]:
         with services.database.reading() as session:
             installation = catalog.installed(session, args.model_id)
         look_before_load(work, installation)
-        new, fresh = manager.ensure_ready(model, installation, work)
+        new, fresh = manager.ensure_ready(model, installation, work, args.plan)
         try:
             work.report("switching", fraction=0.9)
             work.confirm()

@@ -16,9 +16,10 @@ def report_chore(services: Services, device: Device, runtimes: Collection[Runtim
     """Tells the database that this device is served, how it is, and what can run on it."""
 
     def report() -> None:
+        told = _details(device, runtimes, services.settings.runners.memory_limit)
         row = DeviceRow(
             id=device.id, kind=device.kind, name=device.name, node=services.settings.node,
-            memory_total=device.memory_total or 0, details=_details(device, runtimes), seen_at=0.0,
+            memory_total=device.memory_total or 0, details=told, seen_at=0.0,
         )  # fmt: skip
         with services.database.session() as session:
             devices.report(session, row)
@@ -26,11 +27,11 @@ def report_chore(services: Services, device: Device, runtimes: Collection[Runtim
     return report
 
 
-def _details(device: Device, runtimes: Iterable[Runtime]) -> dict[str, Any]:
+def _details(device: Device, runtimes: Iterable[Runtime], limit: int | None) -> dict[str, Any]:
     """As JSON; figures that the machine does not tell are left out.
 
-    `memoryFree` in bytes, `utilisation` 0 to 1, `temperature` in degrees Celsius, `power` in watts; `noGpu` says why
-    this machine shows none, and `runtimes` of each either its `version` or what is missing and the `hint`.
+    `memoryFree` and `memoryLimit` in bytes, `utilisation` 0 to 1, `temperature` in degrees Celsius, `power` in watts;
+    `noGpu` says why this machine shows none, and `runtimes` of each its `version`, or what is missing and the `hint`.
     """
     there, no_gpu = inventory.devices()
     seen = next((found for found in there if found.id == device.id), None)
@@ -42,7 +43,7 @@ def _details(device: Device, runtimes: Iterable[Runtime]) -> dict[str, Any]:
             "power": seen.power, "driver": seen.driver, "computeCapability": seen.compute_capability,
             "healthy": seen.healthy, "reason": seen.reason,
         }  # fmt: skip
-    told |= {"noGpu": no_gpu, "runtimes": {runtime.name: _found(runtime) for runtime in runtimes}}
+    told |= {"memoryLimit": limit, "noGpu": no_gpu, "runtimes": {runtime.name: _found(runtime) for runtime in runtimes}}
     return {name: value for name, value in told.items() if value is not None}
 
 

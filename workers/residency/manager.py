@@ -11,6 +11,7 @@ import structlog
 
 from shared import fit
 from shared.db import footprints, residency, trust
+from shared.db.placement import Plan, free_bytes, plan
 from shared.db.tables import Installation, Model, Residency
 from shared.errors import Failed, Unavailable
 from shared.keys import installation_secret, runner_key
@@ -21,7 +22,6 @@ from shared.trust import Trust
 from workers.devices import inventory
 from workers.devices.base import Device
 from workers.job import Services, Work
-from workers.residency.plan import Plan, plan
 from workers.residency.pool import Pool
 from workers.residency.watch import Watch
 from workers.runtimes.base import Request, Runtime
@@ -63,10 +63,16 @@ class Manager:
         finally:
             self._pool.changing.release()
 
-    def ensure_ready(self, model: Model, installation: Installation, work: Work) -> tuple[Residency, bool]:
+    def ensure_ready(
+        self, model: Model, installation: Installation, work: Work, plan_id: str | None = None
+    ) -> tuple[Residency, bool]:
         """The model's residency here, started and proved by a real inference if there is none; and if it is fresh.
 
+        Args:
+            plan_id: the plan that people have seen; another one is not carried out.
+
         Raises:
+            Conflict: code `plan_outdated`, or `will_not_fit`; nothing was touched.
             Failed: no runtime for its files, or its runner did not become ready; nothing of it is left running.
         """
         with self._services.database.reading() as session:
@@ -77,6 +83,7 @@ class Manager:
         trusted = self._gate(files, model.id, installation.revision)
         runtime = self._runtime_for(folder, model.id)
         planned = self._plan(installation, files, runtime)
+        planned.check(plan_id)
         if planned.evictions:
             work.report("making room")
             work.confirm()
@@ -126,7 +133,7 @@ class Manager:
         """What the model will take here, and who has to leave for it.
 
         Raises:
-            Failed: code `will_not_fit`; nothing was touched.
+            Conflict: code `will_not_fit`; nothing was touched.
         """
         setting = fit.Setting(runtime.name, self.device.kind, self._settings.context_length)
         if not installation.facts:
@@ -135,15 +142,8 @@ class Manager:
         with self._services.database.reading() as session:
             need = footprints.need(session, installation, self.device.id, setting)
             residents = residency.residents(session, self.device.id)
-        return plan(installation, setting, need, self._free(residents), residents)
-
-    def _free(self, residents: list[Residency]) -> int | None:
-        """Bytes that a model could take now, within the limit."""
-        free, limit = inventory.memory_free(self.device.id), self._settings.memory_limit
-        if limit is None:
-            return free
-        left = max(0, limit - sum(row.memory_bytes or 0 for row in residents))
-        return left if free is None else min(free, left)
+        free = free_bytes(inventory.memory_free(self.device.id), self._settings.memory_limit, residents)
+        return plan(installation, self.device.id, setting, need, free, residents)
 
     def _set_aside(self, row: Residency, planned: Plan) -> None:
         """It makes room: its requests end, and those that come for its type wait. It comes back if nobody else does.

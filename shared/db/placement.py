@@ -1,11 +1,14 @@
-"""What a model will take on a device, and who makes room for it: known before anything is touched."""
+"""What a model will take on a device, and who makes room for it: known before anything is touched, and shown to people
+by the same function that it is done by."""
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared import fit
 from shared.db.tables import Footprint, Installation, Residency
-from shared.errors import Failed
+from shared.errors import Conflict
 from shared.states import ResidencyState
 
 GB = 10**9
@@ -15,6 +18,9 @@ GB = 10**9
 class Plan:
     """How a model is to be loaded, and what that takes."""
 
+    model_id: str
+    revision: str
+    device: str
     setting: fit.Setting
     need: fit.Need
     predicted: int
@@ -23,6 +29,25 @@ class Plan:
     """Bytes before anything is done; None where the device does not tell."""
     evictions: tuple[Residency, ...] = ()
     """They leave first, in this order; of those that serve the type, the requests wait meanwhile."""
+
+    @property
+    def id(self) -> str:
+        """The same for as long as the same is to be done."""
+        leaving = [row.id for row in self.evictions]
+        parts = [self.model_id, self.revision, self.device, self.setting, leaving]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+    def check(self, plan_id: str | None) -> None:
+        """It is the plan that people have seen, where they name one.
+
+        Raises:
+            Conflict: code `plan_outdated`.
+        """
+        if plan_id not in (None, self.id):
+            raise Conflict(
+                "plan_outdated", "What is in memory has changed since this plan was made, so it is not carried out.",
+                "Ask for a new one: POST /api/v1/plan.",
+            )  # fmt: skip
 
     def footprint(self, row: Residency, memory_bytes: int, load_seconds: float) -> Footprint:
         """What it took, to be remembered."""
@@ -33,8 +58,17 @@ class Plan:
         )  # fmt: skip
 
 
+def free_bytes(seen: int | None, limit: int | None, residents: Sequence[Residency]) -> int | None:
+    """What a model could take of a device: what was seen to be free, within what models may take together."""
+    if limit is None:
+        return seen
+    left = max(0, limit - sum(row.memory_bytes or 0 for row in residents))
+    return left if seen is None else min(seen, left)
+
+
 def plan(
     installation: Installation,
+    device: str,
     setting: fit.Setting,
     need: fit.Need,
     free: int | None,
@@ -48,11 +82,12 @@ def plan(
         residents: what is in the device's memory.
 
     Raises:
-        Failed: code `will_not_fit`.
+        Conflict: code `will_not_fit`.
     """
     predicted = fit.at_rest(installation.facts, installation.size, setting)
+    beside = Plan(installation.model_id, installation.revision, device, setting, need, predicted, free)
     if free is None or need.total <= free:
-        return Plan(setting, need, predicted, free)
+        return beside
     ready = [row for row in residents if row.state == ResidencyState.READY]
     going = [row for row in ready if not row.active or row.model_type == installation.model_type]
     evictions: list[Residency] = []
@@ -65,12 +100,12 @@ def plan(
     if need.total - need.spread > room:
         staying = [row for row in ready if row not in going]
         raise _will_not_fit(installation, need, room, setting, staying)
-    return Plan(setting, need, predicted, free, tuple(evictions))
+    return replace(beside, evictions=tuple(evictions))
 
 
 def _will_not_fit(
     installation: Installation, need: fit.Need, room: int, setting: fit.Setting, staying: Sequence[Residency]
-) -> Failed:
+) -> Conflict:
     """With the numbers, and with what would help."""
     context = fit.longest_context(installation.facts, installation.size, setting, room)
     ways = [f"Unload {row.model_id}, which takes {(row.memory_bytes or 0) / GB:.1f} GB." for row in staying]
@@ -78,7 +113,7 @@ def _will_not_fit(
         ways.append(f"With MODELYARD_RUNNERS__CONTEXT_LENGTH={context} it would fit.")
     ways.append("A variant of fewer bits a weight takes less.")
     takes = f"{need.total / GB:.1f} ± {need.spread / GB:.1f} GB"
-    return Failed(
+    return Conflict(
         "will_not_fit",
         f"{installation.model_id} needs {takes} of memory, and at most {room / GB:.1f} GB can be had.",
         " ".join(ways),
