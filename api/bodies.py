@@ -85,6 +85,15 @@ class ScanBody(Body):
     ] = []
 
 
+class ChangeModel(Body):
+    """What a model's source is to be asked for from now on; what is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"revision": "main"}]})
+
+    revision: Text | None = None
+    checksum: Annotated[str, AfterValidator(_checksum)] | None = None
+
+
 class DownloadBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model_id": "sdxl-base-1.0", "priority": "HIGH"}]})
 

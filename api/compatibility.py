@@ -95,7 +95,8 @@ def _runtime(wanted: Wanted, place: Place) -> list[Issue]:
     name = fit.RUNTIMES.get(wanted.facts.get("format", ""))
     if name is None:
         if not wanted.facts:
-            return []
+            advice = "Pull it: its files tell. Runnable are transformers' safetensors and GGUF."
+            return [Issue("format_unknown", Level.PARTIAL, "Whether a runtime runs it is not known yet.", advice)]
         kind = wanted.facts.get("format", "unknown")
         message = f"No runtime here runs models of the format {kind!r}."
         return [Issue("no_runtime", Level.NONE, message, "Use a variant as transformers' safetensors or as GGUF.")]
@@ -106,6 +107,9 @@ def _runtime(wanted: Wanted, place: Place) -> list[Issue]:
 
 
 def _memory(wanted: Wanted, place: Place) -> list[Issue]:
+    if not wanted.size:
+        advice = "Pull it: its files tell."
+        return [Issue("size_unknown", Level.PARTIAL, "Nobody knows yet how large it is.", advice)]
     need, takes = wanted.need, f"It needs {_gb(wanted.need.total)} ± {_gb(wanted.need.spread)}"
     if need.total <= place.memory_total:
         if place.memory_free is None or need.total <= place.memory_free:

@@ -249,7 +249,7 @@ def _require_key(settings: Settings) -> None:
     raise Invalid(
         "key_required",
         f"{host} can be reached from other machines, and there is no API key.",
-        f'export MODELYARD_API_KEY="$(modelyard key)"\nmodelyard up --host {host}',
+        f'export MODELYARD_API_KEY="$(modelyard key)"\nmodelyard up --host {host} --port {settings.api.port}',
     )
 
 

@@ -26,6 +26,8 @@ class Client:
 
     def __init__(self, url: str | None = None, key: str | None = None) -> None:
         self.url = (url or os.environ.get("MODELYARD_URL") or DEFAULT_URL).rstrip("/")
+        if not self.url.startswith(("http://", "https://")):
+            raise Refused("invalid_url", f"MODELYARD_URL={self.url} is no address.", f"Use http://{self.url}.")
         key = key or os.environ.get("MODELYARD_API_KEY")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from api.cli.client import Client
 from api.cli.options import AsJson, ModelName, WaitFor
@@ -56,7 +57,7 @@ def fit(
     out.print(f"{size_text(memory['total'])} ± {spread} of memory on {needs['device']} ({memory['basis']}: {parts})")
     for device in told["devices"]:
         level = device["level"]
-        out.print(f"[{COLOURS[level]}]{level}[/] {device['device']}", highlight=False)
+        out.print(Text(level, COLOURS[level]), device["device"])
         for issue in device["issues"]:
             out.print(f"  {issue['message']} {issue['recommendation']}")
 

@@ -9,20 +9,20 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from api.cli import bundles, fit, limits, locks, upkeep
-from api.cli.client import Client, Refused
-from api.cli.options import AsJson, JobName, ModelName, PriorityOption, WaitFor
+from api.cli import bundles, fit, limits, locks, pull, upkeep
+from api.cli.client import Client
+from api.cli.options import AsJson, JobName, ModelName, WaitFor, priority_named
 from api.cli.terminal import announce, end, facts, out, pages, print_json, refuse, report, size_text, tick, title
 from shared.errors import ModelyardError
-from shared.refs import parse_ref, slug
 from shared.settings import load
-from shared.states import JobState, Priority
+from shared.states import JobState
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
     help="Gets AI models onto your machines, proves them whole, and swaps them without cutting anyone off.",
 )  # fmt: skip
 
+app.add_typer(pull.app)
 app.add_typer(upkeep.app)
 app.add_typer(fit.app)
 app.add_typer(locks.app, name="lock")
@@ -44,30 +44,6 @@ def main() -> None:
 
 
 # -- models -------------------------------------------------------------------------------------------------
-
-
-@app.command()
-def pull(
-    ref: Annotated[
-        str,
-        typer.Argument(
-            help="A model id of the registry, or hf:owner/name[@rev], https://…, ollama:name[:tag], file:/path"
-        ),
-    ],
-    id: Annotated[str | None, typer.Option("--id", help="Id to give it.")] = None,  # noqa: A002 - its public name
-    type: Annotated[str, typer.Option("--type", help="What it is for, such as llm.")] = "llm",  # noqa: A002 - its public name
-    checksum: Annotated[str | None, typer.Option(help="sha256:… or md5:… that a URL's file must have.")] = None,
-    priority: PriorityOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Fetch again what is there.")] = False,
-    wait: WaitFor = True,
-    as_json: AsJson = False,
-) -> None:
-    """Download a model, adding it to the registry if it is new."""
-    client = Client()
-    wanted = _priority(priority) if priority else None
-    model_id = _register(client, ref, id, type, checksum) if ":" in ref else ref
-    body = {"model_id": model_id, "force_redownload": force, "priority": wanted}
-    end(client, client.post("/api/v1/models/download", body), wait=wait, as_json=as_json)
 
 
 @app.command("ls")
@@ -205,14 +181,8 @@ def priority(
 ) -> None:
     """Give a waiting or running job another priority."""
     client = Client()
-    job = client.patch(f"/api/v1/jobs/{_whole_id(client, job_id)}", {"priority": _priority(name)})
+    job = client.patch(f"/api/v1/jobs/{_whole_id(client, job_id)}", {"priority": priority_named(name)})
     print_json(job) if as_json else out.print(f"{title(job)}: {job['priority']}")
-
-
-def _priority(name: str) -> str:
-    if name.upper() not in Priority.__members__:
-        raise Refused("invalid_priority", f"{name!r} is not a priority.", "Use CRITICAL, HIGH, MEDIUM or LOW.")
-    return name.upper()
 
 
 # -- the service --------------------------------------------------------------------------------------------
@@ -267,20 +237,3 @@ def demo(stay: Annotated[bool, typer.Option("--stay", help="Keep it up afterward
     """Show it all on models made on the spot: download, proof, swap under load, damage and repair."""
     command = [sys.executable, "-m", "deploy.demo", *(["--stay"] if stay else [])]
     os.execv(sys.executable, command)  # noqa: S606 - its own process: it uses rooms that this client may not
-
-
-def _register(client: Client, text: str, model_id: str | None, model_type: str, checksum: str | None) -> str:
-    """Enter the reference in the registry unless it is there already. Answers its id."""
-    ref = parse_ref(text)
-    model_id = model_id or slug(ref.location.rstrip("/").rpartition("/")[2])
-    body = {
-        "model_id": model_id, "model_type": model_type, "name": ref.location.rpartition("/")[2] or ref.location,
-        "source": ref.kind, "source_url": ref.location, "revision": ref.revision, "checksum": checksum,
-    }  # fmt: skip
-    try:
-        client.post("/api/v1/models/add", body)
-    except Refused as refusal:
-        there = client.get(f"/api/v1/models/{model_id}") if refusal.code == "model_exists" else None
-        if there is None or (there["source"], there["sourceUrl"]) != (ref.kind, ref.location):
-            raise
-    return model_id

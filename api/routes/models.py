@@ -4,14 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 
-from api.bodies import AddModel, DownloadBody, ScanBody
+from api.bodies import AddModel, ChangeModel, DownloadBody, ScanBody
 from api.cursor import decode_cursor, encode_cursor
 from api.deps import AskingDep, Front, FrontDep
 from api.views import Accepted, ModelPage, ModelView, view_model
 from shared.contracts import Download, Remove, Repair, Scan, Verify
 from shared.db import catalog
 from shared.errors import Conflict, Invalid
-from shared.refs import SourceKind, scan_root
+from shared.refs import Ref, SourceKind, checked, scan_root
 from shared.states import Availability, Priority, VerifyTier
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -97,6 +97,16 @@ def get_model(front: FrontDep, model_id: str) -> ModelView:
     with front.database.reading() as session:
         model = catalog.get_model(session, model_id)
         return view_model(model, catalog.Facts(session, [model_id]))
+
+
+@router.patch("/{model_id}", summary="Change what a model's source is asked for")
+def change(front: FrontDep, model_id: str, body: ChangeModel) -> ModelView:
+    """Another revision, or another checksum of its one file; the next download fetches that. Null is the default."""
+    with front.database.session() as session:
+        model = catalog.change_model(session, model_id, **body.model_dump(exclude_unset=True))
+        checked(Ref(SourceKind(model.source), model.source_url, model.revision))
+        facts = catalog.Facts(session, [model_id])
+        return view_model(model, facts)
 
 
 @router.delete("/{model_id}", status_code=202, summary="Remove a model")

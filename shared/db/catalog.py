@@ -35,6 +35,21 @@ def add_model(session: Session, model: Model) -> Model:
     return model
 
 
+def change_model(session: Session, model_id: str, **values: str | None) -> Model:
+    """Its entry with these values from now on.
+
+    Raises:
+        NotFound: no such model.
+    """
+    model = hold_model(session, model_id)
+    for name, value in values.items():
+        setattr(model, name, value)
+    model.updated_at = session.exec(select(now())).one()
+    session.add(model)
+    session.flush()
+    return model
+
+
 def seed(session: Session, models: list[Model]) -> None:
     """Enter each model once in the life of this database: one that was removed does not come back."""
     serialise(session, "catalogue")

@@ -89,7 +89,7 @@ def test_compatibility_tells_each_device_and_the_best(api: Served) -> None:
     told = get(api, "/api/v1/models/wide/compatibility?mode=i2v&resolution=1024x1024")
     codes = {issue["code"] for issue in told["devices"][0]["issues"]}
     assert told["level"] == "none"
-    assert codes == {"memory_too_small", "gpu_memory", "mode_unsupported"}
+    assert codes == {"format_unknown", "memory_too_small", "gpu_memory", "mode_unsupported"}
     assert all(issue["recommendation"] for each in told["devices"] for issue in each["issues"])
 
 

@@ -28,6 +28,7 @@ BODIES = {
     "/api/v1/models/lock/apply": {"lockVersion": 1, "models": []},
     "/api/v1/models/bundles": {"name": "one.tar", "models": ["one"]},
     "/v1/chat/completions": {"model": "llm", "messages": [{"role": "user", "content": "Hello"}]},
+    "/api/v1/plan": {"action": "switch", "model_id": "one"},
     "/v1/completions": {"model": "llm", "prompt": "Once"},
     "/api/pull": {"model": "one"},
     "/api/show": {"model": "one"},
@@ -68,8 +69,22 @@ def test_every_path_with_a_body_is_tried_here(api: Served) -> None:
     elsewhere = {
         "/api/v1/jobs/{job_id}", "/api/v1/models/{model_id}/trust", "/api/v1/models/rescan",
         "/api/v1/models/bundles/{name}/import", "/api/v1/limits/{name}", "/api/delete",
+        "/api/v1/models/{model_id}",
     }  # fmt: skip
     assert with_body == {*BODIES, *elsewhere}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"revision": "../.."}, {"revision": 1}, {"checksum": "crc:1"}, {"checksum": ""}, {"source_url": "a/b"}, [], None],
+)
+def test_changes_that_are_none_leave_a_model_as_it_is(api: Served, body: Any) -> None:
+    assert checked(api.http.patch("/api/v1/models/one", json=body)) == 422
+    before = api.http.get("/api/v1/models/one").json()
+    assert (before["revision"], before["checksum"]) == (None, None)
+    changed = api.http.patch("/api/v1/models/one", json={"revision": "main", "checksum": f"sha256:{'a' * 64}"}).json()
+    assert (changed["revision"], changed["checksum"]) == ("main", f"sha256:{'a' * 64}")
+    assert api.http.patch("/api/v1/models/one", json={"checksum": None}).json()["revision"] == "main", "left out, stays"
 
 
 def test_every_route_is_described(api: Served) -> None:

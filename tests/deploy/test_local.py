@@ -116,7 +116,7 @@ def test_without_a_key_only_loopback_is_bound(tmp_path: Path, host: str, setting
     with pytest.raises(Invalid) as refused:
         Instance(open_to_all, programs=stand_ins).start()
     assert refused.value.code == "key_required"
-    assert refused.value.hint == f'export MODELYARD_API_KEY="$(modelyard key)"\nmodelyard up --host {host}'
+    assert refused.value.hint == f'export MODELYARD_API_KEY="$(modelyard key)"\nmodelyard up --host {host} --port 0'
     assert not (tmp_path / "data").exists()
     assert settings.api_key is None
 

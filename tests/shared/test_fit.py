@@ -94,7 +94,8 @@ def judged(place: dict[str, Any] | None = None, disk_free: int | None = None, **
         ({"fault": "It fell off the bus."}, {}, [("device_unhealthy", Level.NONE)]),
         ({"runtimes": NO_LLAMA}, {}, [("runtime_missing", Level.NONE)]),
         ({}, {"facts": {"format": "safetensors"}}, [("no_runtime", Level.NONE)]),
-        ({}, {"facts": {}}, []),
+        ({}, {"facts": {}}, [("format_unknown", Level.PARTIAL)]),
+        ({}, {"facts": {}, "size": 0}, [("format_unknown", Level.PARTIAL), ("size_unknown", Level.PARTIAL)]),
         ({"kind": "cpu"}, {"requirements": {"gpu_memory": "8GB"}}, [("no_gpu", Level.PARTIAL)]),
         ({}, {"requirements": {"gpu_memory": "48GB"}}, [("gpu_memory", Level.PARTIAL)]),
         ({}, {"requirements": {"gpu_memory": "a lot", "torch": ["odd"]}}, []),
@@ -118,7 +119,7 @@ def test_the_disk_counts_for_what_is_still_to_come() -> None:
 
 def test_the_worst_issue_decides_and_comes_first() -> None:
     found = judge(
-        Wanted(LLAMA_8B, 0, ON_GPU, need(LLAMA_8B, 0, ON_GPU), {"gpu_memory": "48GB", "torch": ">=3"}),
+        Wanted(LLAMA_8B, 1, ON_GPU, need(LLAMA_8B, 0, ON_GPU), {"gpu_memory": "48GB", "torch": ">=3"}),
         Place("gpu", 24 * GIB, 24 * GIB, RUNTIMES), None,
     )  # fmt: skip
     assert [issue.code for issue in found] == ["torch_version", "gpu_memory"]

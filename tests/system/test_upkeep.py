@@ -61,6 +61,20 @@ def test_a_name_that_somebody_else_has_taken(yard: Yard, hub_root: Path) -> None
     assert modelyard(yard, "update", "rowan", "--accept-new-history")["result"]["updated"] is True
 
 
+def test_what_is_typed_now_counts(yard: Yard) -> None:
+    """Another revision or checksum of a model that is known is not answered with what is there."""
+    modelyard(yard, "pull", "hf:tiny/birch", "--id", "typed")
+    refused = run(yard, "pull", "hf:tiny/birch@nope", "--id", "typed")
+    assert (refused.returncode, "nope" in refused.stdout + refused.stderr) == (1, True)
+    assert modelyard(yard, "pull", "hf:tiny/birch", "--id", "typed")["result"]["alreadyPresent"] is True
+    url = f"{yard.hub.url}/files/tiny/birch/model.safetensors"
+    modelyard(yard, "pull", url, "--id", "summed")
+    wrong = run(yard, "pull", url, "--id", "summed", "--checksum", f"sha256:{'0' * 64}")
+    assert (wrong.returncode, "checksum_mismatch" in wrong.stdout + wrong.stderr) == (1, True)
+    meant = run(yard, "pull", "tiny/birch")
+    assert (meant.returncode, "hf:tiny/birch" in meant.stderr) == (1, True)
+
+
 def test_a_removed_model_comes_back(yard: Yard) -> None:
     yard.pull("spare", "tiny/birch")
     info = modelyard(yard, "storage")

@@ -77,7 +77,8 @@ class HostPolicy:
                 raise Forbidden(
                     "source_not_allowed",
                     f"{name}:{port} is a private or local address, and a reference may only name public ones.",
-                    f"If it is a model server of yours, set MODELYARD_SOURCES__ALLOWED_HOSTS={_shown(name)}:{port}",
+                    f"If it is a model server of yours, start the service with "
+                    f"MODELYARD_SOURCES__ALLOWED_HOSTS={_shown(name)}:{port}",
                 )
         return found
 

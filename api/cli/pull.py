@@ -1,0 +1,69 @@
+"""`modelyard pull`: from a reference to a model on disk."""
+
+from typing import Annotated
+
+import typer
+
+from api.cli.client import Client, Refused
+from api.cli.options import AsJson, PriorityOption, WaitFor, priority_named
+from api.cli.terminal import end
+from shared.errors import Invalid
+from shared.refs import parse_ref, slug
+
+app = typer.Typer()
+
+
+@app.command()
+def pull(
+    ref: Annotated[
+        str,
+        typer.Argument(
+            help="A model id of the registry, or hf:owner/name[@rev], https://…, ollama:name[:tag], file:/path"
+        ),
+    ],
+    id: Annotated[str | None, typer.Option("--id", help="Id to give it.")] = None,  # noqa: A002 - its public name
+    type: Annotated[str, typer.Option("--type", help="What it is for, such as llm.")] = "llm",  # noqa: A002 - its public name
+    checksum: Annotated[str | None, typer.Option(help="sha256:… or md5:… that a URL's file must have.")] = None,
+    priority: PriorityOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Fetch again what is there.")] = False,
+    wait: WaitFor = True,
+    as_json: AsJson = False,
+) -> None:
+    """Download a model, adding it to the registry if it is new."""
+    client = Client()
+    wanted = priority_named(priority) if priority else None
+    model_id = _register(client, ref, id, type, checksum) if ":" in ref else _known(ref)
+    body = {"model_id": model_id, "force_redownload": force, "priority": wanted}
+    end(client, client.post("/api/v1/models/download", body), wait=wait, as_json=as_json)
+
+
+def _known(text: str) -> str:
+    """An id of the registry, as typed.
+
+    Raises:
+        Invalid: it can be none; the hint tells what it may have been meant for.
+    """
+    if "/" not in text:
+        return text
+    meant = f"file:{text}" if text.startswith("/") else f"hf:{text}"
+    raise Invalid("invalid_reference", f"{text!r} is no model id.", f"Did you mean {meant}?")
+
+
+def _register(client: Client, text: str, model_id: str | None, model_type: str, checksum: str | None) -> str:
+    """Enter the reference in the registry unless it is there already. Answers its id."""
+    ref = parse_ref(text)
+    model_id = model_id or slug(ref.location.rstrip("/").rpartition("/")[2])
+    body = {
+        "model_id": model_id, "model_type": model_type, "name": ref.location.rpartition("/")[2] or ref.location,
+        "source": ref.kind, "source_url": ref.location, "revision": ref.revision, "checksum": checksum,
+    }  # fmt: skip
+    try:
+        client.post("/api/v1/models/add", body)
+    except Refused as refusal:
+        there = client.get(f"/api/v1/models/{model_id}") if refusal.code == "model_exists" else None
+        if there is None or (there["source"], there["sourceUrl"]) != (ref.kind, ref.location):
+            raise
+        wanted = {"revision": ref.revision, "checksum": checksum}
+        if wanted != {name: there[name] for name in wanted}:  # what is typed now counts, not what was typed before
+            client.patch(f"/api/v1/models/{model_id}", wanted)
+    return model_id
