@@ -1,6 +1,7 @@
 """How things look in a terminal: tables, progress bars, JSON."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,15 +20,17 @@ from shared.states import ENDED, JobState
 IN_BYTES = {"size", "memoryBytes", "refetchedBytes", "trashedBytes", "checkedBytes", "sharedBytes", "bytesToFetch"}
 UNTOLD = {"modelId", "modelType", "skipped", "note"}
 """Parts of a result that are shown elsewhere, or not at all."""
-out = Console(markup=False)
+PIPED_WIDTH = 200
+"""Columns where nobody looks: tables keep their ids whole."""
+out = Console(markup=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH)
 err = Console(stderr=True, markup=False)
 
 
 def refuse(error: ModelyardError) -> None:
     """What went wrong, and the next step."""
-    err.print(Text(error.code, "red"), f": {error.message}", sep="")
+    err.print(Text(error.code, "red"), f": {error.message}", sep="", soft_wrap=True)
     if error.hint:
-        err.print(f"  → {error.hint}")
+        err.print(f"  → {error.hint}", soft_wrap=True)  # a command in it is copied as it stands
 
 
 def tick(ok: bool, text: str) -> None:
@@ -48,7 +51,9 @@ def end(client: Client, accepted: dict[str, Any], *, wait: bool, as_json: bool) 
         result = job["result"] or {}
         tick(result.get("ok", True), f"{title(job)}: {_brief(result)}")
     elif job["status"] not in ENDED:
-        out.print(f"{title(job)}: {job['status']}. Follow it: modelyard jobs {job['id']}", highlight=False)
+        out.print(
+            f"{title(job)}: {job['status']}. Follow it: modelyard jobs {job['id']}", highlight=False, soft_wrap=True
+        )
     return checked(job)
 
 
@@ -87,12 +92,27 @@ def _stop_watching(job_id: str) -> None:
 
 def _watch(client: Client, job: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"))
-    with Progress(*columns, console=err, disable=quiet) as progress:
+    told = ""
+    with Progress(*columns, console=err, disable=quiet or not err.is_terminal) as progress:
         bar = progress.add_task(f"{_about(job)}: {job['status']}", total=None, detail="")
         for current in client.follow(job["id"]):
             job = current
             _advance(progress, bar, job)
+            if not quiet and not err.is_terminal and (news := f"{_doing(job)} {_trouble(job)}".rstrip()) != told:
+                err.print(news, soft_wrap=True, highlight=False)  # a log shows no bar, and is not to be silent either
+                told = news
     return job
+
+
+def _doing(job: dict[str, Any]) -> str:
+    return f"{_about(job)}: {job['phase'] or job['status']}"
+
+
+def _trouble(job: dict[str, Any]) -> str:
+    """What keeps it from going on, and the way out."""
+    if job["status"] == JobState.PAUSED:
+        return f"Go on: modelyard resume {job['id']}"
+    return str(job["error"]["message"]) if job["error"] and job["status"] not in ENDED else ""
 
 
 def _advance(progress: Progress, bar: TaskID, job: dict[str, Any]) -> None:
@@ -104,12 +124,14 @@ def _advance(progress: Progress, bar: TaskID, job: dict[str, Any]) -> None:
         detail.append(f"{decimal(int(job['bytesPerSecond']))}/s")
     if job["etaSeconds"]:
         detail.append(f"{job['etaSeconds']:.0f} s left")
-    if job["error"] and job["status"] not in ENDED:
-        detail.append(job["error"]["message"])
+    detail.append(_trouble(job))
     share = None if job["progress"] is None else job["progress"] * 100
-    doing = f"{_about(job)}: {job['phase'] or job['status']}"
     progress.update(
-        bar, description=doing, total=None if share is None else 100, completed=share or 0, detail="  ".join(detail)
+        bar,
+        description=_doing(job),
+        total=None if share is None else 100,
+        completed=share or 0,
+        detail="  ".join(detail),
     )
 
 

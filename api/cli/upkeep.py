@@ -98,23 +98,39 @@ def trash(as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    table = Table(ID, "MODEL", "FREES", "GOES", "", box=None)
+    table = Table("MODEL", "FREES", "GOES", ID, "", box=None)
     for entry in found["entries"]:
         goes = entry["goesAt"][:16].replace("T", " ")
         note = "" if entry["restorable"] else "replaced by a repaired one"
-        table.add_row(entry["id"], entry["modelId"], size_text(entry["size"]), goes, note)
+        table.add_row(entry["modelId"], size_text(entry["size"]), goes, entry["id"], note)
     out.print(table)
 
 
 @app.command()
 def restore(
-    entry: Annotated[str, typer.Argument(help="Id of the entry, as `modelyard trash` shows it.")],
+    entry: Annotated[str, typer.Argument(help="Its id in `modelyard trash`, the start of it, or the model's id.")],
     wait: WaitFor = True,
     as_json: AsJson = False,
 ) -> None:
     """Bring a model, or an earlier revision of one, back from the trash."""
     client = Client()
-    end(client, client.post(f"/api/v1/models/trash/{entry}/restore"), wait=wait, as_json=as_json)
+    whole = _whole_entry(client, entry)
+    end(client, client.post(f"/api/v1/models/trash/{whole}/restore"), wait=wait, as_json=as_json)
+
+
+def _whole_entry(client: Client, text: str) -> str:
+    """The one entry of the trash that this stands for.
+
+    Raises:
+        Refused: several could be meant.
+    """
+    entries = [entry for entry in client.get("/api/v1/models/trash")["entries"] if entry["restorable"]]
+    found = [entry["id"] for entry in entries if entry["modelId"] == text or entry["id"].startswith(text)]
+    if text in found or not found:
+        return text
+    if len(found) > 1:
+        raise Refused("ambiguous", f"{text!r} stands for {len(found)} entries.", f"Name one: {', '.join(found)}")
+    return str(found[0])
 
 
 def _updatable(client: Client) -> list[dict[str, Any]]:

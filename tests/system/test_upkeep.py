@@ -81,7 +81,8 @@ def test_a_removed_model_comes_back(yard: Yard) -> None:
     assert "spare" in {model["modelId"] for store in info["stores"] for model in store["models"]}
     modelyard(yard, "rm", "spare")
     (entry,) = [entry for entry in modelyard(yard, "trash")["entries"] if entry["modelId"] == "spare"]
-    modelyard(yard, "restore", entry["id"])
+    assert entry["id"] in run(yard, "trash").stdout, "to be copied whole"
+    modelyard(yard, "restore", "spare")
     assert modelyard(yard, "verify", "spare", "--tier", "source")["result"]["ok"]
     assert yard.http.get("/api/v1/models/spare").json()["status"] == "available"
 
