@@ -88,6 +88,7 @@ class Gateway:
         self._renew_lease = self._redis.register_script(RENEW_SCRIPT)
         self._closing: set[asyncio.Task[None]] = set()
         self._held: dict[str, str] = {}
+        self._waiting: set[str] = set()
         self._away_until = 0.0
         self._renewing: asyncio.Task[None] | None = None
 
@@ -112,31 +113,41 @@ class Gateway:
         Raises:
             NotFound: no such model or type.
             Conflict: the model is not in memory, and nobody is loading it.
-            Unavailable: the wait for a swap, a restart or Redis took too long.
+            Unavailable: the wait for a swap, a restart or Redis took too long, or too many wait already.
         """
-        name = str(body["model"])
+        name, request_id = str(body["model"]), str(uuid.uuid4())
         deadline = time.monotonic() + self._settings.api.hold_seconds
         cut = 0
-        while not await gone():
-            route = await run_in_threadpool(self._route, name)
-            if route is not None and await self._lease(route, lease := str(uuid.uuid4())):
-                answer = await self._send(route, path, body, lease, gone)
-                if isinstance(answer, httpx.Response):
-                    return self._pass_on(answer, route, lease)
-                cut += answer is Away.CUT
-            if cut > RESENDS:
-                hint = "The request may be what ends it: look at the runner's log before you send it again."
-                raise Failed("runner_died", f"The runner of {name!r} ended while it worked on this request.", hint)
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    "model_not_ready",
-                    f"{name!r} did not become ready in time.",
-                    "Try again; see GET /api/v1/jobs.",
-                    None,
-                    5,
-                )
-            await asyncio.sleep(AGAIN_SECONDS)
+        try:
+            while not await gone():
+                route = await run_in_threadpool(self._route, name)
+                if route is not None and await self._lease(route, lease := str(uuid.uuid4())):
+                    answer = await self._send(route, path, body, lease, gone)
+                    if isinstance(answer, httpx.Response):
+                        return self._pass_on(answer, route, lease)
+                    cut += answer is Away.CUT
+                if cut > RESENDS:
+                    hint = "The request may be what ends it: look at the runner's log before you send it again."
+                    raise Failed("runner_died", f"The runner of {name!r} ended while it worked on this request.", hint)
+                if time.monotonic() > deadline:
+                    raise Unavailable(
+                        "model_not_ready", f"{name!r} did not become ready in time.",
+                        "Try again; see GET /api/v1/jobs.", None, 5,
+                    )  # fmt: skip
+                self._queue(request_id)
+                await asyncio.sleep(AGAIN_SECONDS)
+        finally:
+            self._waiting.discard(request_id)
         return Response(status_code=CLIENT_GONE)
+
+    def _queue(self, request_id: str) -> None:
+        """Raises: Unavailable, where as many wait already as may."""
+        if request_id not in self._waiting and len(self._waiting) >= self._settings.api.held_requests:
+            raise Unavailable(
+                "too_many_waiting", f"{len(self._waiting)} requests wait for a model already.",
+                "Try again a little later; MODELYARD_API__HELD_REQUESTS is how many may wait.", None, 5,
+            )  # fmt: skip
+        self._waiting.add(request_id)
 
     def _route(self, name: str) -> Route | None:
         """Who answers for a model or a type now; None: it is on its way."""

@@ -53,8 +53,8 @@ def fit(
         return
     memory = needs["memory"]
     parts = ", ".join(f"{name} {size_text(memory[name])}" for name in ("weights", "cache", "runtime"))
-    spread = size_text(memory["spread"])
-    out.print(f"{size_text(memory['total'])} ± {spread} of memory on {needs['device']} ({memory['basis']}: {parts})")
+    takes = f"{size_text(memory['total'])} ± {size_text(memory['spread'])} of memory"
+    out.print(f"{takes} on {needs['device']} ({memory['basis']}; by its files: {parts})")
     for device in told["devices"]:
         level = device["level"]
         out.print(Text(level, COLOURS[level]), device["device"])
