@@ -7,6 +7,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,17 +94,18 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealRedis
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL of our own, without a password, on loopback."""
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL of our own, without a password, on loopback.
+
+    In a folder of its own: those of pytest go when other sessions begin, and a server whose folder is gone ends.
+    """
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [Path("/usr/bin")]
     initdb, postgres = programs[-1] / "initdb", programs[-1] / "postgres"
     assert postgres.exists(), "install postgresql (make test does)"
-    folder = tmp_path_factory.mktemp("postgres")
+    folder = Path(tempfile.mkdtemp(prefix="modelyard-postgres-"))
     identity: dict[str, Any] = {}
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         identity = {"user": "postgres", "group": "postgres"}
-        for part in (folder, *list(folder.parents)[:3]):
-            part.chmod(0o755)
         shutil.chown(folder, "postgres", "postgres")
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/"}
     subprocess.run([initdb, "-D", folder / "data", "-U", "modelyard", "-A", "trust"], check=True, **identity, **quiet)
@@ -117,6 +119,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield url
     server.send_signal(signal.SIGINT)  # fast: does not wait for connections that a failed test left
     server.wait(20)
+    shutil.rmtree(folder)
 
 
 def _reachable(port: int) -> bool:

@@ -15,6 +15,7 @@ import pytest
 
 from shared.errors import Cancelled, Failed, ModelyardError
 from shared.settings import RunnerSettings
+from tests.conftest import until
 from tests.fakes import runtimes
 from tests.fakes.runtimes import FakeRuntime
 from workers.runtimes.base import Launch, Request
@@ -179,9 +180,8 @@ def test_a_flood_of_output_neither_blocks_it_nor_us(start: Start) -> None:
 def test_what_it_left_behind_goes_with_it(start: Start) -> None:
     runner = start(FakeRuntime(runtimes.LEAVES_A_CHILD))
     runner.wait_ready(nothing)
-    while not runner.log_tail(1):
-        assert runner.healthy()
-    grandchild = os.pidfd_open(int(runner.log_tail(1)[0]))
+    pid = until(lambda: next((line for line in runner.log_tail() if line.isdecimal()), None), what="its pid")
+    grandchild = os.pidfd_open(int(pid))
     os.kill(runner.pid, signal.SIGKILL)
     while runner.alive():
         runner.healthy()
