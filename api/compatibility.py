@@ -118,7 +118,7 @@ def _memory(wanted: Wanted, place: Place) -> list[Issue]:
         return [Issue("memory_in_use", Level.PARTIAL, message, "Unload another model first: modelyard ps lists them.")]
     message = f"{takes}, and the device has {_gb(place.memory_total)}."
     context = fit.longest_context(wanted.facts, wanted.size, wanted.setting, place.memory_total)
-    if context:
+    if 0 < context < wanted.setting.context_length:
         advice = f"A context of {context:,} tokens fits: MODELYARD_RUNNERS__CONTEXT_LENGTH={context}."
         return [Issue("context_too_long", Level.PARTIAL, message, advice)]
     return [Issue("memory_too_small", Level.NONE, message, _fewer_bits(wanted, place))]
@@ -137,7 +137,7 @@ def _declared(wanted: Wanted, place: Place) -> list[Issue]:
     found = []
     asked = size_of(wanted.requirements.get("gpu_memory"))
     if asked is not None and place.kind == "cpu":
-        advice = "It runs here, slowly; on a GPU it would be many times faster."
+        advice = "Where a CPU runs it at all, it is many times slower; better is a device with a GPU."
         found.append(Issue("no_gpu", Level.PARTIAL, f"It is meant for a GPU of {_gb(asked)}.", advice))
     elif asked is not None and place.memory_total < asked:
         message = f"Its publisher asks for {_gb(asked)} of GPU memory; this one has {_gb(place.memory_total)}."

@@ -81,22 +81,22 @@ def requirements(database: Database, model_id: str, device_id: str | None, conte
         model, installation = catalog.get_model(session, model_id), catalog.installation(session, model_id)
         device, row = devices.named(session, device_id), installation or _not_yet(model)
         setting = _setting(row, device, context_length)
-        longest = row.facts.get("contextLength") or context_length
-        lengths = {length for length in CONTEXTS if length < longest} | {longest}
-        at = {
-            length: footprints.need(session, row, device.id, setting._replace(context_length=length))
-            for length in {*lengths, context_length}
-        }
-        seconds = footprints.load_seconds(session, row, device.id, setting)
+        known = footprints.learned(session, row, device.id, setting.runtime)
+    longest = row.facts.get("contextLength") or context_length
+    lengths = sorted({length for length in CONTEXTS if length < longest} | {longest})
     parameters = row.facts.get("parameterCount")
     return RequirementsView(
         model_id=model_id, installed=installation is not None, device=device.id, runtime=setting.runtime or None,
-        context_length=context_length, memory=NeedView.model_validate(at[context_length], from_attributes=True),
-        by_context=[ContextView(context_length=length, total=at[length].total) for length in sorted(lengths)],
+        context_length=context_length, memory=NeedView.model_validate(known.need(setting), from_attributes=True),
+        by_context=[
+            ContextView(context_length=length, total=known.need(setting._replace(context_length=length)).total)
+            for length in lengths
+        ],
         variants=[VariantView(quantization=name, weights=round(parameters * bits / 8)) for name, bits in BITS.items()]
         if parameters
         else [],
-        disk=row.size, declared=model.requirements, load_seconds=seconds,
+        disk=row.size, declared=model.requirements,
+        load_seconds=known.load_seconds(setting),
     )  # fmt: skip
 
 
@@ -108,7 +108,9 @@ def compatible(
         model, installation = catalog.get_model(session, model_id), catalog.installation(session, model_id)
         row, disk_free = installation or _not_yet(model), upkeep.disk_free(session)
         settings = [(device, _setting(row, device, context_length)) for device in devices.reported(session)]
-        needs = [footprints.need(session, row, device.id, setting) for device, setting in settings]
+        needs = [
+            footprints.learned(session, row, device.id, setting.runtime).need(setting) for device, setting in settings
+        ]
     told = []
     for (device, setting), need in zip(settings, needs, strict=True):
         wanted = Wanted(

@@ -118,13 +118,13 @@ def _optimization(device: Device, context_length: int) -> OptimizationView:
     return OptimizationView(
         device=device.id,
         in_force={
-            "precision": "as in the model's files", "quantization": "as in the model's files", "attention": "sdpa",
-            "offload": "none" if gpu else "all of it on the CPU", "contextLength": context_length,
+            "precision": "as in the model's files", "quantization": "as in the model's files",
+            "attention": "what the runtime chooses", "offload": "none" if gpu else "all of it on the CPU",
+            "contextLength": context_length,
         },
         recommended={
             "precision": precision if gpu else "float32 or a GGUF", "quantization": "Q8_0" if gpu else "Q4_K_M",
-            "attention": "sdpa", "offload": "none: what does not fit is refused with its numbers",
-            "contextLength": context_length,
+            "attention": "what the runtime chooses", "offload": "none: what does not fit is refused with its numbers",
         },
         largest_model={name: max(0, round(room * 8 / bits)) for name, bits in BITS.items()},
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """What a change of what is in memory would do, step by step, before anybody does it."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -9,10 +10,11 @@ from api.views import View
 from shared import fit
 from shared.contracts import ModelId
 from shared.db import catalog, devices, footprints, residency
-from shared.db.placement import Plan, free_bytes, plan
+from shared.db.placement import free_bytes, plan
 from shared.db.session import Database
-from shared.db.tables import Residency
+from shared.db.tables import Device, Installation, Residency
 from shared.errors import Conflict
+from shared.states import ResidencyState
 
 
 class PlanBody(Body):
@@ -34,7 +36,9 @@ class StepView(View):
 class PlanView(View):
     """Sizes are bytes."""
 
-    id: str | None = Field(description="For ?plan= of the switch: no other plan is carried out. Null for an unload.")
+    id: str | None = Field(
+        description="For ?plan= of the switch: no other plan is carried out. Null where nothing has to be loaded."
+    )
     action: str
     model_id: str
     device: str
@@ -59,55 +63,59 @@ def planned(database: Database, body: PlanBody, context_length: int) -> PlanView
     """
     if body.action == "unload":
         return _unload(database, body.model_id)
-    found, serving, seconds, there = _load(database, body.model_id, context_length)
-    if there:
-        steps = [StepView(do="route", model_id=body.model_id)]
-        return PlanView(
-            id=found.id, action=body.action, model_id=body.model_id, device=found.device, steps=steps,
-            free_before=found.free, free_after=found.free, seconds=0.0,
-        )  # fmt: skip
-    leaving = [
-        StepView(do="stop", model_id=row.model_id, bytes=row.memory_bytes, requests_wait=row.active)
-        for row in found.evictions
-    ]
-    steps = [
-        *leaving,
-        StepView(do="start", model_id=body.model_id, bytes=found.need.total),
-        StepView(do="route", model_id=body.model_id),
-    ]
-    gone = list(found.evictions)
-    if serving is not None and serving.id not in {row.id for row in gone}:
-        steps.append(StepView(do="stop", model_id=serving.model_id, bytes=serving.memory_bytes))
-        gone.append(serving)
-    after = None if found.free is None else found.free + sum(row.memory_bytes or 0 for row in gone) - found.need.total
+    with database.reading() as session:
+        model, installation = catalog.get_model(session, body.model_id), catalog.installed(session, body.model_id)
+        device, serving = devices.placed(session, model.id), catalog.active(session, model.type)
+        setting = fit.Setting(_runtime(installation), device.kind, context_length)
+        residents, there = residency.residents(session, device.id), residency.resident(session, model.id, device.id)
+        known = footprints.learned(session, installation, device.id, setting.runtime)
+    free = _free(device, residents)
+    about: dict[str, Any] = {"action": body.action, "model_id": model.id, "device": device.id, "free_before": free}
+    route = StepView(do="route", model_id=model.id)
+    if there is not None and there.revision == installation.revision:
+        replaced = _replaced(serving, [there])
+        after = _after(free, replaced, device.id, 0)
+        return PlanView(**about, id=None, steps=[route, *map(_stop, replaced)], free_after=after, seconds=0.0)
+    found = plan(installation, device.id, setting, known.need(setting), free, residents)
+    replaced = _replaced(serving, found.evictions)
+    start = StepView(do="start", model_id=model.id, bytes=found.need.total)
+    first = [_stop(row, waits=row.active) for row in found.evictions]
     return PlanView(
-        id=found.id, action=body.action, model_id=body.model_id, device=found.device, steps=steps,
-        need=found.need.total, spread=found.need.spread, basis=found.need.basis,
-        free_before=found.free, free_after=after, seconds=seconds,
+        **about, id=found.id, steps=[*first, start, route, *map(_stop, replaced)],
+        need=found.need.total, spread=found.need.spread, basis=found.need.basis, seconds=known.load_seconds(setting),
+        free_after=_after(free, [*found.evictions, *replaced], device.id, found.need.total),
     )  # fmt: skip
 
 
-def _load(database: Database, model_id: str, context_length: int) -> tuple[Plan, Residency | None, float | None, bool]:
-    """The plan, who serves the type, what its last load took, and whether it is in memory already."""
-    with database.reading() as session:
-        model = catalog.get_model(session, model_id)
-        installation = catalog.installed(session, model_id)
-        device = devices.placed(session, model_id)
-        runtime = fit.RUNTIMES.get(installation.facts.get("format", ""))
-        if runtime is None:
-            raise Conflict(
-                "no_runtime", f"No runtime here can run the files of {model_id!r}.",
-                "Runnable are transformers folders of safetensors, and GGUF files.",
-            )  # fmt: skip
-        setting = fit.Setting(runtime, device.kind, context_length)
-        residents = residency.residents(session, device.id)
-        there = residency.resident(session, model_id, device.id)
-        free = free_bytes(device.details.get("memoryFree"), device.details.get("memoryLimit"), residents)
-        need = footprints.need(session, installation, device.id, setting)
-        is_there = there is not None and there.revision == installation.revision
-        found = plan(installation, device.id, setting, need, None if is_there else free, residents)
-        serving = catalog.active(session, model.type)
-        return found, serving, footprints.load_seconds(session, installation, device.id, setting), is_there
+def _replaced(serving: Residency | None, but: Sequence[Residency]) -> list[Residency]:
+    """Who serves the type until the route has moved, and leaves then; without these."""
+    if serving is None or serving.state != ResidencyState.READY:
+        return []
+    return [] if serving.id in {row.id for row in but} else [serving]
+
+
+def _after(free: int | None, gone: Sequence[Residency], device: str, need: int) -> int | None:
+    back = sum(row.memory_bytes or 0 for row in gone if row.device == device)
+    return None if free is None else free + back - need
+
+
+def _stop(row: Residency, *, waits: bool = False) -> StepView:
+    return StepView(do="stop", model_id=row.model_id, bytes=row.memory_bytes, requests_wait=waits)
+
+
+def _runtime(installation: Installation) -> str:
+    """Raises: Conflict: code `no_runtime`."""
+    found = fit.RUNTIMES.get(installation.facts.get("format", ""))
+    if found is None:
+        raise Conflict(
+            "no_runtime", f"No runtime here can run the files of {installation.model_id!r}.",
+            "Runnable are transformers folders of safetensors, and GGUF files.",
+        )  # fmt: skip
+    return found
+
+
+def _free(device: Device, residents: list[Residency]) -> int | None:
+    return free_bytes(device.details.get("memoryFree"), device.details.get("memoryLimit"), residents)
 
 
 def _unload(database: Database, model_id: str) -> PlanView:
@@ -117,12 +125,9 @@ def _unload(database: Database, model_id: str) -> PlanView:
         if not rows:
             raise Conflict("model_not_active", f"{model_id!r} is not in memory.", "modelyard devices shows what is.")
         device = devices.named(session, rows[0].device)
-        free = free_bytes(
-            device.details.get("memoryFree"), device.details.get("memoryLimit"), residency.residents(session, device.id)
-        )
-    back = sum(row.memory_bytes or 0 for row in rows)
+        free = _free(device, residency.residents(session, device.id))
     return PlanView(
         id=None, action="unload", model_id=model_id, device=device.id,
-        steps=[StepView(do="stop", model_id=model_id, bytes=row.memory_bytes) for row in rows],
-        free_before=free, free_after=None if free is None else free + back,
+        steps=[_stop(row) for row in rows],
+        free_before=free, free_after=_after(free, rows, device.id, 0),
     )  # fmt: skip

@@ -201,6 +201,11 @@ class Switch(OfModel):
     plan: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
     """Id of the plan that people have seen: no other one is carried out."""
 
+    def unique_key(self) -> str:
+        """A job without that plan is not one that whoever names it could join."""
+        key = super().unique_key()
+        return key if self.plan is None else f"{key}:{self.plan}"
+
 
 class Unload(OfModel):
     """Take the model out of memory once its requests have ended."""

@@ -4,8 +4,7 @@ import argparse
 import gc
 import json
 import sys
-
-from celery import Celery
+from typing import TYPE_CHECKING
 
 from shared.errors import Invalid, ModelyardError
 from shared.logs import configure
@@ -13,6 +12,9 @@ from shared.queues import IO, device_lane
 from shared.settings import Settings, load
 from workers.devices import inventory
 from workers.devices.base import Device
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 DEVICE_SLOTS = 2
 """One job changes what is in the device's memory, one more may wait for it without keeping others from being seen."""
@@ -112,7 +114,7 @@ def _run_device(settings: Settings, device_id: str | None) -> int:
         manager.close()
 
 
-def _work(app: Celery, owner: str, slots: int) -> int:
+def _work(app: "Celery", owner: str, slots: int) -> int:
     """Serve until a signal ends it; the exit status.
 
     Celery's own command does the same, and takes a second more, because it loads the commands of its plugins first.

@@ -124,7 +124,8 @@ def _advance(progress: Progress, bar: TaskID, job: dict[str, Any]) -> None:
         detail.append(f"{decimal(int(job['bytesPerSecond']))}/s")
     if job["etaSeconds"]:
         detail.append(f"{job['etaSeconds']:.0f} s left")
-    detail.append(_trouble(job))
+    if trouble := _trouble(job):
+        detail.append(trouble)
     share = None if job["progress"] is None else job["progress"] * 100
     progress.update(
         bar,

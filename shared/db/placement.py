@@ -66,6 +66,23 @@ def free_bytes(seen: int | None, limit: int | None, residents: Sequence[Residenc
     return left if seen is None else min(seen, left)
 
 
+def taken(device_kind: str, resident: int, before: int | None, after: int | None) -> int | None:
+    """Bytes of a device's memory that a runner took: on a CPU its own, on a GPU what is free no more.
+
+    Args:
+        resident: host memory of the runner, which says nothing of a GPU's.
+        before, after: what was free of the device; None where it does not tell.
+
+    Returns:
+        None where it is not known; a figure that is none would be learned from.
+    """
+    if device_kind == "cpu":
+        return resident
+    if before is None or after is None or after >= before:
+        return None
+    return before - after
+
+
 def plan(
     installation: Installation,
     device: str,
@@ -109,7 +126,7 @@ def _will_not_fit(
     """With the numbers, and with what would help."""
     context = fit.longest_context(installation.facts, installation.size, setting, room)
     ways = [f"Unload {row.model_id}, which takes {(row.memory_bytes or 0) / GB:.1f} GB." for row in staying]
-    if context:
+    if 0 < context < setting.context_length:
         ways.append(f"With MODELYARD_RUNNERS__CONTEXT_LENGTH={context} it would fit.")
     ways.append("A variant of fewer bits a weight takes less.")
     takes = f"{need.total / GB:.1f} ± {need.spread / GB:.1f} GB"

@@ -154,7 +154,7 @@ class Device(SQLModel, table=True):
     node: str
     memory_total: int = Field(sa_column=Column(BigInteger, nullable=False))
     details: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
-    """How it was at that moment, and what can run on it; see `workers/residency/details.py."""
+    """How it was at that moment, and what can run on it; see `workers/residency/details.py`."""
     seen_at: float = Field(sa_column=Column(Float(53), nullable=False))
 
 

@@ -148,6 +148,18 @@ def test_a_plan_says_who_leaves_and_when_requests_wait(api: Served) -> None:
     assert planned(api, "switch", "one")["id"] == instead["id"], "nothing has changed"
 
 
+def test_who_names_a_plan_joins_nobody_who_does_not(api: Served) -> None:
+    def switch(query: str = "") -> str:
+        answer = api.http.post(f"/api/v1/models/one/switch{query}")
+        assert answer.status_code in (200, 202), answer.text
+        job_id: str = answer.json()["job"]["id"]
+        return job_id
+
+    plain, planned_one = switch(), switch(f"?plan={'a' * 32}")
+    assert plain != planned_one
+    assert (switch(), switch(f"?plan={'a' * 32}")) == (plain, planned_one)
+
+
 def test_a_plan_that_cannot_be_is_refused_with_its_numbers(api: Served) -> None:
     resident(api, "two", 16, model_type="other")
     free(api, 2 * GIB)
@@ -163,6 +175,10 @@ def test_a_plan_that_cannot_be_is_refused_with_its_numbers(api: Served) -> None:
 def test_what_is_in_memory_is_routed_and_what_leaves_gives_back(api: Served) -> None:
     resident(api, "one", 5, active=False)
     assert [step["do"] for step in planned(api, "switch", "one")["steps"]] == ["route"]
+    resident(api, "two", 16)
+    both = planned(api, "switch", "one")
+    assert [(step["do"], step["modelId"]) for step in both["steps"]] == [("route", "one"), ("stop", "two")]
+    assert (both["freeBefore"], both["freeAfter"], both["need"]) == (20 * GIB, 36 * GIB, None)
     told = planned(api, "unload", "one")
     assert (told["freeBefore"], told["freeAfter"], told["id"]) == (20 * GIB, 25 * GIB, None)
 

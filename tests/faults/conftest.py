@@ -21,15 +21,14 @@ class Street:
         self.runtime = stock(self._root)
         results.note("runtime", name=self.runtime)
         self._houses: dict[str, House] = {}
-        self._narrow: dict[str, bool] = {}
 
     def house(self, kind: str, *, narrow: bool = False) -> House:
-        if self._narrow.get(kind, narrow) is not narrow:
+        there = self._houses.get(kind)
+        if there is not None and (there.settings.runners.memory_limit is not None) is not narrow:
             self.drop(kind)
         if kind not in self._houses:
             more = {"MODELYARD_RUNNERS__MEMORY_LIMIT": ROOM_FOR_ONE[self.runtime]} if narrow else {}
             self._houses[kind] = House(kind, self._folder(kind), self._root, **more)
-            self._narrow[kind] = narrow
         return self._houses[kind]
 
     def drop(self, kind: str) -> None:

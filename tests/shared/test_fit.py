@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from api.compatibility import Level, Place, Wanted, judge, level
+from shared.db.placement import taken
 from shared.fit import MIB, RUNTIME_BYTES, Basis, Footprint, Setting, at_rest, longest_context, need
 
 GIB = 1024 * MIB
@@ -68,6 +69,22 @@ def test_the_longest_context_that_fits() -> None:
     assert longest_context(LLAMA_8B, 0, ON_GPU, takes - GIB // 2) == 4096
     assert longest_context(LLAMA_8B, 0, ON_GPU, GIB) == 0
     assert longest_context({}, GIB, ON_GPU, 2 * GIB) == 8192, "no cache is known of"
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after", "found"),
+    [
+        ("cpu", 9 * GIB, 9 * GIB, 3 * GIB),
+        ("gpu", 20 * GIB, 14 * GIB, 6 * GIB),  # what it has on the host says nothing of the GPU
+        ("gpu", 20 * GIB, 21 * GIB, None),  # somebody else let go meanwhile
+        ("gpu", None, 14 * GIB, None),
+        ("gpu", 20 * GIB, None, None),
+    ],
+)
+def test_what_is_measured_is_the_device_s_memory(
+    kind: str, before: int | None, after: int | None, found: int | None
+) -> None:
+    assert taken(kind, 3 * GIB, before, after) == found
 
 
 def judged(place: dict[str, Any] | None = None, disk_free: int | None = None, **wanted: Any) -> list[tuple[str, Level]]:

@@ -35,5 +35,5 @@ def rollback(args: Rollback, work: Work) -> dict[str, Any]:
             )  # fmt: skip
         work.confirm()
         reached("rollback.proven")
-        done = record(work, manifest, newest=False)
+        done = record(work, manifest)
     return {"previous": installation.revision, **done}

@@ -11,7 +11,7 @@ import structlog
 
 from shared import fit
 from shared.db import footprints, residency, trust
-from shared.db.placement import Plan, free_bytes, plan
+from shared.db.placement import Plan, free_bytes, plan, taken
 from shared.db.tables import Installation, Model, Residency
 from shared.errors import Failed, Unavailable
 from shared.keys import installation_secret, runner_key
@@ -28,14 +28,13 @@ from workers.runtimes.base import Request, Runtime
 from workers.runtimes.llamacpp import LlamaCpp
 from workers.runtimes.torch_runner import TorchRunner
 from workers.store.essentials import check_loadable, files_of
-from workers.store.facts import read_facts
-from workers.store.layout import storage
 from workers.store.reference import as_seen
 
 log = structlog.get_logger()
 
 SETTLE_SECONDS = 5.0
 """Longest wait for memory that a runner had."""
+SETTLE_LOOK_SECONDS = 0.1
 LEASES_BACK_SECONDS = LEASE_RENEWAL_SECONDS + 5.0
 
 
@@ -82,13 +81,13 @@ class Manager:
         folder, files = self._place(installation)
         trusted = self._gate(files, model.id, installation.revision)
         runtime = self._runtime_for(folder, model.id)
-        planned = self._plan(installation, files, runtime)
+        planned = self._plan(installation, runtime)
         planned.check(plan_id)
         if planned.evictions:
             work.report("making room")
             work.confirm()
         for old in planned.evictions:
-            self._set_aside(old, planned)
+            self._evict(old, planned)
         row = Residency(
             id=str(uuid.uuid4()), model_id=model.id, model_type=model.type, revision=installation.revision,
             device=self.device.id, runtime=runtime.name, state=ResidencyState.STARTING, started_at=0.0,
@@ -129,23 +128,20 @@ class Manager:
 
     # -- inside ---------------------------------------------------------------------------------------------
 
-    def _plan(self, installation: Installation, files: dict[str, Path], runtime: Runtime) -> Plan:
+    def _plan(self, installation: Installation, runtime: Runtime) -> Plan:
         """What the model will take here, and who has to leave for it.
 
         Raises:
             Conflict: code `will_not_fit`; nothing was touched.
         """
         setting = fit.Setting(runtime.name, self.device.kind, self._settings.context_length)
-        if not installation.facts:
-            with storage():
-                installation.facts = read_facts(files).to_dict()
         with self._services.database.reading() as session:
-            need = footprints.need(session, installation, self.device.id, setting)
+            need = footprints.learned(session, installation, self.device.id, runtime.name).need(setting)
             residents = residency.residents(session, self.device.id)
         free = free_bytes(inventory.memory_free(self.device.id), self._settings.memory_limit, residents)
         return plan(installation, self.device.id, setting, need, free, residents)
 
-    def _set_aside(self, row: Residency, planned: Plan) -> None:
+    def _evict(self, row: Residency, planned: Plan) -> None:
         """It makes room: its requests end, and those that come for its type wait. It comes back if nobody else does.
 
         Returns once its memory is back, or is not coming: some drivers take seconds.
@@ -156,12 +152,12 @@ class Manager:
         reached("evict.drained")
         self._pool.end(row.id, ResidencyState.LOST)
         reached("evict.stopped")
-        self._pool.tell(row, ResidencyState.LOST)
+        self._pool.tell(row, ResidencyState.LOST if row.active else ResidencyState.STOPPED)
         until = time.monotonic() + SETTLE_SECONDS
         while (free := inventory.memory_free(self.device.id)) is not None and time.monotonic() < until:
-            if free >= min(planned.need.total, (planned.free or 0) + (row.memory_bytes or 0)):
+            back = free >= min(planned.need.total, (planned.free or 0) + (row.memory_bytes or 0))
+            if back or self._pool.closing.wait(SETTLE_LOOK_SECONDS):
                 return
-            self._pool.closing.wait(0.1)
 
     def _start(
         self, row: Residency, runtime: Runtime, folder: Path, planned: Plan, trusted: Trust, work: Work
@@ -173,20 +169,23 @@ class Manager:
             key=runner_key(self._secret, row.id), device=self.device.id, context_length=planned.setting.context_length,
             allow_pickle=trusted.pickle, allow_remote_code=trusted.remote_code,
         )  # fmt: skip
+        before = inventory.memory_free(self.device.id)
         runner = self._pool.start(row.id, runtime, request)
         reached("runner.started")
         runner.wait_ready(work.checkpoint)
         work.report("probing", fraction=0.8)
         runner.probe()
         reached("runner.probed")
-        memory, seconds = runner.rss_bytes(), round(time.monotonic() - began, 3)
+        memory = taken(self.device.kind, runner.rss_bytes(), before, inventory.memory_free(self.device.id))
+        seconds = round(time.monotonic() - began, 3)
         values = {
             "state": ResidencyState.READY, "url": runner.url, "pid": runner.pid, "memory_bytes": memory,
             "load_seconds": seconds,
         }  # fmt: skip
         with self._services.database.session() as session:
             residency.update_row(session, row.id, **values)
-            footprints.record(session, planned.footprint(row, memory, seconds))
+            if memory is not None:
+                footprints.record(session, planned.footprint(row, memory, seconds))
         for name, value in values.items():
             setattr(row, name, value)
         self._pool.tell(row, ResidencyState.READY)

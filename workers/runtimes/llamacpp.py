@@ -3,6 +3,7 @@
 import glob
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from shared.settings import RunnerSettings
 from workers.devices.base import CPU_ID
 from workers.runtimes.asking import ask, failed
 from workers.runtimes.base import Launch, Request
+from workers.runtimes.child import environment
 
 MAGIC = b"GGUF"
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf)", re.IGNORECASE)
@@ -116,7 +118,10 @@ def find_binary(settings: RunnerSettings) -> Path:
 @cache
 def _build(binary: Path) -> str:
     try:
-        told = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
+        told = subprocess.run(
+            [binary, "--version"], capture_output=True, text=True, timeout=10, check=False,
+            env=environment(os.environ, {"CUDA_VISIBLE_DEVICES": ""}),  # without our secrets; no GPU is woken for it
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     found = VERSION.search(told.stdout + told.stderr)
