@@ -63,7 +63,8 @@ def _register(client: Client, text: str, model_id: str | None, model_type: str, 
         there = client.get(f"/api/v1/models/{model_id}") if refusal.code == "model_exists" else None
         if there is None or (there["source"], there["sourceUrl"]) != (ref.kind, ref.location):
             raise
-        wanted = {"revision": ref.revision, "checksum": checksum}
-        if wanted != {name: there[name] for name in wanted}:  # what is typed now counts, not what was typed before
+        # A reference always says which revision; a checksum that is not typed again is still to be met.
+        wanted = {"revision": ref.revision, **({"checksum": checksum} if checksum else {})}
+        if wanted != {name: there[name] for name in wanted}:
             client.patch(f"/api/v1/models/{model_id}", wanted)
     return model_id

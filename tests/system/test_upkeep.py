@@ -71,6 +71,8 @@ def test_what_is_typed_now_counts(yard: Yard) -> None:
     modelyard(yard, "pull", url, "--id", "summed")
     wrong = run(yard, "pull", url, "--id", "summed", "--checksum", f"sha256:{'0' * 64}")
     assert (wrong.returncode, "checksum_mismatch" in wrong.stdout + wrong.stderr) == (1, True)
+    again = run(yard, "pull", url, "--id", "summed")
+    assert (again.returncode, "checksum_mismatch" in again.stdout + again.stderr) == (1, True), "it still holds"
     meant = run(yard, "pull", "tiny/birch")
     assert (meant.returncode, "hf:tiny/birch" in meant.stderr) == (1, True)
 
