@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Files at a time; 0 is one after another. 3 takes half the time, and loads a small machine.
-TESTS_AT_ONCE ?= 0
+# Files at a time, one for each of two cores; 0 is one after another.
+TESTS_AT_ONCE ?= 2
 APT := redis-server postgresql
 APT_BENCH := nginx-light aria2 curl openssl
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)

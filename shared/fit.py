@@ -26,8 +26,11 @@ class Basis(StrEnum):
     MEASURED = "measured"
 
 
-SPREAD = {Basis.ESTIMATED: 0.2, Basis.CORRECTED: 0.1, Basis.MEASURED: 0.05}
+SPREAD = {Basis.ESTIMATED: 0.1, Basis.CORRECTED: 0.1, Basis.MEASURED: 0.05}
 """By how much a figure may be wrong, either way, as a part of it."""
+RUNTIME_SPREAD = 0.3
+"""And as a part of what a runtime takes on this machine, where nothing was measured: the same libraries take a fifth
+more or less of it from one machine to the next."""
 RUNTIME_BYTES = {
     ("torch", "cpu"): 370 * MIB,
     ("torch", "gpu"): 620 * MIB,
@@ -95,7 +98,9 @@ def need(
         # the runtime takes for itself.
         missed = round(median(other.measured - other.predicted for other in others))
         rest, basis = max(weights, rest + missed), Basis.CORRECTED
-    return Need(weights, cache, runtime, rest + later, round((rest + later) * SPREAD[basis]), basis)
+    total = rest + later
+    unknown = runtime * RUNTIME_SPREAD if basis is Basis.ESTIMATED else 0
+    return Need(weights, cache, runtime, total, round(total * SPREAD[basis] + unknown), basis)
 
 
 def at_rest(facts: Mapping[str, Any], size: int, setting: Setting) -> int:
