@@ -1,5 +1,6 @@
 """The HTTP front: `uvicorn api.app:create_app --factory`. No worker, no torch, no source is imported here."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from api.doorbell import Doorbell
 from api.events.hub import EventHub
 from api.gateway import Gateway
 from api.routes import events, fit, jobs, lifecycle, limits, locks, models, ollama, openai, storage, system, trust
+from api.routing import Router
 from api.security import KEY, Guard, check_bind
 from shared import logs
 from shared.broker import Broker, make_app
@@ -43,6 +45,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await front.hub.start()
         await front.gateway.start()
         app.state.front = front
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: to look through it all again and again holds up one request in 100
         yield
         await front.gateway.stop()
         await front.hub.stop()
@@ -89,5 +93,5 @@ def _open(settings: Settings) -> Front:
         redis=client,
         workers=Workers(client),
         hub=EventHub(settings, database),
-        gateway=Gateway(settings, database),
+        gateway=Gateway(settings, Router(ledger, load_on_use=settings.runners.load_on_use)),
     )

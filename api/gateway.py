@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from enum import Enum, auto
 from typing import Any, NamedTuple
@@ -25,15 +26,19 @@ from redis.backoff import NoBackoff
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
+from api.routing import Route, Router
 from shared import queues
-from shared.db import catalog, jobs
-from shared.db.session import Database
-from shared.db.tables import Model
-from shared.errors import Conflict, Failed, NotFound, Unavailable
+from shared.errors import Failed, Unavailable
 from shared.keys import installation_secret, runner_key
-from shared.progress import LEASE_RENEWAL_SECONDS, LEASE_SCRIPT, LEASE_SECONDS, PATIENCE_SECONDS, RENEW_SCRIPT
+from shared.progress import (
+    LEASE_RENEWAL_SECONDS,
+    LEASE_SCRIPT,
+    LEASE_SECONDS,
+    PATIENCE_SECONDS,
+    RENEW_SCRIPT,
+    USED_SECONDS,
+)
 from shared.settings import Settings
-from shared.states import ResidencyState
 
 log = structlog.get_logger()
 
@@ -63,20 +68,20 @@ class Away(Enum):
     """It had received it, and ended."""
 
 
-class Route(NamedTuple):
-    """Who answers."""
+class Waiting(NamedTuple):
+    """A request that waits for its model."""
 
-    residency_id: str
-    model_id: str
-    url: str
+    since: float
+    place: int
+    """Among those that waited for the same name when it came, counted from 1."""
 
 
 class Gateway:
     """Shared by all requests of one API process."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, router: Router) -> None:
         self._settings = settings
-        self._database = database
+        self._router = router
         self._secret = installation_secret(settings)
         limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
         self._http = httpx.AsyncClient(timeout=TIMEOUT, limits=limits, trust_env=False)
@@ -88,7 +93,7 @@ class Gateway:
         self._renew_lease = self._redis.register_script(RENEW_SCRIPT)
         self._closing: set[asyncio.Task[None]] = set()
         self._held: dict[str, str] = {}
-        self._waiting: set[str] = set()
+        self._waiting: Counter[str] = Counter()
         self._away_until = 0.0
         self._renewing: asyncio.Task[None] | None = None
 
@@ -111,72 +116,56 @@ class Gateway:
             gone: says whether the client has given up.
 
         Raises:
-            NotFound: no such model or type.
-            Conflict: the model is not in memory, and nobody is loading it.
-            Unavailable: the wait for a swap, a restart or Redis took too long, or too many wait already.
+            NotFound, Conflict: see `Router.find`.
+            Unavailable: also where the wait took too long, or too many wait already.
         """
-        name, request_id = str(body["model"]), str(uuid.uuid4())
+        name, waiting = str(body["model"]), None
         deadline = time.monotonic() + self._settings.api.hold_seconds
         cut = 0
         try:
             while not await gone():
-                route = await run_in_threadpool(self._route, name)
+                route = await run_in_threadpool(self._router.find, name)
                 if route is not None and await self._lease(route, lease := str(uuid.uuid4())):
                     answer = await self._send(route, path, body, lease, gone)
                     if isinstance(answer, httpx.Response):
-                        return self._pass_on(answer, route, lease)
+                        return self._pass_on(answer, route, lease, waiting)
                     cut += answer is Away.CUT
                 if cut > RESENDS:
                     hint = "The request may be what ends it: look at the runner's log before you send it again."
                     raise Failed("runner_died", f"The runner of {name!r} ended while it worked on this request.", hint)
                 if time.monotonic() > deadline:
                     raise Unavailable(
-                        "model_not_ready", f"{name!r} did not become ready in time.",
-                        "Try again; see GET /api/v1/jobs.", None, 5,
+                        "model_not_ready",
+                        f"{name!r} did not become ready in time; {self._waiting[name]} requests wait for it.",
+                        "Try again; see GET /api/v1/jobs.", {"waiting": self._waiting[name]}, 5,
                     )  # fmt: skip
-                self._queue(request_id)
+                waiting = waiting or self._queue(name)
                 await asyncio.sleep(AGAIN_SECONDS)
         finally:
-            self._waiting.discard(request_id)
+            if waiting is not None:
+                self._waiting[name] -= 1
+                self._waiting += Counter()  # forgets the names for which nobody waits any more
         return Response(status_code=CLIENT_GONE)
 
-    def _queue(self, request_id: str) -> None:
+    def _queue(self, name: str) -> Waiting:
         """Raises: Unavailable, where as many wait already as may."""
-        if request_id not in self._waiting and len(self._waiting) >= self._settings.api.held_requests:
+        if (number := self._waiting.total()) >= self._settings.api.held_requests:
             raise Unavailable(
-                "too_many_waiting", f"{len(self._waiting)} requests wait for a model already.",
-                "Try again a little later; MODELYARD_API__HELD_REQUESTS is how many may wait.", None, 5,
+                "too_many_waiting", f"{number} requests wait for a model already.",
+                "Try again a little later; MODELYARD_API__HELD_REQUESTS is how many may wait.", {"waiting": number}, 5,
             )  # fmt: skip
-        self._waiting.add(request_id)
-
-    def _route(self, name: str) -> Route | None:
-        """Who answers for a model or a type now; None: it is on its way."""
-        with self._database.reading() as session:
-            model = session.get(Model, name)
-            rows = catalog.residencies(session, [name]) if model else []
-            if not model and (serving := catalog.active(session, name)):
-                rows = [serving]
-            ready = sorted((row for row in rows if row.state == ResidencyState.READY), key=lambda row: not row.active)
-            if ready:
-                return Route(ready[0].id, ready[0].model_id, str(ready[0].url))
-            if any(row.active for row in rows) or jobs.switching(session, name):
-                return None
-            known = model is not None or name in catalog.types(session)
-        if not known:
-            raise NotFound("model_not_found", f"There is no model or type {name!r}.", "GET /v1/models lists them.")
-        hint = (
-            "Activate one: modelyard activate MODEL." if model is None else f"Activate it: modelyard activate {name}."
-        )
-        raise Conflict("model_not_active", f"{name!r} is not in memory.", hint)
+        self._waiting[name] += 1
+        return Waiting(time.monotonic(), self._waiting[name])
 
     async def _lease(self, route: Route, lease: str) -> bool:
         """Hold the residency; False: it drains. While Redis is away a request is served all the same."""
         taken = True
         if time.monotonic() >= self._away_until:
-            keys = [queues.leases_key(route.residency_id), queues.closed_key(route.residency_id)]
+            of = route.residency_id
+            keys = [queues.leases_key(of), queues.closed_key(of), queues.used_key(of)]
             try:
                 async with asyncio.timeout(PATIENCE_SECONDS):
-                    taken = bool(await self._take_lease(keys=keys, args=[lease, LEASE_SECONDS]))
+                    taken = bool(await self._take_lease(keys=keys, args=[lease, LEASE_SECONDS, USED_SECONDS]))
             except (redis.RedisError, TimeoutError) as error:
                 self._away_until = time.monotonic() + AWAY_SECONDS
                 log.warning("lease.unknown", error=type(error).__name__)
@@ -231,7 +220,7 @@ class Gateway:
         self._give_back(lease)
         return Away.BEFORE
 
-    def _pass_on(self, answer: httpx.Response, route: Route, lease: str) -> Response:
+    def _pass_on(self, answer: httpx.Response, route: Route, lease: str, waited: Waiting | None) -> Response:
         async def content() -> AsyncIterator[bytes]:
             try:
                 async for chunk in answer.aiter_raw():
@@ -240,6 +229,9 @@ class Gateway:
                 self._give_back(lease, answer)
 
         headers = {"X-Modelyard-Model": route.model_id}
+        if waited is not None:
+            headers["X-Modelyard-Waited"] = f"{time.monotonic() - waited.since:.3f}"
+            headers["X-Modelyard-Place"] = str(waited.place)
         kind = answer.headers.get("content-type", "application/json")
         return StreamingResponse(content(), answer.status_code, headers, media_type=kind)
 
@@ -250,9 +242,10 @@ class Gateway:
     async def _renew_all(self) -> bool:
         """False: Redis is away; to be tried again soon, because a drain may begin."""
         for lease, residency_id in list(self._held.items()):
+            keys = [queues.leases_key(residency_id), queues.used_key(residency_id)]
             try:
                 async with asyncio.timeout(PATIENCE_SECONDS):
-                    await self._renew_lease(keys=[queues.leases_key(residency_id)], args=[lease, LEASE_SECONDS])
+                    await self._renew_lease(keys=keys, args=[lease, LEASE_SECONDS, USED_SECONDS])
             except (redis.RedisError, TimeoutError):
                 return False
             if lease not in self._held:  # given back meanwhile

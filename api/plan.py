@@ -1,6 +1,6 @@
 """What a change of what is in memory would do, step by step, before anybody does it."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -10,10 +10,11 @@ from api.views import View
 from shared import fit
 from shared.contracts import ModelId
 from shared.db import catalog, devices, footprints, residency
-from shared.db.placement import free_bytes, plan
+from shared.db.placement import Occupant, free_bytes, occupants, plan
 from shared.db.session import Database
 from shared.db.tables import Device, Installation, Residency
 from shared.errors import Conflict
+from shared.progress import Leases
 from shared.states import ResidencyState
 
 
@@ -37,7 +38,7 @@ class PlanView(View):
     """Sizes are bytes."""
 
     id: str | None = Field(
-        description="For ?plan= of the switch: no other plan is carried out. Null where nothing has to be loaded."
+        description="For ?plan= of the switch: no other plan is carried out. Null of others, and where nothing loads."
     )
     action: str
     model_id: str
@@ -53,7 +54,7 @@ class PlanView(View):
     )
 
 
-def planned(database: Database, body: PlanBody, context_length: int) -> PlanView:
+def planned(database: Database, leases: Leases, body: PlanBody, context_length: int) -> PlanView:
     """By the function that a worker will carry it out by, on what the worker last reported of its device.
 
     Raises:
@@ -62,36 +63,38 @@ def planned(database: Database, body: PlanBody, context_length: int) -> PlanView
         Unavailable: no device has been reported.
     """
     if body.action == "unload":
-        return _unload(database, body.model_id)
+        return _unload(database, leases, body.model_id)
     with database.reading() as session:
         model, installation = catalog.get_model(session, body.model_id), catalog.installed(session, body.model_id)
         device, serving = devices.placed(session, model.id), catalog.active(session, model.type)
         setting = fit.Setting(_runtime(installation), device.kind, context_length)
-        residents, there = residency.residents(session, device.id), residency.resident(session, model.id, device.id)
+        there = residency.resident(session, model.id, device.id)
         known = footprints.learned(session, installation, device.id, setting.runtime)
+    residents = occupants(database, leases, device.id)
     free = _free(device, residents)
     about: dict[str, Any] = {"action": body.action, "model_id": model.id, "device": device.id, "free_before": free}
-    route = StepView(do="route", model_id=model.id)
+    routed = [StepView(do="route", model_id=model.id)] if body.action == "switch" else []
+    pinned = {one.row.id for one in residents if one.pinned}
     if there is not None and there.revision == installation.revision:
-        replaced = _replaced(serving, [there])
+        replaced = _replaced(serving, {there.id, *pinned}) if routed else []
         after = _after(free, replaced, device.id, 0)
-        return PlanView(**about, id=None, steps=[route, *map(_stop, replaced)], free_after=after, seconds=0.0)
+        return PlanView(**about, id=None, steps=[*routed, *map(_stop, replaced)], free_after=after, seconds=0.0)
     found = plan(installation, device.id, setting, known.need(setting), free, residents)
-    replaced = _replaced(serving, found.evictions)
+    replaced = _replaced(serving, pinned.union(row.id for row in found.evictions)) if routed else []
     start = StepView(do="start", model_id=model.id, bytes=found.need.total)
     first = [_stop(row, waits=row.active) for row in found.evictions]
     return PlanView(
-        **about, id=found.id, steps=[*first, start, route, *map(_stop, replaced)],
+        **about, id=found.id if routed else None, steps=[*first, start, *routed, *map(_stop, replaced)],
         need=found.need.total, spread=found.need.spread, basis=found.need.basis, seconds=known.load_seconds(setting),
         free_after=_after(free, [*found.evictions, *replaced], device.id, found.need.total),
     )  # fmt: skip
 
 
-def _replaced(serving: Residency | None, but: Sequence[Residency]) -> list[Residency]:
-    """Who serves the type until the route has moved, and leaves then; without these."""
+def _replaced(serving: Residency | None, but: Set[str]) -> list[Residency]:
+    """Who serves the type until the route has moved, and leaves then; unless it is one of these."""
     if serving is None or serving.state != ResidencyState.READY:
         return []
-    return [] if serving.id in {row.id for row in but} else [serving]
+    return [] if serving.id in but else [serving]
 
 
 def _after(free: int | None, gone: Sequence[Residency], device: str, need: int) -> int | None:
@@ -114,18 +117,18 @@ def _runtime(installation: Installation) -> str:
     return found
 
 
-def _free(device: Device, residents: list[Residency]) -> int | None:
+def _free(device: Device, residents: list[Occupant]) -> int | None:
     return free_bytes(device.details.get("memoryFree"), device.details.get("memoryLimit"), residents)
 
 
-def _unload(database: Database, model_id: str) -> PlanView:
+def _unload(database: Database, leases: Leases, model_id: str) -> PlanView:
     with database.reading() as session:
         catalog.get_model(session, model_id)
         rows = catalog.residencies(session, [model_id])
         if not rows:
             raise Conflict("model_not_active", f"{model_id!r} is not in memory.", "modelyard devices shows what is.")
         device = devices.named(session, rows[0].device)
-        free = _free(device, residency.residents(session, device.id))
+    free = _free(device, occupants(database, leases, device.id))
     return PlanView(
         id=None, action="unload", model_id=model_id, device=device.id,
         steps=[_stop(row) for row in rows],

@@ -135,10 +135,11 @@ class ModelView(View):
     tags: list[str]
     config: dict[str, Any]
     enabled: bool
+    pinned: bool = Field(description="It leaves memory only where somebody says so.")
     status: Availability
     active: bool = Field(description="It serves its type.")
     load_state: str | None = Field(
-        None, description="Of its residency: starting, ready, draining, lost; null when not in memory."
+        None, description="Of its residency: starting, ready, draining, lost, idle; null when not in memory."
     )
     installed_revision: str | None = None
     size: int | None = Field(None, description="Bytes on disk.")
@@ -170,7 +171,8 @@ def view_model(model: Model, facts: Facts) -> ModelView:
         model_id=model.id, model_type=model.type, name=model.name, description=model.description,
         source=SourceKind(model.source), source_url=model.source_url, revision=model.revision,
         file_size=model.file_size, checksum=model.checksum, requirements=model.requirements, tags=model.tags,
-        config=model.config, enabled=model.enabled, status=facts.availability(model.id), active=serving is not None,
+        config=model.config, enabled=model.enabled, pinned=model.pinned, status=facts.availability(model.id),
+        active=serving is not None,
         load_state=loaded.state if loaded else None,
         installed_revision=installation.revision if installation else None,
         size=installation.size if installation else None,

@@ -207,12 +207,33 @@ class Switch(OfModel):
         return key if self.plan is None else f"{key}:{self.plan}"
 
 
+class Load(OfModel):
+    """Bring the model into memory beside what is there, without routing its type to it."""
+
+    kind = "model.load"
+    lane = DEVICE
+    priority = Priority.HIGH
+
+    fresh: bool = False
+    """Start it anew where it is in memory already; the new runner takes over before the old one stops."""
+
+    def unique_key(self) -> str:
+        return f"{super().unique_key()}:fresh" if self.fresh else super().unique_key()
+
+
 class Unload(OfModel):
     """Take the model out of memory once its requests have ended."""
 
     kind = "model.unload"
     lane = DEVICE
     priority = Priority.HIGH
+
+    if_unused: bool = False
+    """Only where no request has held it for MODELYARD_RUNNERS__IDLE_SECONDS; it keeps its type, and the next request
+    brings it back."""
+
+    def unique_key(self) -> str:
+        return f"{super().unique_key()}:unused" if self.if_unused else super().unique_key()
 
 
 class Scan(Contract):
@@ -237,6 +258,7 @@ KINDS: dict[str, type[Contract]] = {
         Repair,
         Remove,
         Switch,
+        Load,
         Unload,
         Scan,
         Scrub,

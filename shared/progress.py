@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -26,18 +27,20 @@ if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 local now = redis.call('TIME')[1]
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2] * 2)
+redis.call('SET', KEYS[3], now, 'EX', ARGV[3])
 return 1
 """
-"""For the gateway, whose client is asyncio's. KEYS leases, closed; ARGV lease id, seconds. Answers 1 if taken: a
-residency that drains takes no new lease."""
+"""For the gateway, whose client is asyncio's. KEYS leases, closed, used; ARGV lease id, seconds of the lease and of the
+note of its use. Answers 1 if taken: a residency that drains takes no new lease."""
 
 RENEW_SCRIPT = """
 local until_ = redis.call('TIME')[1] + ARGV[2]
 local added = redis.call('ZADD', KEYS[1], until_, ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2] * 2)
+redis.call('SET', KEYS[2], until_ - ARGV[2], 'EX', ARGV[3])
 return added
 """
-"""KEYS leases; ARGV lease id, seconds. Takes the lease where Redis was away or has forgotten it: whoever renews
+"""KEYS leases, used; ARGV as above. Takes the lease where Redis was away or has forgotten it: whoever renews
 is served already, so that a drain has to count it."""
 
 _COUNT = """
@@ -51,6 +54,8 @@ ALIVE_SECONDS = 30
 LEASE_SECONDS = 30
 """A request's lease runs out by itself when the API process that took it dies; renewed while it streams."""
 LEASE_RENEWAL_SECONDS = LEASE_SECONDS / 6
+USED_SECONDS = 30 * 86_400
+"""How long Redis remembers that a residency was used."""
 
 
 def connect(settings: RedisSettings) -> "redis.Redis":
@@ -101,6 +106,20 @@ class Leases:
     def count(self, residency_id: str) -> int:
         """Leases that are held now."""
         return int(self._count(keys=[queues.leases_key(residency_id)]))
+
+    def unused(self, residency_ids: Sequence[str]) -> dict[str, float]:
+        """Seconds since a request last held each of these; those that none ever did are missing, and all are while
+        Redis is away."""
+        if not residency_ids:
+            return {}
+        try:
+            moment: Any = self._client.time()
+            used: Any = self._client.mget([queues.used_key(each) for each in residency_ids])
+        except redis.RedisError as error:
+            log.warning("leases.unknown", error=type(error).__name__)
+            return {}
+        pairs = zip(residency_ids, used, strict=True)
+        return {each: max(0.0, moment[0] - float(at)) for each, at in pairs if at is not None}
 
 
 class Workers:

@@ -75,6 +75,11 @@ def closed_key(residency_id: str) -> str:
     return f"modelyard:leases:{residency_id}:closed"
 
 
+def used_key(residency_id: str) -> str:
+    """When a request last held a residency, in seconds since 1970 by Redis' clock."""
+    return f"modelyard:used:{residency_id}"
+
+
 WORKERS_KEY = "modelyard:workers"
 """Sorted set of `<lane> <worker>`, scored by the last sign of life."""
 FLOWS_KEY = "modelyard:flows"

@@ -141,6 +141,15 @@ class RunnerSettings(BaseSettings):
     )
     drain_seconds: float = Field(60, ge=0, description="Longest wait for requests to end before a runner stops.")
     context_length: int = Field(4096, ge=128, description="Tokens of context a runner is started with.")
+    load_on_use: bool = Field(
+        True, description="A request for a model that is not in memory loads it, instead of being refused."
+    )
+    idle_seconds: float | None = Field(
+        None, gt=0, description="A model that no request held for so long leaves memory until the next one; else never."
+    )
+    min_residence_seconds: float = Field(
+        20, ge=0, description="A model that a request brought into memory is not put out by another's for so long."
+    )
     memory_limit: ByteSize | None = Field(
         None, description="Memory of each device that models may take together, such as 20GB; what is free when unset."
     )

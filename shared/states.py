@@ -99,10 +99,14 @@ class ResidencyState(StrEnum):
     """Takes no new lease; stops when the last one is returned."""
     LOST = "lost"
     """Its runner or its worker died; if it was active, a recovery job is on its way."""
+    IDLE = "idle"
+    """Out of memory because nobody used it, or somebody else needed its room. It serves its type all the same: the next
+    request brings it back."""
     STOPPED = "stopped"
     FAILED = "failed"
     """Never became ready, or was lost again and again and given up."""
 
 
-HELD = (ResidencyState.STARTING, ResidencyState.READY, ResidencyState.DRAINING, ResidencyState.LOST)
+IN_MEMORY = (ResidencyState.STARTING, ResidencyState.READY, ResidencyState.DRAINING)
+HELD = (*IN_MEMORY, ResidencyState.LOST, ResidencyState.IDLE)
 """In memory, or meant to be."""

@@ -17,6 +17,7 @@ from workers.job import BODIES, Heart, Message, Services, receive
 from workers.jobs import (
     bundle,
     download,
+    load,
     remove,
     repair,
     restore,
@@ -37,7 +38,7 @@ log = structlog.get_logger()
 
 ALL_BODIES = (
     *(download, remove, repair, restore, rollback, scan, scrub, switch, unload, update, update_check, verify),
-    *(bundle, unbundle),
+    *(bundle, load, unbundle),
 )
 """Imported for their registration, named here so that nothing registers behind anybody's back."""
 

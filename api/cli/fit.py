@@ -1,6 +1,6 @@
 """What this machine has, what would run on it, and the change from one model to another, planned or done."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -72,6 +72,38 @@ def switch(
     """The same as activate."""
     client, query = Client(), f"?plan={plan_id}" if plan_id else ""
     end(client, client.post(f"/api/v1/models/{model_id}/switch{query}"), wait=wait, as_json=as_json)
+
+
+@app.command()
+def load(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -> None:
+    """Bring a model into memory; what serves its type goes on serving it."""
+    client = Client()
+    end(client, client.post(f"/api/v1/models/{model_id}/load"), wait=wait, as_json=as_json)
+
+
+@app.command()
+def reload(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -> None:
+    """Start a model anew; the new runner takes over before the old one stops."""
+    client = Client()
+    end(client, client.post(f"/api/v1/models/{model_id}/reload"), wait=wait, as_json=as_json)
+
+
+@app.command()
+def pin(model_id: ModelName, as_json: AsJson = False) -> None:
+    """Keep a model in memory until somebody says otherwise."""
+    _pinned(Client().post(f"/api/v1/models/{model_id}/pin"), as_json)
+
+
+@app.command()
+def unpin(model_id: ModelName, as_json: AsJson = False) -> None:
+    """Let a model make room again where others need it."""
+    _pinned(Client().post(f"/api/v1/models/{model_id}/unpin"), as_json)
+
+
+def _pinned(model: dict[str, Any], as_json: bool) -> None:
+    where = "in memory" if model["loadState"] in ("starting", "ready") else "not in memory now"
+    pinned = "pinned" if model["pinned"] else "not pinned"
+    print_json(model) if as_json else out.print(f"{model['modelId']}: {pinned}, {where}")
 
 
 @app.command()

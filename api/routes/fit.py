@@ -10,6 +10,7 @@ from api.deps import FrontDep
 from api.fit import CompatibilityView, RequirementsView
 from api.hardware import HardwareProfile, OptimizationStatus
 from api.plan import PlanBody, PlanView, planned
+from shared.progress import Leases
 
 models = APIRouter(prefix="/models", tags=["fit"])
 machine = APIRouter(prefix="/system", tags=["fit"])
@@ -66,4 +67,4 @@ def optimization_status(front: FrontDep) -> OptimizationStatus:
 @plans.post("", summary="What a change of memory would do")
 def make_plan(front: FrontDep, body: PlanBody) -> PlanView:
     """Who leaves, what is needed and free, and how long it takes; carried out by `POST /models/{id}/switch?plan=ID`."""
-    return planned(front.database, body, front.settings.runners.context_length)
+    return planned(front.database, Leases(front.redis), body, front.settings.runners.context_length)

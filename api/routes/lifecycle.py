@@ -7,8 +7,8 @@ from fastapi import APIRouter, Query
 from api.bodies import ModelBody
 from api.deps import AskingDep, Front, FrontDep
 from api.routes.models import check_type
-from api.views import Accepted, ActiveView
-from shared.contracts import Switch, Unload
+from api.views import Accepted, ActiveView, ModelView, view_model
+from shared.contracts import Load, Switch, Unload
 from shared.db import catalog
 from shared.errors import Conflict, Invalid, NotFound
 
@@ -37,6 +37,36 @@ async def switch(
     if not clear_gpu:
         raise Invalid("unsupported_option", "The model before always leaves memory.", "Leave clear_gpu out.")
     return await asking.accept(Switch, model_id, _loadable, plan=plan)
+
+
+@router.post("/{model_id}/load", status_code=202, summary="Bring a model into memory")
+async def load(asking: AskingDep, model_id: str) -> Accepted:
+    """Beside what is there, and what serves its type goes on serving it; requests that name the model reach it."""
+    return await asking.accept(Load, model_id, _loadable)
+
+
+@router.post("/{model_id}/reload", status_code=202, summary="Start a model anew")
+async def reload(asking: AskingDep, model_id: str) -> Accepted:
+    """Its new runner takes over before the old one stops, so nobody is cut; after a change of settings, or of files."""
+    return await asking.accept(Load, model_id, _in_memory, fresh=True)
+
+
+@router.post("/{model_id}/pin", summary="Keep a model in memory")
+def pin(front: FrontDep, model_id: str) -> ModelView:
+    """Nothing puts it out but a person: no idle time, no other model's need, no switch to another one."""
+    return _pinned(front, model_id, pinned=True)
+
+
+@router.post("/{model_id}/unpin", summary="Let a model make room again")
+def unpin(front: FrontDep, model_id: str) -> ModelView:
+    """It stays where it is until somebody needs its room."""
+    return _pinned(front, model_id, pinned=False)
+
+
+def _pinned(front: Front, model_id: str, *, pinned: bool) -> ModelView:
+    with front.database.session() as session:
+        model = catalog.change_model(session, model_id, pinned=pinned)
+        return view_model(model, catalog.Facts(session, [model_id]))
 
 
 @router.post("/deactivate/{model_id}", status_code=202, summary="Take a model out of memory")

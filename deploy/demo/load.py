@@ -19,6 +19,8 @@ class Tally:
     served: Counter[str] = field(default_factory=Counter)
     """Whole answers by model."""
     failures: list[str] = field(default_factory=list)
+    began: list[float] = field(default_factory=list)
+    """By the monotonic clock, of each whole answer."""
     seconds: list[float] = field(default_factory=list)
 
     @property
@@ -27,15 +29,19 @@ class Tally:
 
 
 class Load:
-    """Half of the clients stream, half wait for the whole answer; all name the type, not a model."""
+    """Clients that ask on and on, by the type or a model.
 
-    def __init__(self, url: str, model_type: str) -> None:
+    Args:
+        streaming: share of them that streams; the others wait for the whole answer.
+    """
+
+    def __init__(self, url: str, model_type: str, *, clients: int = CLIENTS, streaming: float = 0.5) -> None:
         self.tally = Tally()
         self._url = url
         self._type = model_type
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask_on, args=(bool(n % 2),)) for n in range(CLIENTS)]
+        self._threads = [threading.Thread(target=self._ask_on, args=(n < streaming * clients,)) for n in range(clients)]
 
     def __enter__(self) -> "Load":
         for thread in self._threads:
@@ -64,6 +70,7 @@ class Load:
                 else:
                     with self._lock:
                         self.tally.served[model] += 1
+                        self.tally.began.append(began)
                         self.tally.seconds.append(time.monotonic() - began)
 
     def _body(self, stream: bool) -> dict[str, object]:

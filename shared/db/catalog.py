@@ -35,7 +35,7 @@ def add_model(session: Session, model: Model) -> Model:
     return model
 
 
-def change_model(session: Session, model_id: str, **values: str | None) -> Model:
+def change_model(session: Session, model_id: str, **values: str | bool | None) -> Model:
     """Its entry with these values from now on.
 
     Raises:

@@ -8,7 +8,7 @@ from shared.db.session import now
 from shared.db.tables import Device, Residency
 from shared.errors import NotFound, Unavailable
 from shared.queues import device_lane
-from shared.states import HELD
+from shared.states import HELD, IN_MEMORY, ResidencyState
 
 AWAY_SECONDS = 60
 """A device whose worker was silent so long is chosen only where there is no other."""
@@ -90,8 +90,9 @@ def named(session: Session, device_id: str | None) -> Device:
 
 
 def residents(session: Session) -> list[Residency]:
-    """Models in the memory of any device, or meant to be."""
-    return list(session.exec(select(Residency).where(col(Residency.state).in_(HELD))).all())
+    """Models in the memory of any device, or on their way back to it."""
+    there = (*IN_MEMORY, ResidencyState.LOST)
+    return list(session.exec(select(Residency).where(col(Residency.state).in_(there))).all())
 
 
 def clock(session: Session) -> float:

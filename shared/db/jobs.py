@@ -10,6 +10,9 @@ from shared.db.tables import Job, Model
 from shared.errors import NotFound
 from shared.states import ENDED, LIVE, Desired, JobState, Priority
 
+LOADS = ("model.switch", "model.load")
+"""Kinds that bring a model into memory."""
+
 
 def get(session: Session, job_id: str) -> Job:
     """Raises: NotFound."""
@@ -161,8 +164,17 @@ def switching(session: Session, name: str) -> bool:
     """Is a live job about to load this model, or a model of this type?"""
     of_type = select(Model.id).where(col(Model.type) == name)
     wanted = (col(Job.model_id) == name) | col(Job.model_id).in_(of_type)
-    query = select(Job.id).where(col(Job.kind) == "model.switch", col(Job.state).in_(LIVE), wanted)
+    query = select(Job.id).where(col(Job.kind).in_(LOADS), col(Job.state).in_(LIVE), wanted)
     return session.exec(query.limit(1)).first() is not None
+
+
+def load_failed(session: Session, model_id: str, seconds: float) -> tuple[Job, float] | None:
+    """The last job that was to load the model, if it failed less than `seconds` ago; and how long ago that is."""
+    query = select(Job, now() - col(Job.finished_at)).where(col(Job.model_id) == model_id, col(Job.kind).in_(LOADS))
+    found = session.exec(query.order_by(col(Job.created_at).desc(), col(Job.id).desc()).limit(1)).first()
+    if found is None or found[0].state != JobState.FAILED or found[1] >= seconds:
+        return None
+    return found[0], found[1]
 
 
 def priorities(session: Session, ids: list[str]) -> dict[str, Priority]:

@@ -6,12 +6,43 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sqlmodel import col, select
+
 from shared import fit
-from shared.db.tables import Footprint, Installation, Residency
+from shared.db import residency
+from shared.db.session import Database, now
+from shared.db.tables import Footprint, Installation, Model, Residency
 from shared.errors import Conflict
+from shared.progress import Leases
 from shared.states import ResidencyState
 
 GB = 10**9
+
+
+@dataclass(frozen=True)
+class Occupant:
+    """What is in a device's memory, and what speaks for leaving it there."""
+
+    row: Residency
+    pinned: bool = False
+    age: float = 0.0
+    """Seconds since its load began."""
+    unused: float = 0.0
+    """Seconds since a request last held it; its age where none did."""
+
+
+def occupants(database: Database, leases: Leases, device: str) -> list[Occupant]:
+    """What is in a device's memory now."""
+    with database.reading() as session:
+        rows = residency.residents(session, device)
+        moment = session.exec(select(now())).one()
+        pinned = set(session.exec(select(Model.id).where(col(Model.pinned))).all())
+    unused = leases.unused([row.id for row in rows])
+    ages = [max(0.0, moment - row.started_at) for row in rows]
+    return [
+        Occupant(row, row.model_id in pinned, age, min(age, unused.get(row.id, age)))
+        for row, age in zip(rows, ages, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -58,11 +89,11 @@ class Plan:
         )  # fmt: skip
 
 
-def free_bytes(seen: int | None, limit: int | None, residents: Sequence[Residency]) -> int | None:
+def free_bytes(seen: int | None, limit: int | None, residents: Sequence[Occupant]) -> int | None:
     """What a model could take of a device: what was seen to be free, within what models may take together."""
     if limit is None:
         return seen
-    left = max(0, limit - sum(row.memory_bytes or 0 for row in residents))
+    left = max(0, limit - sum(one.row.memory_bytes or 0 for one in residents))
     return left if seen is None else min(seen, left)
 
 
@@ -89,14 +120,17 @@ def plan(
     setting: fit.Setting,
     need: fit.Need,
     free: int | None,
-    residents: Sequence[Residency],
+    residents: Sequence[Occupant],
+    stay: float = 0.0,
 ) -> Plan:
-    """Beside what is there where both fit, else in the place of what has no other use.
+    """Beside what is there where both fit, else in the place of what serves no type or this one: the longest unused
+    first, and who serves last.
 
-    Who serves another type is left alone: nobody asked for that to end.
+    Who serves another type is left alone, as nobody asked for that to end, and so is what is pinned.
 
     Args:
         residents: what is in the device's memory.
+        stay: seconds that a model may stay at least, once it was loaded.
 
     Raises:
         Conflict: code `will_not_fit`.
@@ -105,27 +139,33 @@ def plan(
     beside = Plan(installation.model_id, installation.revision, device, setting, need, predicted, free)
     if free is None or need.total <= free:
         return beside
-    ready = [row for row in residents if row.state == ResidencyState.READY]
-    going = [row for row in ready if not row.active or row.model_type == installation.model_type]
+    ready = [one for one in residents if one.row.state == ResidencyState.READY]
+    going = [
+        one for one in ready
+        if not one.pinned and one.age >= stay and (not one.row.active or one.row.model_type == installation.model_type)
+    ]  # fmt: skip
     evictions: list[Residency] = []
     room = free
-    for row in sorted(going, key=lambda row: (row.active, row.started_at)):
+    for one in sorted(going, key=lambda one: (one.row.active, -one.unused)):
         if need.total <= room:
             break
-        room += row.memory_bytes or 0
-        evictions.append(row)
+        room += one.row.memory_bytes or 0
+        evictions.append(one.row)
     if need.total - need.spread > room:
-        staying = [row for row in ready if row not in going]
+        staying = [one for one in ready if one not in going]
         raise _will_not_fit(installation, need, room, setting, staying)
     return replace(beside, evictions=tuple(evictions))
 
 
 def _will_not_fit(
-    installation: Installation, need: fit.Need, room: int, setting: fit.Setting, staying: Sequence[Residency]
+    installation: Installation, need: fit.Need, room: int, setting: fit.Setting, staying: Sequence[Occupant]
 ) -> Conflict:
     """With the numbers, and with what would help."""
     context = fit.longest_context(installation.facts, installation.size, setting, room)
-    ways = [f"Unload {row.model_id}, which takes {(row.memory_bytes or 0) / GB:.1f} GB." for row in staying]
+    ways = [
+        f"{'Unpin' if one.pinned else 'Unload'} {one.row.model_id}: {(one.row.memory_bytes or 0) / GB:.1f} GB."
+        for one in staying
+    ]
     if 0 < context < setting.context_length:
         ways.append(f"With MODELYARD_RUNNERS__CONTEXT_LENGTH={context} it would fit.")
     ways.append("A variant of fewer bits a weight takes less.")

@@ -5,9 +5,9 @@ from sqlmodel import Session, col, select
 
 from shared.db import catalog
 from shared.db.session import now, serialise
-from shared.db.tables import Residency
+from shared.db.tables import Model, Residency
 from shared.errors import Conflict
-from shared.states import HELD, ResidencyState
+from shared.states import HELD, IN_MEMORY, ResidencyState
 
 
 def start(session: Session, row: Residency) -> None:
@@ -38,21 +38,24 @@ def resident(session: Session, model_id: str, device: str) -> Residency | None:
 
 def residents(session: Session, device: str) -> list[Residency]:
     """What is in a device's memory now; the oldest first."""
-    there = (ResidencyState.STARTING, ResidencyState.READY, ResidencyState.DRAINING)
-    query = select(Residency).where(of_device(device), col(Residency.state).in_(there))
+    query = select(Residency).where(of_device(device), col(Residency.state).in_(IN_MEMORY))
     return list(session.exec(query.order_by(col(Residency.started_at))).all())
 
 
 def flip(session: Session, new: Residency) -> None:
     """Route a type to another residency, in the caller's one transaction; those before it drain from now on.
 
+    One of another model that is pinned stays in memory, without a type to serve.
+
     Raises:
         Conflict: the new one is not ready any more; the route stays as it was.
     """
     serialise(session, f"route {new.model_type}")
     others = (col(Residency.model_type) == new.model_type) & col(Residency.active) & (col(Residency.id) != new.id)
-    lost = others & (col(Residency.state) == ResidencyState.LOST)
-    session.exec(update(Residency).where(lost).values(active=False, state=ResidencyState.STOPPED))
+    gone = others & col(Residency.state).in_([ResidencyState.LOST, ResidencyState.IDLE])
+    session.exec(update(Residency).where(gone).values(active=False, state=ResidencyState.STOPPED))
+    pinned = col(Residency.model_id).in_(select(Model.id).where(col(Model.pinned), col(Model.id) != new.model_id))
+    session.exec(update(Residency).where(others, pinned).values(active=False))
     session.exec(update(Residency).where(others).values(active=False, state=ResidencyState.DRAINING))
     ready = (col(Residency.id) == new.id) & (col(Residency.state) == ResidencyState.READY)
     turned = session.exec(update(Residency).where(ready).values(active=True).returning(col(Residency.id)))
@@ -60,6 +63,27 @@ def flip(session: Session, new: Residency) -> None:
         raise Conflict(
             "residency_gone", f"The runner of {new.model_id!r} ended before it could serve.", "Switch again."
         )
+    new.active = True
+
+
+def take_over(session: Session, new: Residency) -> list[Residency]:
+    """Put a residency in the place of those that its model has on its device, in the caller's one transaction.
+
+    It serves the type if one of them does.
+
+    Returns:
+        Those that are to be let go.
+
+    Raises:
+        Conflict: the new one is not ready any more.
+    """
+    mine = (col(Residency.model_id) == new.model_id) & of_device(new.device) & (col(Residency.id) != new.id)
+    before = list(session.exec(select(Residency).where(mine, col(Residency.state).in_(HELD))).all())
+    if any(row.active for row in before):
+        flip(session, new)
+    going = of_ids([row.id for row in before if row.state in IN_MEMORY])
+    session.exec(update(Residency).where(going).values(state=ResidencyState.DRAINING))
+    return [row for row in before if row.state in IN_MEMORY]
 
 
 def draining(session: Session, model_type: str) -> list[Residency]:
@@ -86,12 +110,12 @@ def clear(session: Session, model_id: str, device: str) -> list[Residency]:
     return found
 
 
-def lose(session: Session, which: ColumnElement[bool]) -> None:
-    """These runners are gone: those that serve a type are marked lost, the others are over."""
-    held = which & col(Residency.state).in_(HELD)
-    gone = {"pid": None, "url": None}
-    session.exec(update(Residency).where(held, col(Residency.active)).values(state=ResidencyState.LOST, **gone))
-    session.exec(update(Residency).where(held, ~col(Residency.active)).values(state=ResidencyState.STOPPED, **gone))
+def lose(session: Session, which: ColumnElement[bool], into: ResidencyState = ResidencyState.LOST) -> None:
+    """These runners are gone: those that serve a type are marked lost, or idle, and the others are over."""
+    gone = which & col(Residency.state).in_(IN_MEMORY)
+    nothing = {"pid": None, "url": None}
+    session.exec(update(Residency).where(gone, col(Residency.active)).values(state=into, **nothing))
+    session.exec(update(Residency).where(gone, ~col(Residency.active)).values(state=ResidencyState.STOPPED, **nothing))
 
 
 def of_device(device: str) -> ColumnElement[bool]:

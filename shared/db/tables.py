@@ -39,6 +39,8 @@ class Model(SQLModel, table=True):
     tags: list[str] = Field(default_factory=list, sa_column=_json())
     config: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
     enabled: bool = True
+    pinned: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
+    """It leaves memory only where somebody says so."""
     created_at: float = Field(sa_column=Column(Float(53), nullable=False))
     updated_at: float = Field(sa_column=Column(Float(53), nullable=False))
 

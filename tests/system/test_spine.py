@@ -55,7 +55,14 @@ def test_activate_and_ask(yard: Yard, models: list[str]) -> None:
     assert answer.headers["x-modelyard-model"] == "acorn"
     assert isinstance(answer.json()["choices"][0]["message"]["content"], str)
     assert yard.say("acorn").status_code == 200
-    assert yard.say("birch").status_code == 409
+
+
+def test_a_model_that_is_named_is_loaded_for_that(yard: Yard, models: list[str]) -> None:
+    """And what serves its type goes on serving it."""
+    yard.done("/api/v1/models/activate", {"model_id": "acorn"})
+    assert yard.say("birch").headers["x-modelyard-model"] == "birch"
+    assert yard.say().headers["x-modelyard-model"] == "acorn"
+    yard.done("/api/v1/models/deactivate/birch")
 
 
 def test_a_real_openai_client(yard: Yard, models: list[str]) -> None:

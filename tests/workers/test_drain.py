@@ -9,7 +9,7 @@ import redis
 
 from shared import queues
 from shared.jobs import Ledger
-from shared.progress import LEASE_SECONDS, RENEW_SCRIPT, Leases, Workers, connect
+from shared.progress import LEASE_SECONDS, RENEW_SCRIPT, USED_SECONDS, Leases, Workers, connect
 from shared.settings import RedisSettings, Settings
 from tests.conftest import RealRedis, until
 from workers.devices.base import Device
@@ -51,7 +51,8 @@ def drain(
 def renew(server: RealRedis, lease: str) -> None:
     """What the gateway does for every request that it serves."""
     with redis.Redis(port=server.port) as client:
-        client.eval(RENEW_SCRIPT, 1, queues.leases_key("old"), lease, LEASE_SECONDS)
+        keys = (queues.leases_key("old"), queues.used_key("old"))
+        client.eval(RENEW_SCRIPT, 2, *keys, lease, LEASE_SECONDS, USED_SECONDS)
 
 
 def give_back(server: RealRedis, lease: str) -> None:

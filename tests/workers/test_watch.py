@@ -67,7 +67,7 @@ def recoveries(ledger: Ledger) -> int:
 @pytest.mark.fault("A-74")
 def test_one_that_hangs_is_ended_and_loaded_again(pool: Pool, runner: Runner, ledger: Ledger) -> None:
     os.kill(runner.pid, signal.SIGSTOP)
-    Watch(pool).start()
+    Watch(pool, list).start()
     until(lambda: not runner.alive(), what="the end of the runner")
     until(lambda: recoveries(ledger) == 1, what="a job that loads it again")
     assert state(ledger) is ResidencyState.LOST
@@ -76,7 +76,7 @@ def test_one_that_hangs_is_ended_and_loaded_again(pool: Pool, runner: Runner, le
 
 def test_one_that_dies_is_loaded_again(pool: Pool, runner: Runner, ledger: Ledger) -> None:
     os.kill(runner.pid, signal.SIGKILL)
-    Watch(pool).start()
+    Watch(pool, list).start()
     until(lambda: recoveries(ledger) == 1, what="a job that loads it again")
     assert state(ledger) is ResidencyState.LOST
 

@@ -5,6 +5,7 @@ from typing import Any
 from shared.contracts import Unload
 from shared.db import catalog, residency
 from shared.points import reached
+from shared.states import ResidencyState
 from workers.job import Work, job
 from workers.residency.manager import manager_of
 
@@ -13,6 +14,8 @@ from workers.residency.manager import manager_of
 def unload(args: Unload, work: Work) -> dict[str, Any]:
     """Take the model off its route, drain its requests, stop its runner."""
     services, manager = work.services, manager_of(work)
+    if args.if_unused:
+        return _unused(args, work)
     with manager.exclusive(work):
         work.confirm()
         with services.database.session() as session:
@@ -22,4 +25,15 @@ def unload(args: Unload, work: Work) -> dict[str, Any]:
     work.report("draining", fraction=0.5)
     for row in rows:  # outside the lock: the route has moved, and a drain may take a minute
         manager.retire(row.id)
+    return {"modelId": args.model_id, "unloaded": len(rows)}
+
+
+def _unused(args: Unload, work: Work) -> dict[str, Any]:
+    """Its type stays with it. A request that comes at this moment ends first, and the next ones bring it back."""
+    manager = manager_of(work)
+    with manager.exclusive(work):
+        work.confirm()
+        rows = [row for row in manager.unused() if row.model_id == args.model_id]
+        for row in rows:
+            manager.retire(row.id, ResidencyState.IDLE)
     return {"modelId": args.model_id, "unloaded": len(rows)}

@@ -11,9 +11,9 @@ import structlog
 
 from shared import fit
 from shared.db import footprints, residency, trust
-from shared.db.placement import Plan, free_bytes, plan, taken
+from shared.db.placement import Plan, free_bytes, occupants, plan, taken
 from shared.db.tables import Installation, Model, Residency
-from shared.errors import Failed, Unavailable
+from shared.errors import Conflict, Failed, Snooze, Unavailable
 from shared.keys import installation_secret, runner_key
 from shared.points import reached
 from shared.progress import LEASE_RENEWAL_SECONDS
@@ -63,31 +63,44 @@ class Manager:
             self._pool.changing.release()
 
     def ensure_ready(
-        self, model: Model, installation: Installation, work: Work, plan_id: str | None = None
+        self,
+        model: Model,
+        installation: Installation,
+        work: Work,
+        plan_id: str | None = None,
+        *,
+        fresh: bool = False,
+        set_aside: ResidencyState = ResidencyState.LOST,
     ) -> tuple[Residency, bool]:
         """The model's residency here, started and proved by a real inference if there is none; and if it is fresh.
 
         Args:
             plan_id: the plan that people have seen; another one is not carried out.
+            fresh: start another one even where there is one.
+            set_aside: what becomes of who serves the type and has to leave for it. LOST comes back by itself where
+                nobody takes its place; IDLE waits for a request, and nobody is made to leave who has just come.
 
         Raises:
             Conflict: code `plan_outdated`, or `will_not_fit`; nothing was touched.
             Failed: no runtime for its files, or its runner did not become ready; nothing of it is left running.
+            Snooze: who would have to leave has just come.
         """
         with self._services.database.reading() as session:
             row = residency.resident(session, model.id, self.device.id)
-        if row is not None and row.revision == installation.revision and self._pool.lives(row.id):
+        there = row is not None and row.revision == installation.revision and self._pool.lives(row.id)
+        if row is not None and there and not fresh:
             return row, False
         folder, files = self._place(installation)
         trusted = self._gate(files, model.id, installation.revision)
         runtime = self._runtime_for(folder, model.id)
-        planned = self._plan(installation, runtime)
+        gently = set_aside is ResidencyState.IDLE
+        planned = self._plan(installation, runtime, self._settings.min_residence_seconds if gently else 0.0)
         planned.check(plan_id)
         if planned.evictions:
             work.report("making room")
             work.confirm()
         for old in planned.evictions:
-            self._evict(old, planned)
+            self._evict(old, planned, set_aside)
         row = Residency(
             id=str(uuid.uuid4()), model_id=model.id, model_type=model.type, revision=installation.revision,
             device=self.device.id, runtime=runtime.name, state=ResidencyState.STARTING, started_at=0.0,
@@ -102,13 +115,24 @@ class Manager:
                 self._pool.end(row.id, ResidencyState.FAILED)
             raise
 
-    def retire(self, residency_id: str) -> None:
+    def retire(self, residency_id: str, into: ResidencyState = ResidencyState.STOPPED) -> None:
         """Let the requests end that hold it, then stop it. Not to be cancelled: its route has moved already."""
         self._pool.mark(residency_id, state=ResidencyState.DRAINING)
         self._drain(residency_id)
         reached("residency.drained")
-        self._pool.end(residency_id, ResidencyState.STOPPED)
+        self._pool.end(residency_id, into)
         reached("residency.stopped")
+
+    def unused(self) -> list[Residency]:
+        """What is ready here, not pinned, and was held by no request for the time that is set; none where none is."""
+        seconds = self._settings.idle_seconds
+        if seconds is None:
+            return []
+        found = occupants(self._services.database, self._services.leases, self.device.id)
+        return [
+            one.row for one in found
+            if one.row.state == ResidencyState.READY and not one.pinned and one.unused >= seconds
+        ]  # fmt: skip
 
     # -- the process ----------------------------------------------------------------------------------------
 
@@ -116,7 +140,7 @@ class Manager:
         """This worker starts anew: the runners of the one before died with it; what served is loaded again."""
         with self._services.database.session() as session:
             residency.lose(session, residency.of_device(self.device.id))
-        Watch(self._pool).start()
+        Watch(self._pool, self.unused).start()
 
     def stop_waiting(self) -> None:
         """This worker shuts down: drains end now."""
@@ -128,21 +152,31 @@ class Manager:
 
     # -- inside ---------------------------------------------------------------------------------------------
 
-    def _plan(self, installation: Installation, runtime: Runtime) -> Plan:
+    def _plan(self, installation: Installation, runtime: Runtime, stay: float) -> Plan:
         """What the model will take here, and who has to leave for it.
 
         Raises:
             Conflict: code `will_not_fit`; nothing was touched.
+            Snooze: it will fit once who is there has been for `stay` seconds.
         """
         setting = fit.Setting(runtime.name, self.device.kind, self._settings.context_length)
         with self._services.database.reading() as session:
             need = footprints.learned(session, installation, self.device.id, runtime.name).need(setting)
-            residents = residency.residents(session, self.device.id)
+        residents = occupants(self._services.database, self._services.leases, self.device.id)
         free = free_bytes(inventory.memory_free(self.device.id), self._settings.memory_limit, residents)
-        return plan(installation, self.device.id, setting, need, free, residents)
+        about = (installation, self.device.id, setting, need, free, residents)
+        try:
+            return plan(*about, stay)
+        except Conflict:
+            plan(*about)
+        left = min(stay - one.age for one in residents if one.age < stay)
+        raise Snooze(
+            left + 0.1, "Who has to leave for it has just come.", "memory_in_use",
+            "It goes on by itself; MODELYARD_RUNNERS__MIN_RESIDENCE_SECONDS is for how long a model stays at least.",
+        )  # fmt: skip
 
-    def _evict(self, row: Residency, planned: Plan) -> None:
-        """It makes room: its requests end, and those that come for its type wait. It comes back if nobody else does.
+    def _evict(self, row: Residency, planned: Plan, into: ResidencyState) -> None:
+        """It makes room: its requests end, and those that come for its type wait.
 
         Returns once its memory is back, or is not coming: some drivers take seconds.
         """
@@ -150,9 +184,9 @@ class Manager:
         reached("evict.closed")
         self._drain(row.id)
         reached("evict.drained")
-        self._pool.end(row.id, ResidencyState.LOST)
+        self._pool.end(row.id, into)
         reached("evict.stopped")
-        self._pool.tell(row, ResidencyState.LOST if row.active else ResidencyState.STOPPED)
+        self._pool.tell(row, into if row.active else ResidencyState.STOPPED)
         until = time.monotonic() + SETTLE_SECONDS
         while (free := inventory.memory_free(self.device.id)) is not None and time.monotonic() < until:
             back = free >= min(planned.need.total, (planned.free or 0) + (row.memory_bytes or 0))

@@ -52,7 +52,7 @@ class Pool:
         return runner is not None and runner.alive()
 
     def end(self, residency_id: str, state: ResidencyState) -> None:
-        """Stop the runner, if there is one, and record that its residency is over, or LOST: it is to come again.
+        """Stop the runner, if there is one, and record that its residency is over; LOST or IDLE if it serves a type.
 
         Raises:
             Unavailable: the database is away; `record_ends` has still to write it.
@@ -67,15 +67,15 @@ class Pool:
         log.info("residency.ended", residency_id=residency_id, state=state)
 
     def record_ends(self) -> None:
-        """Write down which residencies are over; one that was set aside is lost, and its type waits for a new one.
+        """Write down which residencies are over; the type of one that was set aside waits for a new one.
 
         Raises:
             Unavailable: later, then; until it is written nobody can remove the model.
         """
         for residency_id, state in list(self._ended.items()):
-            if state is ResidencyState.LOST:
+            if state in (ResidencyState.LOST, ResidencyState.IDLE):
                 with self.services.database.session() as session:
-                    residency.lose(session, residency.of_ids([residency_id]))
+                    residency.lose(session, residency.of_ids([residency_id]), state)
             else:
                 self.mark(residency_id, state=state, active=False, url=None, pid=None)
             self._ended.pop(residency_id, None)

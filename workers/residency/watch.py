@@ -1,13 +1,14 @@
-"""Notices runners that died or hang, and has what served loaded again."""
+"""Notices runners that died or hang, and has what served loaded again; and what nobody uses leave."""
 
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
 
+from shared.contracts import Unload
 from shared.db import residency
 from shared.db.jobs import switching
 from shared.db.tables import Residency
@@ -27,8 +28,9 @@ ASKS, ASK_WINDOW_SECONDS = 4, 600.0
 class Watch:
     """One thread beside a device worker, from `start` until the pool closes."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, unused: Callable[[], list[Residency]]) -> None:
         self._pool = pool
+        self._unused = unused
         self._asked: dict[str, deque[float]] = {}
 
     def start(self) -> None:
@@ -44,6 +46,15 @@ class Watch:
                     self._look_at(residency_id, runner, patience)
             with _noted():
                 self._replace_lost()
+            with _noted():
+                self._rest()
+
+    def _rest(self) -> None:
+        """What nobody uses leaves memory, by a job: a load may want it at this moment."""
+        for row in self._unused():
+            self._pool.services.ledger.submit(
+                Unload(model_id=row.model_id, if_unused=True), origin="idle", priority=Priority.LOW
+            )
 
     def _look_at(self, residency_id: str, runner: Runner, patience: float) -> None:
         if runner.alive() and runner.hangs(patience):

@@ -15,6 +15,8 @@ from tests.benchmarks.registry import KINDS, fill, model_id
 Asks = dict[str, str]
 """What is asked → path."""
 DEEP = 0.9
+PAGE = 100
+"""Rows a page: so many must be left behind a deep cursor, however small the registry."""
 
 
 class Front:
@@ -39,8 +41,8 @@ class Front:
 
     def _asks(self, models: int, jobs: int) -> Asks:
         listed = partial(_path, "/api/v1/jobs")
-        deep_jobs = self._cursor("/api/v1/jobs", int(jobs * DEEP), "jobs")
-        deep_models = self._cursor("/api/v1/models", int(models * DEEP), "models")
+        deep_jobs = self._cursor("/api/v1/jobs", min(int(jobs * DEEP), jobs - PAGE), "jobs")
+        deep_models = self._cursor("/api/v1/models", max(1, min(int(models * DEEP), models - PAGE)), "models")
         newest = self._first(listed(status="queued"))
         return {
             "models": _path("/api/v1/models"),
@@ -67,10 +69,10 @@ class Front:
         return page[0]["id"]
 
     def _cursor(self, path: str, skip: int, key: str) -> str:
-        """The cursor after about so many rows, got the way a client gets it."""
-        cursor, seen, limit = "", 0, str(min(500, skip))
+        """The cursor after so many rows, got the way a client gets it."""
+        cursor, seen = "", 0
         while seen < skip:
-            page = self.get(_path(path, limit=limit, **({"cursor": cursor} if cursor else {})))[1]
+            page = self.get(_path(path, limit=str(min(500, skip - seen)), **({"cursor": cursor} if cursor else {})))[1]
             rows = page[key]
             assert isinstance(rows, list)
             cursor, seen = str(page["nextCursor"]), seen + len(rows)

@@ -1,0 +1,75 @@
+"""Who answers for a name: a model, or a type and so its active model. What is not in memory is asked for."""
+
+from typing import NamedTuple
+
+from shared.contracts import Load
+from shared.db import catalog, jobs
+from shared.db.tables import Job, Model
+from shared.errors import Conflict, NotFound, Unavailable
+from shared.jobs import Ledger
+from shared.states import ResidencyState
+
+FAILED_SECONDS = 15.0
+"""A model that could not be loaded is not tried again for so long, however many ask for it."""
+ORIGIN = "request"
+"""Of jobs that load a model because somebody asked it something."""
+
+
+class Route(NamedTuple):
+    """Who answers."""
+
+    residency_id: str
+    model_id: str
+    url: str
+
+
+class Router:
+    """Looks into the database for every request: what it says is what a switch has done by now."""
+
+    def __init__(self, ledger: Ledger, *, load_on_use: bool) -> None:
+        self._ledger = ledger
+        self._load_on_use = load_on_use
+
+    def find(self, name: str) -> Route | None:
+        """Who answers for a model or a type now; None: it is on its way, and a load is asked for where none was.
+
+        Raises:
+            NotFound: no such model or type.
+            Conflict: nobody serves the type; or the model is not in memory and cannot, or must not, be loaded.
+            Unavailable: it could not be loaded just now.
+        """
+        with self._ledger.database.reading() as session:
+            model = session.get(Model, name)
+            rows = catalog.residencies(session, [name]) if model else []
+            if not model and (serving := catalog.active(session, name)):
+                rows = [serving]
+            ready = sorted((row for row in rows if row.state == ResidencyState.READY), key=lambda row: not row.active)
+            if ready:
+                return Route(ready[0].id, ready[0].model_id, str(ready[0].url))
+            active = next((row for row in rows if row.active), None)
+            recovers = active is not None and active.state != ResidencyState.IDLE
+            if recovers or jobs.switching(session, name):
+                return None
+            if active is None and (model is None or not model.enabled or not self._load_on_use):
+                raise _nobody(name, known=model is not None or name in catalog.types(session))
+            wanted = name if active is None else active.model_id
+            catalog.installed(session, wanted)
+            if (failed := jobs.load_failed(session, wanted, FAILED_SECONDS)) is not None:
+                raise _refused(*failed)
+        self._ledger.submit(Load(model_id=wanted), origin=ORIGIN)
+        return None
+
+
+def _nobody(name: str, *, known: bool) -> NotFound | Conflict:
+    if not known:
+        return NotFound("model_not_found", f"There is no model or type {name!r}.", "GET /v1/models lists them.")
+    return Conflict("model_not_active", f"{name!r} is not in memory.", "Activate a model: modelyard activate MODEL.")
+
+
+def _refused(job: Job, ago: float) -> Unavailable:
+    error = job.error or {}
+    return Unavailable(
+        error.get("code", "load_failed"), error.get("message", f"{job.model_id} could not be loaded."),
+        f"{error.get('hint', '')} It is tried again with the first request in {FAILED_SECONDS - ago:.0f} s.".strip(),
+        error.get("details"), round(FAILED_SECONDS - ago) or 1,
+    )  # fmt: skip

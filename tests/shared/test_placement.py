@@ -1,0 +1,155 @@
+"""Who makes room for whom, as a plan says it; and what a change of who serves does to the rows."""
+
+from collections.abc import Sequence
+
+import pytest
+from sqlmodel import col, select
+
+from shared import fit
+from shared.db import residency
+from shared.db.placement import Occupant, Plan, plan
+from shared.db.tables import Installation, Model, Residency
+from shared.errors import Conflict
+from shared.jobs import Ledger
+from shared.states import ResidencyState
+
+GB = 10**9
+SETTING = fit.Setting("llamacpp", "gpu", 4096)
+NEED = fit.Need(4 * GB, 0, 0, 4 * GB, 0, fit.Basis.MEASURED)
+NEW = Installation(
+    model_id="new", model_type="llm", revision="1", state="published", path="/", size=4 * GB, files=1, integrity=1.0,
+    published_at=0.0, verified_at=0.0,
+)  # fmt: skip
+
+
+def row(
+    name: str, *, type_: str = "llm", active: bool = False, state: ResidencyState = ResidencyState.READY
+) -> Residency:
+    return Residency(
+        id=name, model_id=name, model_type=type_, revision="1", device="gpu", runtime="llamacpp", state=state,
+        active=active, memory_bytes=2 * GB, started_at=0.0,
+    )  # fmt: skip
+
+
+def there(name: str, *, unused: float = 0.0, age: float = 100.0, pinned: bool = False, **more: object) -> Occupant:
+    return Occupant(row(name, **more), pinned, age, unused)  # type: ignore[arg-type] # as `row` takes them
+
+
+def made(residents: Sequence[Occupant], *, free: int | None = 0, stay: float = 0.0) -> Plan:
+    return plan(NEW, "gpu", SETTING, NEED, free, residents, stay)
+
+
+def leaving(residents: Sequence[Occupant], *, free: int | None = 0, stay: float = 0.0) -> list[str]:
+    return [one.model_id for one in made(residents, free=free, stay=stay).evictions]
+
+
+def test_nobody_leaves_where_there_is_room() -> None:
+    assert leaving([there("a")], free=4 * GB) == []
+    assert leaving([there("a")], free=None) == [], "the device does not tell"
+
+
+def test_the_longest_unused_leaves_first_and_who_serves_last() -> None:
+    residents = [there("serves", unused=90, active=True), there("new", unused=1), there("old", unused=50)]
+    assert leaving(residents, free=2 * GB) == ["old"]
+    assert leaving(residents) == ["old", "new"]
+    assert leaving(residents[:2]) == ["new", "serves"]
+
+
+@pytest.mark.parametrize(
+    ("stays", "hint"),
+    [
+        (there("other", type_="embedding", active=True), "Unload other: 2.0 GB."),
+        (there("pinned", pinned=True), "Unpin pinned: 2.0 GB."),
+        (there("serves", pinned=True, active=True), "Unpin serves: 2.0 GB."),
+        (there("young", age=5), "Unload young: 2.0 GB."),
+    ],
+    ids=lambda given: given.row.model_id if isinstance(given, Occupant) else "",
+)
+def test_some_stay(stays: Occupant, hint: str) -> None:
+    assert leaving([stays, there("a"), there("b")], stay=10) == ["a", "b"]
+    with pytest.raises(Conflict) as refused:
+        made([stays, there("a")], stay=10)
+    assert refused.value.code == "will_not_fit"
+    assert hint in refused.value.hint
+
+
+def test_what_drains_gives_room_to_nobody_yet() -> None:
+    with pytest.raises(Conflict):
+        made([there("a"), there("b", state=ResidencyState.DRAINING)])
+
+
+def test_a_plan_is_another_one_where_others_leave() -> None:
+    first, then = [there("a", unused=2), there("b", unused=1)], [there("a", unused=1), there("b", unused=2)]
+    assert made(first, free=2 * GB).id != made(then, free=2 * GB).id
+    assert made(first, free=2 * GB).id == made(first, free=2 * GB + 1).id
+
+
+class TestRows:
+    """What a change of who serves does, in one transaction."""
+
+    @pytest.fixture(autouse=True)
+    def _types(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    def _put(self, *rows: Residency) -> None:
+        with self.ledger.database.session() as session:
+            session.add_all(rows)
+
+    def _now(self) -> dict[str, tuple[str, bool]]:
+        with self.ledger.database.reading() as session:
+            rows = session.exec(select(Residency).order_by(col(Residency.id))).all()
+            return {one.id: (one.state, one.active) for one in rows}
+
+    def _pin(self, model_id: str) -> None:
+        with self.ledger.database.session() as session:
+            model = session.get(Model, model_id)
+            assert model is not None
+            model.pinned = True
+            session.add(model)
+
+    @pytest.mark.parametrize(
+        ("before", "after"), [("ready", "draining"), ("lost", "stopped"), ("idle", "stopped"), ("draining", "draining")]
+    )
+    def test_who_served_makes_way(self, before: str, after: str) -> None:
+        self._put(row("one", active=True, state=ResidencyState(before)), row("two"))
+        with self.ledger.database.session() as session:
+            residency.flip(session, row("two"))
+        assert self._now() == {"one": (after, False), "two": ("ready", True)}
+
+    def test_who_is_pinned_stays_in_memory(self) -> None:
+        self._put(row("one", active=True), row("two"))
+        self._pin("one")
+        with self.ledger.database.session() as session:
+            residency.flip(session, row("two"))
+        assert self._now() == {"one": ("ready", False), "two": ("ready", True)}
+
+    @pytest.mark.parametrize("pinned", [False, True])
+    @pytest.mark.parametrize(
+        ("before", "active", "after"),
+        [("ready", False, "draining"), ("ready", True, "draining"), ("idle", True, "stopped")],
+    )
+    def test_a_runner_started_anew_takes_over(self, before: str, active: bool, after: str, pinned: bool) -> None:
+        """Also where the model is pinned: that keeps it in memory, not its first runner."""
+        new = row("fresh")
+        old = row("one", active=active, state=ResidencyState(before))
+        new.model_id = "one"
+        self._put(old, new)
+        if pinned:
+            self._pin("one")
+        with self.ledger.database.session() as session:
+            going = residency.take_over(session, new)
+            assert [one.id for one in going] == (["one"] if before == "ready" else [])
+        assert self._now() == {"fresh": ("ready", active), "one": (after, False)}
+
+    def test_the_first_load_changes_nothing_for_others(self) -> None:
+        self._put(row("one", active=True), row("two"))
+        with self.ledger.database.session() as session:
+            assert residency.take_over(session, row("two")) == []
+        assert self._now() == {"one": ("ready", True), "two": ("ready", False)}
+
+    def test_set_aside_only_who_serves_is_waited_for(self) -> None:
+        self._put(row("one", active=True), row("two"))
+        with self.ledger.database.session() as session:
+            residency.lose(session, residency.of_ids(["one", "two"]), ResidencyState.IDLE)
+            residency.lose(session, residency.of_device("gpu"))
+        assert self._now() == {"one": ("idle", True), "two": ("stopped", False)}, "a restart loads nothing unasked"

@@ -1,0 +1,143 @@
+"""Who is in memory: loaded by a request, put out where another needs its room, kept where pinned."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from deploy.demo.load import Load
+from deploy.demo.models import make_gguf_llm
+from tests.conftest import until
+from tests.system.conftest import Yard, needs_llama_server, opened
+from tests.system.test_upkeep import modelyard
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+LIMIT = "72MB"
+"""Room for two of the models in their llama-server, and not for three."""
+NAMES = ("alder", "beech", "cedar")
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+    needs_llama_server()
+    root = tmp_path_factory.mktemp("hub")
+    for seed, name in enumerate(NAMES):
+        make_gguf_llm(root / "tiny" / name / f"{name}.gguf", seed, name=name)
+    settings = {
+        "MODELYARD_RUNNERS__MEMORY_LIMIT": LIMIT, "MODELYARD_RUNNERS__CONTEXT_LENGTH": "256",
+        "MODELYARD_RUNNERS__MIN_RESIDENCE_SECONDS": "2",
+    }  # fmt: skip
+    with opened(tmp_path_factory.mktemp("yard"), root, **settings) as yard:
+        for name in NAMES:
+            yard.pull(name, f"tiny/{name}")
+        yield yard
+
+
+@pytest.fixture(autouse=True)
+def _empty(yard: Yard) -> Iterator[None]:
+    """Every test begins with nothing pinned and nothing in memory."""
+    yield
+    for model in yard.http.get("/api/v1/models").json()["models"]:
+        if model["pinned"]:
+            modelyard(yard, "unpin", model["modelId"])
+        if model["loadState"]:
+            yard.done(f"/api/v1/models/deactivate/{model['modelId']}")
+
+
+def told(yard: Yard, name: str) -> dict[str, Any]:
+    model: dict[str, Any] = yard.http.get(f"/api/v1/models/{name}").json()
+    return model
+
+
+def states(yard: Yard) -> dict[str, str]:
+    """Of those that are in memory, or come back to it."""
+    models = yard.http.get("/api/v1/models").json()["models"]
+    return {model["modelId"]: model["loadState"] for model in models if model["loadState"]}
+
+
+def test_the_first_request_brings_a_model_into_memory(yard: Yard) -> None:
+    answer = yard.say("alder")
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-modelyard-model"] == "alder"
+    assert float(answer.headers["x-modelyard-waited"]) > 0
+    assert answer.headers["x-modelyard-place"] == "1"
+    assert "x-modelyard-waited" not in yard.say("alder").headers
+    assert not told(yard, "alder")["active"], "nobody said that it is to serve its type"
+    assert yard.say("llm").json()["code"] == "model_not_active"
+
+
+def test_the_longest_unused_makes_room_and_comes_back_when_asked(yard: Yard) -> None:
+    yard.done("/api/v1/models/activate", {"model_id": "alder"})
+    yard.done("/api/v1/models/beech/load")
+    assert states(yard) == {"alder": "ready", "beech": "ready"}
+    assert yard.say("cedar").headers["x-modelyard-model"] == "cedar"
+    assert states(yard) == {"alder": "ready", "cedar": "ready"}, "who serves a type goes last"
+    modelyard(yard, "pin", "cedar")
+    assert yard.say("beech").headers["x-modelyard-model"] == "beech"
+    assert states(yard) == {"alder": "idle", "beech": "ready", "cedar": "ready"}
+    assert yard.http.get("/api/v1/models/active/llm").json()["modelId"] == "alder"
+    answer = yard.say("llm")
+    assert answer.headers["x-modelyard-model"] == "alder", "it serves its type all the same"
+    assert states(yard) == {"alder": "ready", "cedar": "ready"}
+
+
+def test_what_is_pinned_stays_and_the_refusal_says_so(yard: Yard) -> None:
+    for name in ("alder", "beech"):
+        yard.done(f"/api/v1/models/{name}/load")
+        assert modelyard(yard, "pin", name)["pinned"]
+    before = loads_of(yard, "cedar")
+    refused = [yard.say("cedar") for _ in range(3)]
+    assert [(answer.status_code, answer.json()["code"]) for answer in refused] == [(503, "will_not_fit")] * 3
+    assert "Unpin alder" in refused[0].json()["hint"]
+    assert 0 < int(refused[0].headers["retry-after"]) <= 15
+    assert loads_of(yard, "cedar") == before + 1, "one try for all who ask within a few seconds"
+    assert states(yard) == {"alder": "ready", "beech": "ready"}
+
+
+def test_a_pinned_one_outlives_a_switch(yard: Yard) -> None:
+    yard.done("/api/v1/models/activate", {"model_id": "alder"})
+    modelyard(yard, "pin", "alder")
+    plan = modelyard(yard, "plan", "switch", "beech")
+    assert [step["do"] for step in plan["steps"]] == ["start", "route"]
+    assert yard.done("/api/v1/models/beech/switch")["result"]["replaced"] == []
+    assert states(yard) == {"alder": "ready", "beech": "ready"}
+    assert [yard.say(name).headers["x-modelyard-model"] for name in ("llm", "alder")] == ["beech", "alder"]
+
+
+def test_started_anew_it_cuts_nobody(yard: Yard) -> None:
+    yard.done("/api/v1/models/activate", {"model_id": "alder"})
+    before = llama_servers(yard)
+    with Load(yard.instance.url, "llm") as load:
+        load.reach(20)
+        result = modelyard(yard, "reload", "alder")["result"]
+        load.reach(60)
+    assert load.tally.failures == []
+    assert result["active"] is True
+    assert states(yard) == {"alder": "ready"}
+    now = llama_servers(yard)
+    assert (len(now), before & now) == (1, set()), "another runner"
+
+
+def test_two_who_take_turns_at_one_place_are_both_served(yard: Yard) -> None:
+    """Without a time to stay, each request would put out the other's model, and nobody would be served for long."""
+    for name in ("alder", "beech"):
+        yard.done(f"/api/v1/models/{name}/load")
+    modelyard(yard, "pin", "alder")
+    before = loads_of(yard, "beech") + loads_of(yard, "cedar")
+    with Load(yard.instance.url, "beech") as some, Load(yard.instance.url, "cedar") as others:
+        until(lambda: min(some.tally.whole, others.tally.whole) >= 12, 120, "answers of both")
+    assert some.tally.failures == others.tally.failures == []
+    loads = loads_of(yard, "beech") + loads_of(yard, "cedar") - before
+    assert loads < (some.tally.whole + others.tally.whole) / 4, "most requests found their model there"
+
+
+def loads_of(yard: Yard, name: str) -> int:
+    jobs = yard.http.get("/api/v1/jobs", params={"kind": "model.load", "modelId": name, "limit": 500}).json()["jobs"]
+    return len(jobs)
+
+
+def llama_servers(yard: Yard) -> set[int]:
+    device = psutil.Process(yard.pid("device-cpu"))
+    return {child.pid for child in device.children(recursive=True) if "llama" in child.name()}

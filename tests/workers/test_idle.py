@@ -1,0 +1,123 @@
+"""What nobody uses leaves memory by a job, and only then; with real children."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import redis
+from sqlmodel import col, select
+
+from shared import queues
+from shared.contracts import Unload
+from shared.db.tables import Job, Model, Residency
+from shared.jobs import Ledger
+from shared.progress import Leases, Workers, connect
+from shared.settings import Settings
+from shared.states import ResidencyState
+from tests.conftest import RealRedis, until
+from tests.fakes.runtimes import FakeRuntime
+from workers.devices.base import Device
+from workers.job import Services, Work
+from workers.jobs.unload import unload
+from workers.residency.manager import Manager
+from workers.residency.watch import Watch
+from workers.runtimes.base import Request
+from workers.store.layout import Layout
+
+pytestmark = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+
+IDLE_SECONDS = 100.0
+
+
+@pytest.fixture
+def manager(settings: Settings, ledger: Ledger, tmp_path: Path) -> Iterator[Manager]:
+    """Two models are in memory, loaded long ago: `one` serves its type, `two` serves none."""
+    settings.runners.idle_seconds = IDLE_SECONDS
+    with connect(settings.redis) as client:
+        services = Services(
+            settings, ledger.database, ledger.broker, ledger.events, Leases(client), Workers(client), ledger,
+            Layout(tmp_path / "store"), "worker@test",
+        )  # fmt: skip
+        device = Device(id="cpu", kind="cpu", name="test", memory_total=1, memory_free=1)
+        with closing(Manager(services, device)) as manager:
+            services.manager = manager
+            for name in ("one", "two"):
+                row = Residency(
+                    id=name, model_id=name, model_type="llm", revision="1", device="cpu", runtime="fake",
+                    state=ResidencyState.READY, active=name == "one", started_at=0.0,
+                )  # fmt: skip
+                with ledger.database.session() as session:
+                    session.add(row)
+                runner = manager._pool.start(name, FakeRuntime(), Request(tmp_path, name, "127.0.0.1", 0, "k", "cpu"))
+                runner.wait_ready(lambda: None)
+            yield manager
+
+
+def used(server: RealRedis, name: str, seconds_ago: float) -> None:
+    """As the gateway notes it for every request."""
+    with redis.Redis(port=server.port) as client:
+        client.set(queues.used_key(name), client.time()[0] - seconds_ago)  # type: ignore[index] # two numbers
+
+
+def states(ledger: Ledger) -> dict[str, tuple[str, bool]]:
+    with ledger.database.reading() as session:
+        return {row.id: (row.state, row.active) for row in session.exec(select(Residency)).all()}
+
+
+def rested(manager: Manager, ledger: Ledger, name: str) -> int:
+    """How many runners the job ends that the watch asks for."""
+    contract = Unload(model_id=name, if_unused=True)
+    job = ledger.submit(contract, origin="test").job
+    claimed = ledger.claim(job.id, job.ticket, "worker@test")
+    assert claimed is not None
+    result = unload(contract, Work(manager._services, claimed))
+    ledger.succeed(claimed.id, claimed.attempt, result)
+    return int(result["unloaded"])
+
+
+def test_who_serves_is_idle_and_who_serves_nothing_is_gone(manager: Manager, ledger: Ledger) -> None:
+    assert [rested(manager, ledger, name) for name in ("one", "two")] == [1, 1]
+    assert states(ledger) == {"one": ("idle", True), "two": ("stopped", False)}
+    assert manager._pool.running() == []
+
+
+def test_who_was_used_since_the_job_was_asked_for_stays(
+    manager: Manager, ledger: Ledger, redis_server: RealRedis
+) -> None:
+    used(redis_server, "one", IDLE_SECONDS - 50)
+    assert rested(manager, ledger, "one") == 0
+    used(redis_server, "one", IDLE_SECONDS + 50)
+    assert rested(manager, ledger, "one") == 1
+
+
+def test_who_is_pinned_stays(manager: Manager, ledger: Ledger) -> None:
+    with ledger.database.session() as session:
+        model = session.get(Model, "one")
+        assert model is not None
+        model.pinned = True
+        session.add(model)
+    assert rested(manager, ledger, "one") == 0
+    assert states(ledger)["one"] == ("ready", True)
+
+
+def test_without_a_time_nobody_leaves(manager: Manager, settings: Settings) -> None:
+    settings.runners.idle_seconds = None
+    assert manager.unused() == []
+
+
+def test_the_watch_asks_once_for_each(manager: Manager, ledger: Ledger, redis_server: RealRedis) -> None:
+    used(redis_server, "two", 0)
+    Watch(manager._pool, manager.unused).start()
+
+    def asked() -> list[tuple[str | None, dict[str, object]]]:
+        with ledger.database.reading() as session:
+            jobs = session.exec(select(Job).where(col(Job.kind) == Unload.kind)).all()
+            return [(job.model_id, job.args) for job in jobs]
+
+    until(asked, what="a job")
+    looks = []
+    unused = manager.unused
+    Watch(manager._pool, lambda: looks.append(1) or unused()).start()  # type: ignore[func-returns-value] # counts
+    until(lambda: len(looks) > 2, what="more looks")
+    assert asked() == [("one", {"model_id": "one", "if_unused": True})]

@@ -1,0 +1,42 @@
+"""A model comes into memory beside what is there; what serves its type goes on serving it.
+
+A model that served its type before, and is idle, serves it again.
+"""
+
+from typing import Any
+
+from shared.contracts import Load
+from shared.db import catalog, residency
+from shared.states import ResidencyState
+from workers.job import Work, job
+from workers.jobs.verify import look_before_load
+from workers.residency.manager import manager_of
+
+
+@job(Load)
+def load(args: Load, work: Work) -> dict[str, Any]:
+    """Load the model if it is not in memory; or anew, and then let go of the runner before."""
+    services, manager = work.services, manager_of(work)
+    with manager.exclusive(work):
+        with services.database.reading() as session:
+            model = catalog.get_model(session, args.model_id)
+            installation = catalog.installed(session, args.model_id)
+        look_before_load(work, installation)
+        new, started = manager.ensure_ready(
+            model, installation, work, fresh=args.fresh, set_aside=ResidencyState.IDLE
+        )  # fmt: skip
+        try:
+            work.confirm()
+            with services.database.session() as session:
+                before = residency.take_over(session, new)
+        except BaseException:
+            if started:
+                manager.retire(new.id)
+            raise
+    work.report("draining", fraction=0.95)
+    for old in before:
+        manager.retire(old.id)
+    return {
+        "modelId": new.model_id, "modelType": new.model_type, "device": new.device, "runtime": new.runtime,
+        "loadSeconds": new.load_seconds, "memoryBytes": new.memory_bytes, "active": new.active,
+    }  # fmt: skip
