@@ -31,9 +31,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": problems.Problem} f
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application of one API process.
 
+    Args:
+        settings: those of the environment where None, as for a process that runs nothing else.
+
     Raises:
         Invalid: it would be reachable from other machines without a key.
     """
+    alone = settings is None
     settings = settings or load()
     check_bind(settings, settings.api.host)
     logs.configure(settings, "api")
@@ -45,8 +49,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await front.hub.start()
         await front.gateway.start()
         app.state.front = front
-        gc.collect()
-        gc.freeze()  # what is loaded by now stays: to look through it all again and again holds up one request in 100
+        if alone:  # what is loaded by now stays: to look through it again and again holds up one request in 100
+            gc.collect()
+            gc.freeze()
         yield
         await front.gateway.stop()
         await front.hub.stop()

@@ -2,11 +2,15 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
+from sqlmodel import col, select, update
 
-from shared.db.tables import Residency
+from shared.db.tables import Installation, Job, Model, Residency
+from shared.errors import Conflict
 from shared.jobs import Ledger
-from tests.api.conftest import Serve
+from shared.settings import Settings
+from tests.api.conftest import Serve, Served
 
 pytestmark = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
 
@@ -28,3 +32,83 @@ def test_as_many_wait_as_may_and_the_next_one_is_told(serve: Serve, ledger: Ledg
     refused = told["too_many_waiting"]
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
     assert api.http.post("/v1/chat/completions", json=BODY).json()["code"] == "model_not_ready", "there is room again"
+
+
+def installed(ledger: Ledger, model_id: str, **more: object) -> None:
+    row = Installation(
+        model_id=model_id, model_type="llm", revision="1", state="published", path="/", size=1, files=1,
+        integrity=1.0, published_at=0.0, verified_at=0.0,
+    )  # fmt: skip
+    with ledger.database.session() as session:
+        session.add(row)
+        model = session.get(Model, model_id)
+        assert model is not None
+        for name, value in more.items():
+            setattr(model, name, value)
+        session.add(model)
+
+
+def loads(ledger: Ledger) -> list[Job]:
+    with ledger.database.reading() as session:
+        return list(session.exec(select(Job).where(col(Job.kind) == "model.load")).all())
+
+
+def ask(api: Served, model: str) -> httpx.Response:
+    return api.http.post("/v1/chat/completions", json={**BODY, "model": model})
+
+
+def test_many_who_name_a_model_are_one_load(serve: Serve, ledger: Ledger) -> None:
+    installed(ledger, "one")
+    api = serve(hold_seconds=1)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: ask(api, "one"), range(8)))
+    assert {answer.json()["code"] for answer in answers} == {"model_not_ready"}
+    assert "requests wait for it" in answers[0].json()["detail"]
+    (job,) = loads(ledger)
+    assert (job.model_id, job.origin, job.args["fresh"]) == ("one", "request", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "code"),
+    [
+        ("nobody", {}, "model_not_found"),
+        ("llm", {}, "model_not_active"),
+        ("two", {}, "model_not_installed"),
+        ("one", {"enabled": False}, "model_not_active"),
+    ],
+)
+def test_what_cannot_or_must_not_be_loaded_is_told(
+    serve: Serve, ledger: Ledger, name: str, more: dict[str, object], code: str
+) -> None:
+    installed(ledger, "one", **more)
+    assert ask(serve(), name).json()["code"] == code
+    assert loads(ledger) == []
+
+
+def test_loading_on_use_can_be_off(serve: Serve, ledger: Ledger, settings: Settings) -> None:
+    settings.runners.load_on_use = False
+    installed(ledger, "one")
+    assert ask(serve(), "one").json()["code"] == "model_not_active"
+    assert loads(ledger) == []
+
+
+def test_a_load_that_failed_is_told_and_not_tried_with_every_request(serve: Serve, ledger: Ledger) -> None:
+    installed(ledger, "one")
+    api = serve(hold_seconds=0)
+    assert ask(api, "one").json()["code"] == "model_not_ready"
+    (job,) = loads(ledger)
+    claimed = ledger.claim(job.id, job.ticket, "worker@test")
+    assert claimed is not None
+    reason = Conflict("will_not_fit", "It needs more.", "Unload two.", {"needBytes": 3})
+    ledger.fail(claimed.id, claimed.attempt, reason)
+    refused = ask(api, "one")
+    told = refused.json()
+    assert (refused.status_code, told["code"], told["detail"]) == (503, "will_not_fit", "It needs more.")
+    assert told["hint"].startswith("Unload two. It is tried again")
+    assert told["details"] == {"needBytes": 3}
+    assert 0 < int(refused.headers["retry-after"]) <= 15
+    assert len(loads(ledger)) == 1
+    with ledger.database.session() as session:
+        session.exec(update(Job).values(finished_at=1.0))
+    assert ask(api, "one").json()["code"] == "model_not_ready"
+    assert len(loads(ledger)) == 2, "that was long ago"

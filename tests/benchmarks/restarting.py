@@ -48,8 +48,10 @@ class Swapper:
         self._ready.set()
 
     async def end(self) -> None:
+        """At once: with requests under way, llama-server does not end by SIGTERM for as long as one cares to wait."""
         if self._process is not None:
-            self._process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
             await self._process.wait()
 
     async def _healthy(self) -> bool:

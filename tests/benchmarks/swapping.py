@@ -51,13 +51,13 @@ def swap_back_and_forth(
     seen = Swaps()
     spans: list[tuple[float, float]] = []
     with Load(url, "llm", clients=CLIENTS, streaming=1.0) as load:
-        load.reach(min(QUIET_REQUESTS, requests))
+        _answered(load, min(QUIET_REQUESTS, requests))
         usual = statistics.median(load.tally.seconds)
         for number in range(1, count + 1):
             began = time.monotonic()
             switch(number % 2)
             spans.append((began, time.monotonic()))
-            load.reach(load.tally.whole + requests)
+            _answered(load, requests)
             if look is not None and number in (min(10, count - 1), count):
                 seen.marks.append(look())
     tally = load.tally
@@ -67,6 +67,13 @@ def swap_back_and_forth(
         if any(began < end and began + took > start for start, end in spans):
             seen.added.append(max(0.0, took - usual))
     return seen
+
+
+def _answered(load: Load, count: int) -> None:
+    """Return once so many more have been answered, well or badly."""
+    until = load.tally.whole + len(load.tally.failures) + count
+    while load.tally.whole + len(load.tally.failures) < until:
+        time.sleep(0.02)
 
 
 def mark(api: int, device: int) -> Mark:

@@ -27,6 +27,8 @@ from workers.runtimes.log_ring import LogRing
 READ_RATE = 50_000_000
 """Bytes per second that the slowest disk worth supporting delivers; sets how long a large model may take to load."""
 MAX_PORTS = 5
+FIRST_LOOK_SECONDS = 0.02
+"""Between the first looks at one that starts."""
 LOOK_SECONDS = 5.0
 """Between two looks at one that serves."""
 LOG_LINES = 20
@@ -128,13 +130,13 @@ class Runner:
                 (details: seconds, log), or `runner_port_taken`.
         """
         limit = startup_seconds(self._asked.folder, self._settings) if deadline_seconds is None else deadline_seconds
-        deadline = time.monotonic() + limit
+        began, longest = time.monotonic(), self._settings.readiness_interval
         try:
             while not self._ready():
                 checkpoint()
-                if time.monotonic() >= deadline:
+                if (waited := time.monotonic() - began) >= limit:
                     raise self._late(limit)
-                self._child.wait(self._settings.readiness_interval)
+                self._child.wait(min(longest, FIRST_LOOK_SECONDS + waited / 10))  # a quick one is not kept waiting
         except BaseException:
             self.stop(0)
             raise
