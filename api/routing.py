@@ -47,6 +47,8 @@ class Router:
             if ready:
                 return Route(ready[0].id, ready[0].model_id, str(ready[0].url))
             active = next((row for row in rows if row.active), None)
+            if active is not None and active.state == ResidencyState.CRASH_LOOP:
+                raise _crashes(active.model_id)
             recovers = active is not None and active.state != ResidencyState.IDLE
             if recovers or jobs.switching(session, name):
                 return None
@@ -64,6 +66,14 @@ def _nobody(name: str, *, known: bool) -> NotFound | Conflict:
     if not known:
         return NotFound("model_not_found", f"There is no model or type {name!r}.", "GET /v1/models lists them.")
     return Conflict("model_not_active", f"{name!r} is not in memory.", "Activate a model: modelyard activate MODEL.")
+
+
+def _crashes(model_id: str) -> Unavailable:
+    return Unavailable(
+        "crash_loop", f"The runner of {model_id!r} ended again and again.",
+        "The log of the device worker has its last words. It is tried again every few minutes; "
+        f"`modelyard activate {model_id}` does so now, or activate another model.", None, 60,
+    )  # fmt: skip
 
 
 def _refused(job: Job, ago: float) -> Unavailable:

@@ -102,11 +102,15 @@ class ResidencyState(StrEnum):
     IDLE = "idle"
     """Out of memory because nobody used it, or somebody else needed its room. It serves its type all the same: the next
     request brings it back."""
+    CRASH_LOOP = "crash_loop"
+    """Lost again and again. It serves its type all the same, and is tried again every few minutes."""
     STOPPED = "stopped"
     FAILED = "failed"
-    """Never became ready, or was lost again and again and given up."""
+    """Never became ready."""
 
 
 IN_MEMORY = (ResidencyState.STARTING, ResidencyState.READY, ResidencyState.DRAINING)
-HELD = (*IN_MEMORY, ResidencyState.LOST, ResidencyState.IDLE)
+AWAY = (ResidencyState.LOST, ResidencyState.IDLE, ResidencyState.CRASH_LOOP)
+"""Without a runner, and meant to have one."""
+HELD = (*IN_MEMORY, *AWAY)
 """In memory, or meant to be."""

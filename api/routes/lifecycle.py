@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from api.bodies import ModelBody
 from api.deps import AskingDep, Front, FrontDep
 from api.routes.models import check_type
+from api.servers import ServersView, servers_now
 from api.views import Accepted, ActiveView, ModelView, view_model
 from shared.contracts import Load, Switch, Unload
 from shared.db import catalog
@@ -73,6 +74,12 @@ def _pinned(front: Front, model_id: str, *, pinned: bool) -> ModelView:
 async def deactivate(asking: AskingDep, model_id: str) -> Accepted:
     """Its requests end first, then its runner stops and its memory comes back."""
     return await asking.accept(Unload, model_id, _in_memory)
+
+
+@router.get("/servers", summary="The servers that hold models")
+def servers(front: FrontDep) -> ServersView:
+    """One for each model that is in memory or meant to be, and what failed to start within the last hour."""
+    return servers_now(front.database)
 
 
 @router.get("/active/{model_type}", summary="Who serves a type")

@@ -7,7 +7,7 @@ from shared.db import catalog
 from shared.db.session import now, serialise
 from shared.db.tables import Model, Residency
 from shared.errors import Conflict
-from shared.states import HELD, IN_MEMORY, ResidencyState
+from shared.states import AWAY, HELD, IN_MEMORY, ResidencyState
 
 
 def start(session: Session, row: Residency) -> None:
@@ -52,7 +52,7 @@ def flip(session: Session, new: Residency) -> None:
     """
     serialise(session, f"route {new.model_type}")
     others = (col(Residency.model_type) == new.model_type) & col(Residency.active) & (col(Residency.id) != new.id)
-    gone = others & col(Residency.state).in_([ResidencyState.LOST, ResidencyState.IDLE])
+    gone = others & col(Residency.state).in_(AWAY)
     session.exec(update(Residency).where(gone).values(active=False, state=ResidencyState.STOPPED))
     pinned = col(Residency.model_id).in_(select(Model.id).where(col(Model.pinned), col(Model.id) != new.model_id))
     session.exec(update(Residency).where(others, pinned).values(active=False))
@@ -95,11 +95,22 @@ def draining(session: Session, model_type: str) -> list[Residency]:
 
 
 def lost(session: Session, device: str) -> list[Residency]:
-    """Residencies that serve a type and whose runner is gone."""
-    query = select(Residency).where(
-        of_device(device), col(Residency.active), col(Residency.state) == ResidencyState.LOST
-    )
+    """Residencies that serve a type and whose runner is gone, also those that are lost again and again."""
+    states = (ResidencyState.LOST, ResidencyState.CRASH_LOOP)
+    query = select(Residency).where(of_device(device), col(Residency.active), col(Residency.state).in_(states))
     return list(session.exec(query).all())
+
+
+def shown(session: Session, seconds: float) -> list[Residency]:
+    """What is in memory or meant to be, and what failed within `seconds` and was not started again; by model."""
+    recent = (col(Residency.state) == ResidencyState.FAILED) & (col(Residency.started_at) > now() - seconds)
+    query = select(Residency).where(col(Residency.state).in_(HELD) | recent).order_by(col(Residency.started_at))
+    newest: dict[tuple[str, str], Residency] = {}
+    for row in session.exec(query).all():
+        newest[row.model_id, row.id if row.state in HELD else "failed"] = row
+    held = {model_id for model_id, which in newest if which != "failed"}
+    found = [row for (model_id, which), row in newest.items() if which != "failed" or model_id not in held]
+    return sorted(found, key=lambda row: (row.model_id, row.started_at))
 
 
 def clear(session: Session, model_id: str, device: str) -> list[Residency]:

@@ -6,6 +6,7 @@ import httpx
 import pytest
 from sqlmodel import col, select, update
 
+from shared.db.session import now
 from shared.db.tables import Installation, Job, Model, Residency
 from shared.errors import Conflict
 from shared.jobs import Ledger
@@ -112,3 +113,55 @@ def test_a_load_that_failed_is_told_and_not_tried_with_every_request(serve: Serv
         session.exec(update(Job).values(finished_at=1.0))
     assert ask(api, "one").json()["code"] == "model_not_ready"
     assert len(loads(ledger)) == 2, "that was long ago"
+
+
+@pytest.mark.fault("F-45")
+def test_a_crash_loop_is_told_at_once(serve: Serve, ledger: Ledger) -> None:
+    row = Residency(
+        id="r", model_id="one", model_type="llm", revision="1", device="cpu", runtime="torch", state="crash_loop",
+        active=True, started_at=0.0,
+    )  # fmt: skip
+    with ledger.database.session() as session:
+        session.add(row)
+    api = serve()
+    for name in ("llm", "one"):
+        answer = ask(api, name)
+        assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "crash_loop", "60")
+    assert loads(ledger) == []
+
+
+def test_servers_are_told_with_what_failed_lately(serve: Serve, ledger: Ledger) -> None:
+    with ledger.database.session() as session:
+        moment = session.exec(select(now())).one()
+        for name, state, age, more in (
+            ("one", "failed", 60, {}), ("one", "ready", 30, {"active": True, "url": "http://127.0.0.1:1234", "pid": 7}),
+            ("two", "stopped", 50, {}), ("two", "failed", 40, {}), ("old", "failed", 4000, {}),
+            ("idle", "idle", 10, {"active": True, "model_type": "tts"}),
+        ):  # fmt: skip
+            values = {"model_type": "llm", "revision": "1", "device": "cpu", "runtime": "torch", **more}
+            session.add(
+                Residency(id=f"{name}-{age}", model_id=name, state=state, started_at=moment - age, **values)
+            )  # fmt: skip
+    told = serve().http.get("/api/v1/models/servers").json()
+    found = [(one["modelId"], one["state"], one["port"], one["pid"]) for one in told["servers"]]
+    assert found == [("idle", "idle", None, None), ("one", "ready", 1234, 7), ("two", "failed", None, None)]
+    counts = [told[name] for name in ("totalServers", "readyServers", "startingServers", "failedServers", "ready")]
+    assert counts == [3, 1, 0, 1, False]
+    assert 30 <= told["servers"][1]["uptimeSeconds"] < 90
+
+
+@pytest.mark.fault("A-91")
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"n_discard": -1}, {"n_predict": 10**9}, {"max_tokens": 10**9}, {"max_tokens": -1}, {"id_slot": 0},
+        {"grammar": "root ::= root root"}, {"json_schema": {"type": "object"}}, {"cache_prompt": True},
+        {"response_format": {"type": "json_schema", "json_schema": {}}}, {"logit_bias": {"1": 100}},
+        {"tools": [{"type": "function"}]}, {"n": 10**6}, {"lora": [{"id": 0, "scale": 1}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]},
+    ],
+    ids=lambda more: next(iter(more)),
+)  # fmt: skip
+def test_what_a_runner_must_not_be_told_never_reaches_one(serve: Serve, more: dict[str, object]) -> None:
+    answer = serve().http.post("/v1/chat/completions", json={**BODY, **more})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")

@@ -135,6 +135,7 @@ def test_is_its_own_group_in_an_empty_folder(runner: Runner) -> None:
     assert list(Path(f"/proc/{runner.pid}/cwd").resolve().iterdir()) == []
 
 
+@pytest.mark.fault("A-90")
 def test_sees_no_secret_and_shows_no_key(runner: Runner) -> None:
     environment = Path(f"/proc/{runner.pid}/environ").read_text()
     for name, value in SECRETS.items():
@@ -145,11 +146,13 @@ def test_sees_no_secret_and_shows_no_key(runner: Runner) -> None:
     assert KEY not in "\n".join(runner.log_tail(200))
 
 
+@pytest.mark.fault("A-90")
 def test_listens_on_loopback_only(runner: Runner) -> None:
     sockets = psutil.Process(runner.pid).net_connections("inet")
     assert {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
 
 
+@pytest.mark.fault("A-90")
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic d3Jvbmc6a2V5"}])
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 def test_refuses_without_the_key(runner: Runner, path: str, headers: dict[str, str]) -> None:
@@ -286,6 +289,7 @@ def test_numbers_gone_bad_fail_the_probe(case: Case, spawn: ThreadPoolExecutor, 
         runner.stop(5)
 
 
+@pytest.mark.fault("F-38")
 @pytest.mark.parametrize("when", ["loading", "ready"])
 def test_dies_with_its_parent(case: Case, when: str) -> None:
     command = [sys.executable, "-c", PARENT, case.runtime.name, str(case.folder), when]

@@ -1,6 +1,7 @@
 """Who is in memory: loaded by a request, put out where another needs its room, kept where pinned."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
@@ -141,3 +142,18 @@ def loads_of(yard: Yard, name: str) -> int:
 def llama_servers(yard: Yard) -> set[int]:
     device = psutil.Process(yard.pid("device-cpu"))
     return {child.pid for child in device.children(recursive=True) if "llama" in child.name()}
+
+
+@pytest.mark.fault("F-46")
+def test_asked_for_in_every_way_at_once_it_is_one_runner(yard: Yard) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        requests = [pool.submit(yard.say, "alder") for _ in range(4)]
+        jobs = [yard.submitted(f"/api/v1/models/alder/{how}") for how in ("load", "switch")]
+        assert [request.result().status_code for request in requests] == [200] * 4
+    assert [yard.ended(job)["status"] for job in jobs] == ["succeeded"] * 2
+    assert states(yard) == {"alder": "ready"}
+    assert len(llama_servers(yard)) == 1
+    told = yard.http.get("/api/v1/models/servers").json()
+    assert (told["totalServers"], told["readyServers"], told["ready"]) == (1, 1, True)
+    (server,) = told["servers"]
+    assert (server["modelId"], server["active"], {server["pid"]}) == ("alder", True, llama_servers(yard))

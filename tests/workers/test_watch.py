@@ -2,8 +2,10 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from sqlmodel import col, select
 
 from shared.contracts import Switch
 from shared.db.tables import Job, Residency
+from shared.errors import Failed
 from shared.jobs import Ledger
 from shared.progress import Leases, Workers, connect
 from shared.settings import Settings
@@ -19,6 +22,7 @@ from tests.conftest import until
 from tests.fakes.runtimes import FakeRuntime
 from workers.devices.base import Device
 from workers.job import Services
+from workers.residency import watch
 from workers.residency.pool import Pool
 from workers.residency.watch import Watch
 from workers.runtimes.base import Request
@@ -88,3 +92,37 @@ def test_one_that_answers_is_left_alone(pool: Pool, runner: Runner) -> None:
     until(lambda: runner.hangs(0.0), what="silence")
     os.kill(runner.pid, signal.SIGCONT)
     until(lambda: not runner.hangs(0.0), what="an answer")
+
+
+@pytest.mark.fault("F-43", "F-45")
+def test_one_that_is_lost_again_and_again_is_left_alone_for_a_while(
+    pool: Pool, runner: Runner, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tried with growing pauses, then not, and once more later: nobody has to restart anything."""
+    monkeypatch.setattr(watch, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(watch, "FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(watch, "HEAL_SECONDS", 4.0)
+    os.kill(runner.pid, signal.SIGKILL)
+    Watch(pool, list).start()
+    asked_at = []
+    for number in range(1, watch.ASKS + 1):
+        until(lambda number=number: recoveries(ledger) == number, what=f"try {number}")
+        asked_at.append(time.monotonic())
+        fail_recovery(ledger)
+    pauses = [after - before for before, after in pairwise(asked_at)]
+    assert pauses[-1] > 0.7, "the pause before the fifth try is 0.8 s"
+    until(lambda: state(ledger) is ResidencyState.CRASH_LOOP, what="the crash loop")
+    assert recoveries(ledger) == watch.ASKS
+    until(lambda: recoveries(ledger) == watch.ASKS + 1, what="another try")
+    assert time.monotonic() - asked_at[-1] > 3.5
+    assert state(ledger) is ResidencyState.LOST
+    with ledger.database.reading() as session:
+        assert session.exec(select(Residency.active)).one(), "it serves its type all the while"
+
+
+def fail_recovery(ledger: Ledger) -> None:
+    with ledger.database.reading() as session:
+        job = session.exec(select(Job).where(col(Job.kind) == Switch.kind, col(Job.state) == "queued")).one()
+    claimed = ledger.claim(job.id, job.ticket, "worker@test")
+    assert claimed is not None
+    ledger.fail(claimed.id, claimed.attempt, Failed("runner_exited", "It ended.", "Look at its log."))

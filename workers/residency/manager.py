@@ -25,6 +25,7 @@ from workers.job import Services, Work
 from workers.residency.pool import Pool
 from workers.residency.watch import Watch
 from workers.runtimes.base import Request, Runtime
+from workers.runtimes.child import end_stray
 from workers.runtimes.llamacpp import LlamaCpp
 from workers.runtimes.torch_runner import TorchRunner
 from workers.store.essentials import check_loadable, files_of
@@ -138,6 +139,11 @@ class Manager:
 
     def recover(self) -> None:
         """This worker starts anew: the runners of the one before died with it; what served is loaded again."""
+        with self._services.database.reading() as session:
+            before = residency.residents(session, self.device.id)
+        for row in before:
+            if row.pid is not None and end_stray(row.pid, row.id):
+                log.warning("runner.stray", residency_id=row.id, pid=row.pid)
         with self._services.database.session() as session:
             residency.lose(session, residency.of_device(self.device.id))
         Watch(self._pool, self.unused).start()
@@ -201,7 +207,7 @@ class Manager:
         request = Request(
             folder=folder, model_id=row.model_id, host=self._settings.host, port=0,
             key=runner_key(self._secret, row.id), device=self.device.id, context_length=planned.setting.context_length,
-            allow_pickle=trusted.pickle, allow_remote_code=trusted.remote_code,
+            allow_pickle=trusted.pickle, allow_remote_code=trusted.remote_code, mark=row.id,
         )  # fmt: skip
         before = inventory.memory_free(self.device.id)
         runner = self._pool.start(row.id, runtime, request)

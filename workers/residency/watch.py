@@ -21,8 +21,12 @@ from workers.runtimes.runner import Runner
 log = structlog.get_logger()
 
 WATCH_SECONDS = 0.5
-ASKS, ASK_WINDOW_SECONDS = 4, 600.0
-"""A model that was lost so often in that time is not loaded again by itself."""
+ASKS, ASK_WINDOW_SECONDS = 5, 600.0
+"""A model that was lost so often in that time is in a crash loop."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
+"""Between two tries to load it, doubled each time; the first one is at once."""
+HEAL_SECONDS = 300.0
+"""After so long one in a crash loop is tried again: what ended it may be over."""
 
 
 class Watch:
@@ -74,15 +78,24 @@ class Watch:
             lost = residency.lost(session, self._pool.device.id)
             waiting = [row for row in lost if not switching(session, row.model_id)]
         for row in waiting:
-            self._ask_for(row)
+            asked = self._asked.setdefault(row.model_id, deque(maxlen=ASKS))
+            if asked and time.monotonic() - asked[-1] > ASK_WINDOW_SECONDS:
+                asked.clear()
+            if row.state == ResidencyState.CRASH_LOOP and asked and time.monotonic() - asked[-1] < HEAL_SECONDS:
+                continue
+            self._ask_for(row, asked)
 
-    def _ask_for(self, lost: Residency) -> None:
-        """Have a model loaded again, unless its runner died, or its loading failed, again and again."""
-        asked = self._asked.setdefault(lost.model_id, deque(maxlen=ASKS))
+    def _ask_for(self, lost: Residency, asked: deque[float]) -> None:
+        """Have a model loaded again, with a pause that grows where its runner dies, or its loading fails, again."""
         moment = time.monotonic()
-        if len(asked) == ASKS and moment - asked[0] < ASK_WINDOW_SECONDS:
-            log.error("runner.given_up", model_id=lost.model_id)
-            self._pool.mark(lost.id, state=ResidencyState.FAILED, active=False)
+        if lost.state == ResidencyState.CRASH_LOOP:  # one more try, of which the rows are to know
+            self._pool.mark(lost.id, state=ResidencyState.LOST)
+        elif len(asked) == ASKS:
+            log.error("runner.crash_loop", model_id=lost.model_id)
+            self._pool.mark(lost.id, state=ResidencyState.CRASH_LOOP)
+            self._pool.tell(lost, ResidencyState.CRASH_LOOP)
+            return
+        elif asked and moment - asked[-1] < min(FIRST_PAUSE_SECONDS * 2 ** (len(asked) - 1), LONGEST_PAUSE_SECONDS):
             return
         self._pool.tell(lost, ResidencyState.LOST)
         self._pool.services.ledger.submit(Recovery(model_id=lost.model_id), origin=RECOVERY, priority=Priority.CRITICAL)

@@ -34,6 +34,8 @@ class Request:
     """A person allowed this revision its pickles; they are read with `weights_only=True` even so."""
     allow_remote_code: bool = False
     """A person allowed this revision to bring code of its own."""
+    mark: str = ""
+    """Id of its residency, by which a later worker knows the process."""
 
 
 class Runtime(Protocol):

@@ -21,6 +21,23 @@ from workers.runtimes.log_ring import LogRing
 INHERITED = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OMP_NUM_THREADS"})
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
 KILL_SECONDS = 10.0
+MARK = "MODELYARD_RUNNER"
+"""In a child's environment, with the id of its residency: by this alone a later worker knows it for ours."""
+
+
+def end_stray(pid: int, mark: str) -> bool:
+    """Kill a child of a worker that is gone, with its group; whether there was one.
+
+    It should have died with its worker; a container runtime that passes orphans on can defeat that. A process that has
+    its number by now, or a server of somebody else, does not carry the mark and is left alone.
+    """
+    try:
+        ours = psutil.Process(pid).environ().get(MARK) == mark
+    except (psutil.Error, OSError):
+        return False
+    if ours and os.getpgid(pid) == pid:
+        os.killpg(pid, signal.SIGKILL)
+    return ours
 
 
 def environment(ours: Mapping[str, str], added: Mapping[str, str]) -> dict[str, str]:

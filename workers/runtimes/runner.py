@@ -21,7 +21,7 @@ from shared.errors import Failed
 from shared.settings import RunnerSettings
 from workers.devices.base import CPU_ID
 from workers.runtimes.base import Request, Runtime
-from workers.runtimes.child import Child, environment
+from workers.runtimes.child import MARK, Child, environment
 from workers.runtimes.log_ring import LogRing
 
 READ_RATE = 50_000_000
@@ -186,7 +186,7 @@ class Runner:
         self._ports += 1
         self._request = replace(self._asked, port=self._asked.port or _free_port(self._asked.host))
         launch = self._runtime.launch(self._request)
-        env = environment(os.environ, launch.env)
+        env = environment(os.environ, {**launch.env, MARK: self._asked.mark})
         if self._request.device == CPU_ID:
             env["CUDA_VISIBLE_DEVICES"] = ""
         self._ring = LogRing(self._asked.key)

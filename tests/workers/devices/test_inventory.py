@@ -3,11 +3,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from celery.concurrency.thread import TaskPool
 
 from shared.errors import Invalid
 from workers.devices import inventory
 from workers.devices.base import Device
 from workers.devices.inventory import VISIBLE, pin, visible
+from workers.guard import WakingPool
 
 GPUS = [
     Device(id=f"gpu-{mark * 8}-0000", kind="gpu", name="GPU", memory_total=80 << 30, memory_free=79 << 30)
@@ -16,12 +18,14 @@ GPUS = [
 A, B, C = GPUS
 
 
+@pytest.mark.fault("F-44")
 def test_there_is_always_the_cpu_and_a_reason_where_there_is_no_gpu() -> None:
     found, reason = inventory.devices()
     assert found[0].id == "cpu"
     assert len(found) > 1 or reason
 
 
+@pytest.mark.fault("F-44")
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -69,3 +73,9 @@ def test_only_ids_can_be_pinned(device: str) -> None:
     with pytest.raises(Invalid) as caught:
         pin(device)
     assert caught.value.code == "unknown_device"
+
+
+@pytest.mark.fault("F-37")
+def test_no_worker_forks_once_it_may_have_a_driver_open() -> None:
+    """CUDA does not survive a fork: slots are threads, and models are in children of their own."""
+    assert issubclass(WakingPool, TaskPool)

@@ -63,6 +63,7 @@ def test_reads_a_gpu() -> None:
     assert not fake.open
 
 
+@pytest.mark.fault("F-44")
 @pytest.mark.parametrize(
     ("code", "word"),
     [
@@ -84,6 +85,7 @@ def test_this_machine_is_read_without_raising() -> None:
     assert devices or reason
 
 
+@pytest.mark.fault("F-44")
 def test_no_gpu_is_a_reason() -> None:
     assert nvml.read_with(FakeNvml(uuids=[])) == ([], "The NVIDIA driver is here but shows no GPU.")
 
@@ -97,6 +99,7 @@ def test_what_a_gpu_does_not_measure_is_none() -> None:
     assert (gpu.name, gpu.healthy) == ("GPU 0", True)
 
 
+@pytest.mark.fault("F-43")
 def test_a_lost_gpu_does_not_hide_the_others() -> None:
     devices, reason = nvml.read_with(FakeNvml(uuids=["GPU-A", "GPU-B"], lost={0}))
     assert [(gpu.id, gpu.healthy) for gpu in devices] == [("gpu-0", False), ("gpu-b", True)]
@@ -104,6 +107,7 @@ def test_a_lost_gpu_does_not_hide_the_others() -> None:
     assert reason.startswith("GPU 0: ")
 
 
+@pytest.mark.fault("F-43")
 def test_memory_errors_make_it_unhealthy() -> None:
     ((gpu,), _) = nvml.read_with(FakeNvml(ecc=3))
     assert not gpu.healthy

@@ -79,12 +79,14 @@ def test_other_machines_hear_the_advertised_name(start: Start) -> None:
     assert runner.url == f"http://worker-7:{runner.port}"
 
 
+@pytest.mark.fault("F-45")
 def test_one_that_exits_well_too_early_has_failed(start: Start) -> None:
     error = failure(start(FakeRuntime(runtimes.EXITS_EARLY)))
     assert (error.code, error.details["exit_code"]) == ("runner_exited", 0)
     assert error.details["log"] == ["nothing to do here"]
 
 
+@pytest.mark.fault("F-45")
 def test_one_that_crashes_leaves_its_last_words_but_not_its_key(start: Start, tmp_path: Path) -> None:
     error = failure(start(FakeRuntime(runtimes.CRASHES)))
     assert error.details["exit_code"] == 3
@@ -93,6 +95,7 @@ def test_one_that_crashes_leaves_its_last_words_but_not_its_key(start: Start, tm
     assert KEY not in (tmp_path / "logs" / "org_fake.log").read_text()
 
 
+@pytest.mark.fault("F-42")
 def test_memory_is_named_as_the_reason(start: Start) -> None:
     error = failure(start(FakeRuntime(runtimes.OUT_OF_MEMORY)))
     assert error.details["out_of_memory"]
@@ -105,11 +108,13 @@ def test_a_signal_is_named(start: Start) -> None:
     assert "SIGSEGV" in error.message
 
 
+@pytest.mark.fault("F-45")
 def test_loading_for_ever_ends_at_the_deadline(start: Start) -> None:
     error = failure(start(FakeRuntime(runtimes.LOADING_FOR_EVER)), 0.3)
     assert error.code == "runner_start_timeout"
 
 
+@pytest.mark.fault("F-45")
 def test_large_models_get_more_time(tmp_path: Path) -> None:
     before = startup_seconds(tmp_path, SETTINGS)
     with (tmp_path / "weights").open("wb") as file:
@@ -142,6 +147,7 @@ def test_a_stop_ends_the_wait(start: Start) -> None:
             waiting.result()
 
 
+@pytest.mark.fault("F-45")
 @pytest.mark.parametrize("fault", [runtimes.GARBAGE, runtimes.NOT_A_NUMBER, runtimes.ENDLESS_ANSWER])
 def test_ready_is_not_proved(start: Start, fault: str) -> None:
     runner = start(FakeRuntime(fault))
@@ -161,6 +167,7 @@ def test_a_probe_of_a_dead_one_fails_as_such(start: Start) -> None:
     assert caught.value.code == "probe_failed"
 
 
+@pytest.mark.fault("F-45")
 def test_one_that_ignores_sigterm_is_killed(start: Start) -> None:
     runner = start(FakeRuntime(runtimes.IGNORES_SIGTERM))
     runner.wait_ready(nothing)
@@ -168,6 +175,7 @@ def test_one_that_ignores_sigterm_is_killed(start: Start) -> None:
     assert runner.exit_code == -signal.SIGKILL
 
 
+@pytest.mark.fault("F-45")
 def test_a_flood_of_output_neither_blocks_it_nor_us(start: Start) -> None:
     runner = start(FakeRuntime(runtimes.FLOODS_STDOUT))
     runner.wait_ready(nothing)
@@ -217,6 +225,7 @@ class Crowded(FakeRuntime):
         return said
 
 
+@pytest.mark.fault("A-92")
 def test_a_stranger_on_the_port_is_left_alone(start: Start) -> None:
     runtime = Crowded(strangers=2)
     runner = start(runtime)
@@ -226,12 +235,14 @@ def test_a_stranger_on_the_port_is_left_alone(start: Start) -> None:
     assert runtime.heard() == b""
 
 
+@pytest.mark.fault("A-92")
 def test_strangers_everywhere_are_an_error(start: Start) -> None:
     runtime = Crowded(strangers=99)
     assert failure(start(runtime)).code == "runner_port_taken"
     runtime.heard()
 
 
+@pytest.mark.fault("A-92", "F-45")
 def test_a_stranger_on_a_fixed_port_is_an_error(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert failure(start(FakeRuntime(), taken.getsockname()[1])).code == "runner_port_taken"

@@ -1,5 +1,6 @@
-"""What nobody uses leaves memory by a job, and only then; with real children."""
+"""Who leaves memory, unused or to make room, and what is waited for then; with real children."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -8,8 +9,9 @@ import pytest
 import redis
 from sqlmodel import col, select
 
-from shared import queues
+from shared import fit, queues
 from shared.contracts import Unload
+from shared.db.placement import Plan
 from shared.db.tables import Job, Model, Residency
 from shared.jobs import Ledger
 from shared.progress import Leases, Workers, connect
@@ -17,9 +19,11 @@ from shared.settings import Settings
 from shared.states import ResidencyState
 from tests.conftest import RealRedis, until
 from tests.fakes.runtimes import FakeRuntime
+from workers.devices import inventory
 from workers.devices.base import Device
 from workers.job import Services, Work
 from workers.jobs.unload import unload
+from workers.residency import manager as residency_manager
 from workers.residency.manager import Manager
 from workers.residency.watch import Watch
 from workers.runtimes.base import Request
@@ -121,3 +125,29 @@ def test_the_watch_asks_once_for_each(manager: Manager, ledger: Ledger, redis_se
     Watch(manager._pool, lambda: looks.append(1) or unused()).start()  # type: ignore[func-returns-value] # counts
     until(lambda: len(looks) > 2, what="more looks")
     assert asked() == [("one", {"model_id": "one", "if_unused": True})]
+
+
+@pytest.mark.fault("F-41")
+@pytest.mark.parametrize("back", [True, False], ids=["memory comes back late", "memory does not come back"])
+def test_who_makes_room_is_waited_for_until_its_memory_is_back(
+    manager: Manager, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    """A driver may hold a dead process' memory for a while; the wait has an end."""
+    looks: list[float] = []
+
+    def free(_: str) -> int:
+        looks.append(time.monotonic())
+        return 100 if back and len(looks) > 3 else 10
+
+    monkeypatch.setattr(inventory, "memory_free", free)
+    monkeypatch.setattr(residency_manager, "SETTLE_SECONDS", 1.0)
+    with ledger.database.reading() as session:
+        row = session.get(Residency, "one")
+    assert row is not None
+    row.memory_bytes = 90
+    need = fit.Need(90, 0, 0, 90, 0, fit.Basis.MEASURED)
+    planned = Plan("new", "1", "cpu", fit.Setting("fake", "cpu", 1), need, 90, free=10, evictions=(row,))
+    manager._evict(row, planned, ResidencyState.IDLE)
+    assert states(ledger)["one"] == ("idle", True)
+    assert (len(looks) == 4) is back
+    assert looks[-1] - looks[0] < 3
