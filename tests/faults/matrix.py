@@ -62,6 +62,8 @@ POINTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "runner.probed": ("the runner has answered its first inference", ("F-7",)),
     "switch.confirmed": ("ready, the route not moved yet", ("F-8",)),
     "switch.flipped": ("the route has moved", ("F-8",)),
+    "load.confirmed": ("ready, nobody knows it yet", ("F-7",)),
+    "load.taken_over": ("a fresh runner has the route, the one before still runs", ("F-8",)),
     "unload.closed": ("off its route, its requests not drained", ("F-8",)),
     "residency.drained": ("drained, the runner still runs", ("F-8",)),
     "residency.stopped": ("the old runner is stopped, the job still runs", ("F-8",)),
@@ -211,6 +213,7 @@ CELLS: list[Cell] = [
     ),
     *_cells("unload", {"unload.closed": "ktd", "residency.drained": "kr", "residency.stopped": "kd"}),
     *_cells("load", {"runner.started": "kt", "runner.probed": "kd", "switch.flipped": "kr"}),
+    *_cells("reload", {"runner.probed": "k", "load.confirmed": "ktd", "load.taken_over": "ktred"}),
     *_cells("swap", {"evict.closed": "kt", "evict.drained": "kr", "evict.stopped": "kd", "runner.probed": "k"}),
     *_cells("ask", {"submit.committed": "kred", "ticket.sent": "krd", "api.answer": "k"}),
 ]

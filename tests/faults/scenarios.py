@@ -307,6 +307,17 @@ class Load(Switch):
             self.target = active
 
 
+class Reload(Switch):
+    """The model that serves is started anew."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.target = self.active() or ""
+
+    def ask(self) -> str:
+        return self.house.post(f"/api/v1/models/{self.target}/reload")
+
+
 class Unload(Switch):
     """The model that serves leaves memory."""
 
@@ -354,6 +365,7 @@ SCENARIOS: dict[str, type[Scenario]] = {
     "switch": Switch,
     "swap": Swap,
     "load": Load,
+    "reload": Reload,
     "unload": Unload,
     "ask": Ask,
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from shared.contracts import Load
 from shared.db import catalog, residency
+from shared.points import reached
 from shared.states import ResidencyState
 from workers.job import Work, job
 from workers.jobs.verify import look_before_load
@@ -27,8 +28,10 @@ def load(args: Load, work: Work) -> dict[str, Any]:
         )  # fmt: skip
         try:
             work.confirm()
+            reached("load.confirmed")
             with services.database.session() as session:
                 before = residency.take_over(session, new)
+            reached("load.taken_over")
         except BaseException:
             if started:
                 manager.retire(new.id)
