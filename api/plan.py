@@ -67,14 +67,18 @@ def planned(database: Database, leases: Leases, body: PlanBody, context_length: 
     with database.reading() as session:
         model, installation = catalog.get_model(session, body.model_id), catalog.installed(session, body.model_id)
         device, serving = devices.placed(session, model.id), catalog.active(session, model.type)
+        kept = (
+            serving is not None and serving.model_id != model.id and catalog.get_model(session, serving.model_id).pinned
+        )
         setting = fit.Setting(_runtime(installation), device.kind, context_length)
         there = residency.resident(session, model.id, device.id)
         known = footprints.learned(session, installation, device.id, setting.runtime)
     residents = occupants(database, leases, device.id)
     free = _free(device, residents)
     about: dict[str, Any] = {"action": body.action, "model_id": model.id, "device": device.id, "free_before": free}
-    routed = [StepView(do="route", model_id=model.id)] if body.action == "switch" else []
-    pinned = {one.row.id for one in residents if one.pinned}
+    comes_back = serving is not None and serving.model_id == model.id
+    routed = [StepView(do="route", model_id=model.id)] if body.action == "switch" or comes_back else []
+    pinned = {serving.id} if serving is not None and kept else set()
     if there is not None and there.revision == installation.revision:
         replaced = _replaced(serving, {there.id, *pinned}) if routed else []
         after = _after(free, replaced, device.id, 0)

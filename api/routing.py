@@ -9,8 +9,9 @@ from shared.errors import Conflict, NotFound, Unavailable
 from shared.jobs import Ledger
 from shared.states import ResidencyState
 
-FAILED_SECONDS = 15.0
-"""A model that could not be loaded is not tried again for so long, however many ask for it."""
+FAILED_SECONDS, LONGEST_FAILED_SECONDS = 15.0, 600.0
+"""A model that could not be loaded is not tried again for so long, doubled each time, however many ask for it: each try
+may put another one out of memory."""
 ORIGIN = "request"
 """Of jobs that load a model because somebody asked it something."""
 
@@ -47,16 +48,19 @@ class Router:
             if ready:
                 return Route(ready[0].id, ready[0].model_id, str(ready[0].url))
             active = next((row for row in rows if row.active), None)
+            if jobs.switching(session, name):
+                return None
             if active is not None and active.state == ResidencyState.CRASH_LOOP:
                 raise _crashes(active.model_id)
-            recovers = active is not None and active.state != ResidencyState.IDLE
-            if recovers or jobs.switching(session, name):
+            if active is not None and active.state != ResidencyState.IDLE:
                 return None
             if active is None and (model is None or not model.enabled or not self._load_on_use):
                 raise _nobody(name, known=model is not None or name in catalog.types(session))
             wanted = name if active is None else active.model_id
+            if jobs.switching(session, wanted):
+                return None
             catalog.installed(session, wanted)
-            if (failed := jobs.load_failed(session, wanted, FAILED_SECONDS)) is not None:
+            if (failed := jobs.load_failed(session, wanted, FAILED_SECONDS, LONGEST_FAILED_SECONDS)) is not None:
                 raise _refused(*failed)
         self._ledger.submit(Load(model_id=wanted), origin=ORIGIN)
         return None
@@ -76,10 +80,8 @@ def _crashes(model_id: str) -> Unavailable:
     )  # fmt: skip
 
 
-def _refused(job: Job, ago: float) -> Unavailable:
-    error = job.error or {}
-    return Unavailable(
-        error.get("code", "load_failed"), error.get("message", f"{job.model_id} could not be loaded."),
-        f"{error.get('hint', '')} It is tried again with the first request in {FAILED_SECONDS - ago:.0f} s.".strip(),
-        error.get("details"), round(FAILED_SECONDS - ago) or 1,
-    )  # fmt: skip
+def _refused(job: Job, left: float) -> Unavailable:
+    error = job.error or {"code": "load_cancelled", "message": f"Loading {job.model_id!r} was cancelled."}
+    seconds = max(1, round(left))
+    hint = f"{error.get('hint', '')} It is tried again with the first request in {seconds} s.".strip()
+    return Unavailable(error["code"], error["message"], hint, error.get("details"), seconds)

@@ -228,7 +228,7 @@ class Unload(OfModel):
     lane = DEVICE
     priority = Priority.HIGH
 
-    if_unused: bool = False
+    if_unused: bool | None = None
     """Only where no request has held it for MODELYARD_RUNNERS__IDLE_SECONDS; it keeps its type, and the next request
     brings it back."""
 

@@ -107,6 +107,18 @@ class Leases:
         """Leases that are held now."""
         return int(self._count(keys=[queues.leases_key(residency_id)]))
 
+    def reopen(self, residency_id: str) -> None:
+        """It takes leases again."""
+        self._client.delete(queues.closed_key(residency_id))
+
+    def note_use(self, residency_id: str) -> None:
+        """As if a request had just held it; lost while Redis is away."""
+        try:
+            moment: Any = self._client.time()
+            self._client.set(queues.used_key(residency_id), moment[0], ex=USED_SECONDS)
+        except redis.RedisError as error:
+            log.warning("leases.unknown", error=type(error).__name__)
+
     def unused(self, residency_ids: Sequence[str]) -> dict[str, float]:
         """Seconds since a request last held each of these; those that none ever did are missing, and all are while
         Redis is away."""

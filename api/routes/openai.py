@@ -90,6 +90,27 @@ async def completions(front: FrontDep, request: Request, body: CompletionBody) -
     return await front.gateway.forward("/v1/completions", _plain(body), request.is_disconnected)
 
 
+class EmbeddingBody(BaseModel):
+    """Texts to make vectors of."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"model": "embedding", "input": ["one text", "another"]}]}
+    )
+
+    model: Annotated[str, Field(max_length=96, description="A model id, or the type `embedding`.")]
+    input: Annotated[str, Field(max_length=1_000_000)] | Annotated[list[str], Field(min_length=1, max_length=2048)]
+    encoding_format: Literal["float", "base64"] = "float"
+    user: Annotated[str, Field(max_length=200)] | None = None
+
+
+@router.post("/embeddings", summary="Vectors of texts", response_model=None)
+async def embeddings(front: FrontDep, request: Request, body: EmbeddingBody) -> Response:
+    """Of length 1, so that the inner product of two is how alike the texts are."""
+    return await front.gateway.forward(
+        "/v1/embeddings", body.model_dump(exclude_none=True, exclude=SAID_TO_US), request.is_disconnected
+    )
+
+
 @router.get("/models", summary="Models that can be asked now")
 async def models(front: FrontDep) -> dict[str, Any]:
     """Models in memory, in OpenAI's shape."""

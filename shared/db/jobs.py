@@ -1,6 +1,7 @@
 """Finding jobs. Every change of a job is in `shared/jobs.py`."""
 
 from collections.abc import Collection
+from itertools import takewhile
 
 from sqlalchemy import tuple_
 from sqlmodel import Session, col, func, select
@@ -10,8 +11,13 @@ from shared.db.tables import Job, Model
 from shared.errors import NotFound
 from shared.states import ENDED, LIVE, Desired, JobState, Priority
 
-LOADS = ("model.switch", "model.load")
+SWITCH = "model.switch"
+LOADS = (SWITCH, "model.load")
 """Kinds that bring a model into memory."""
+FAILURES = 8
+"""So many in a row are looked at."""
+OUTDATED = "plan_outdated"
+"""Says that a plan was not carried out, and nothing about the model."""
 
 
 def get(session: Session, job_id: str) -> Job:
@@ -163,18 +169,26 @@ def ended_before(session: Session, state: JobState, seconds: float, moment: floa
 def switching(session: Session, name: str) -> bool:
     """Is a live job about to load this model, or a model of this type?"""
     of_type = select(Model.id).where(col(Model.type) == name)
-    wanted = (col(Job.model_id) == name) | col(Job.model_id).in_(of_type)
-    query = select(Job.id).where(col(Job.kind).in_(LOADS), col(Job.state).in_(LIVE), wanted)
+    loads = col(Job.kind).in_(LOADS) & (col(Job.model_id) == name)
+    switches = (col(Job.kind) == SWITCH) & col(Job.model_id).in_(of_type)  # a load routes no type
+    query = select(Job.id).where(col(Job.state).in_([JobState.QUEUED, JobState.RUNNING]), loads | switches)
     return session.exec(query.limit(1)).first() is not None
 
 
-def load_failed(session: Session, model_id: str, seconds: float) -> tuple[Job, float] | None:
-    """The last job that was to load the model, if it failed less than `seconds` ago; and how long ago that is."""
+def load_failed(session: Session, model_id: str, first: float, longest: float) -> tuple[Job, float] | None:
+    """The last job that was to load the model, if it did not and it is too soon to try again; and seconds until then.
+
+    Args:
+        first: seconds to wait after one that failed or was cancelled, doubled for each one before it that did too.
+        longest: seconds to wait at most.
+    """
     query = select(Job, now() - col(Job.finished_at)).where(col(Job.model_id) == model_id, col(Job.kind).in_(LOADS))
-    found = session.exec(query.order_by(col(Job.created_at).desc(), col(Job.id).desc()).limit(1)).first()
-    if found is None or found[0].state != JobState.FAILED or found[1] >= seconds:
+    newest = session.exec(query.order_by(col(Job.created_at).desc(), col(Job.id).desc()).limit(FAILURES)).all()
+    failed = list(takewhile(lambda found: found[0].state in (JobState.FAILED, JobState.CANCELLED), newest))
+    if not failed or (failed[0][0].error or {}).get("code") == OUTDATED:
         return None
-    return found[0], found[1]
+    left = min(first * 2 ** (len(failed) - 1), longest) - failed[0][1]
+    return (failed[0][0], left) if left > 0 else None
 
 
 def priorities(session: Session, ids: list[str]) -> dict[str, Priority]:

@@ -26,9 +26,11 @@ class Occupant:
     row: Residency
     pinned: bool = False
     age: float = 0.0
-    """Seconds since its load began."""
+    """Seconds since it was ready."""
     unused: float = 0.0
-    """Seconds since a request last held it; its age where none did."""
+    """Seconds since a request last held it; its age where that is not known."""
+    known: bool = True
+    """Redis told how long it was unused; one that is away or was emptied does not."""
 
 
 def occupants(database: Database, leases: Leases, device: str) -> list[Occupant]:
@@ -38,9 +40,9 @@ def occupants(database: Database, leases: Leases, device: str) -> list[Occupant]
         moment = session.exec(select(now())).one()
         pinned = set(session.exec(select(Model.id).where(col(Model.pinned))).all())
     unused = leases.unused([row.id for row in rows])
-    ages = [max(0.0, moment - row.started_at) for row in rows]
+    ages = [max(0.0, moment - row.started_at - (row.load_seconds or 0.0)) for row in rows]
     return [
-        Occupant(row, row.model_id in pinned, age, min(age, unused.get(row.id, age)))
+        Occupant(row, row.model_id in pinned, age, min(age, unused.get(row.id, age)), row.id in unused)
         for row, age in zip(rows, ages, strict=True)
     ]
 
@@ -142,7 +144,7 @@ def plan(
     ready = [one for one in residents if one.row.state == ResidencyState.READY]
     going = [
         one for one in ready
-        if not one.pinned and one.age >= stay and (not one.row.active or one.row.model_type == installation.model_type)
+        if _may_leave(one, installation, stay)
     ]  # fmt: skip
     evictions: list[Residency] = []
     room = free
@@ -155,6 +157,12 @@ def plan(
         staying = [one for one in ready if one not in going]
         raise _will_not_fit(installation, need, room, setting, staying)
     return replace(beside, evictions=tuple(evictions))
+
+
+def _may_leave(one: Occupant, for_: Installation, stay: float) -> bool:
+    """A pin keeps a model, and not its runner: the same model may take that one's place."""
+    kept = one.pinned and one.row.model_id != for_.model_id
+    return not kept and one.age >= stay and (not one.row.active or one.row.model_type == for_.model_type)
 
 
 def _will_not_fit(

@@ -1,6 +1,7 @@
 """Rows of residencies: which model is in which device's memory, and which one serves its type."""
 
-from sqlalchemy import ColumnElement, update
+from sqlalchemy import ColumnElement, exists, update
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from shared.db import catalog
@@ -33,7 +34,7 @@ def resident(session: Session, model_id: str, device: str) -> Residency | None:
         col(Residency.device) == device,
         col(Residency.state) == ResidencyState.READY,
     )
-    return session.exec(query).first()
+    return session.exec(query.order_by(col(Residency.started_at).desc())).first()
 
 
 def residents(session: Session, device: str) -> list[Residency]:
@@ -57,6 +58,9 @@ def flip(session: Session, new: Residency) -> None:
     pinned = col(Residency.model_id).in_(select(Model.id).where(col(Model.pinned), col(Model.id) != new.model_id))
     session.exec(update(Residency).where(others, pinned).values(active=False))
     session.exec(update(Residency).where(others).values(active=False, state=ResidencyState.DRAINING))
+    earlier = (col(Residency.model_id) == new.model_id) & of_device(new.device) & (col(Residency.id) != new.id)
+    ready_too = earlier & (col(Residency.state) == ResidencyState.READY)
+    session.exec(update(Residency).where(ready_too).values(state=ResidencyState.DRAINING))
     ready = (col(Residency.id) == new.id) & (col(Residency.state) == ResidencyState.READY)
     turned = session.exec(update(Residency).where(ready).values(active=True).returning(col(Residency.id)))
     if turned.one_or_none() is None:
@@ -69,7 +73,7 @@ def flip(session: Session, new: Residency) -> None:
 def take_over(session: Session, new: Residency) -> list[Residency]:
     """Put a residency in the place of those that its model has on its device, in the caller's one transaction.
 
-    It serves the type if one of them does.
+    It serves the type if one of them does, or one that has no runner, wherever that was.
 
     Returns:
         Those that are to be let go.
@@ -77,7 +81,9 @@ def take_over(session: Session, new: Residency) -> list[Residency]:
     Raises:
         Conflict: the new one is not ready any more.
     """
-    mine = (col(Residency.model_id) == new.model_id) & of_device(new.device) & (col(Residency.id) != new.id)
+    serialise(session, f"route {new.model_type}")
+    here = of_device(new.device) | col(Residency.state).in_(AWAY)
+    mine = (col(Residency.model_id) == new.model_id) & here & (col(Residency.id) != new.id)
     before = list(session.exec(select(Residency).where(mine, col(Residency.state).in_(HELD))).all())
     if any(row.active for row in before):
         flip(session, new)
@@ -103,14 +109,13 @@ def lost(session: Session, device: str) -> list[Residency]:
 
 def shown(session: Session, seconds: float) -> list[Residency]:
     """What is in memory or meant to be, and what failed within `seconds` and was not started again; by model."""
-    recent = (col(Residency.state) == ResidencyState.FAILED) & (col(Residency.started_at) > now() - seconds)
-    query = select(Residency).where(col(Residency.state).in_(HELD) | recent).order_by(col(Residency.started_at))
-    newest: dict[tuple[str, str], Residency] = {}
-    for row in session.exec(query).all():
-        newest[row.model_id, row.id if row.state in HELD else "failed"] = row
-    held = {model_id for model_id, which in newest if which != "failed"}
-    found = [row for (model_id, which), row in newest.items() if which != "failed" or model_id not in held]
-    return sorted(found, key=lambda row: (row.model_id, row.started_at))
+    later = aliased(Residency)
+    again = exists().where(
+        col(later.model_id) == col(Residency.model_id), col(later.started_at) > col(Residency.started_at)
+    )
+    failed = (col(Residency.state) == ResidencyState.FAILED) & (col(Residency.started_at) > now() - seconds) & ~again
+    query = select(Residency).where(col(Residency.state).in_(HELD) | failed)
+    return list(session.exec(query.order_by(col(Residency.model_id), col(Residency.started_at))).all())
 
 
 def clear(session: Session, model_id: str, device: str) -> list[Residency]:
@@ -124,7 +129,7 @@ def clear(session: Session, model_id: str, device: str) -> list[Residency]:
 def lose(session: Session, which: ColumnElement[bool], into: ResidencyState = ResidencyState.LOST) -> None:
     """These runners are gone: those that serve a type are marked lost, or idle, and the others are over."""
     gone = which & col(Residency.state).in_(IN_MEMORY)
-    nothing = {"pid": None, "url": None}
+    nothing = {"pid": None, "url": None, "memory_bytes": None}
     session.exec(update(Residency).where(gone, col(Residency.active)).values(state=into, **nothing))
     session.exec(update(Residency).where(gone, ~col(Residency.active)).values(state=ResidencyState.STOPPED, **nothing))
 

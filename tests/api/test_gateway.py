@@ -6,6 +6,8 @@ import httpx
 import pytest
 from sqlmodel import col, select, update
 
+from shared.contracts import Load, Switch
+from shared.db import jobs
 from shared.db.session import now
 from shared.db.tables import Installation, Job, Model, Residency
 from shared.errors import Conflict
@@ -113,6 +115,52 @@ def test_a_load_that_failed_is_told_and_not_tried_with_every_request(serve: Serv
         session.exec(update(Job).values(finished_at=1.0))
     assert ask(api, "one").json()["code"] == "model_not_ready"
     assert len(loads(ledger)) == 2, "that was long ago"
+
+
+@pytest.mark.parametrize(
+    ("ends", "age", "left"),
+    [
+        (["failed"], 10, 5), (["failed"], 16, None), (["failed", "failed"], 16, 14), (["failed"] * 8, 16, 584),
+        (["failed", "succeeded"], 1, None), (["succeeded", "failed"], 10, 5), (["cancelled"], 10, 5),
+        (["outdated"], 1, None),
+    ],
+)  # fmt: skip
+def test_the_pause_after_loads_that_failed_grows(
+    ledger: Ledger, ends: list[str], age: float, left: float | None
+) -> None:
+    for number, end in enumerate(ends):
+        job = ledger.submit(Load(model_id="one"), origin="test").job
+        claimed = ledger.claim(job.id, job.ticket, "worker@test")
+        assert claimed is not None
+        if end in ("failed", "outdated"):
+            code = "plan_outdated" if end == "outdated" else "will_not_fit"
+            ledger.fail(job.id, claimed.attempt, Conflict(code, "No.", "Yes."))
+        elif end == "succeeded":
+            ledger.succeed(job.id, claimed.attempt, {})
+        else:
+            ledger.cancel(job.id)
+            ledger.stop(job.id, claimed.attempt)
+        with ledger.database.session() as session:
+            moved = {"created_at": 1.0 + number, "finished_at": now() - age}
+            session.exec(update(Job).where(col(Job.id) == job.id).values(**moved))
+    with ledger.database.reading() as session:
+        found = jobs.load_failed(session, "one", 15, 600)
+    assert (found is None) is (left is None)
+    if found is not None and left is not None:
+        assert left - 3 < found[1] <= left
+
+
+def test_who_waits_for_a_type_waits_for_switches_and_not_for_loads(ledger: Ledger) -> None:
+    def on_its_way(name: str) -> bool:
+        with ledger.database.reading() as session:
+            return jobs.switching(session, name)
+
+    loading = ledger.submit(Load(model_id="one"), origin="test").job
+    assert (on_its_way("one"), on_its_way("two"), on_its_way("llm")) == (True, False, False)
+    ledger.pause(loading.id)
+    assert not on_its_way("one"), "nobody works on it"
+    ledger.submit(Switch(model_id="two"), origin="test")
+    assert (on_its_way("two"), on_its_way("llm")) == (True, True)
 
 
 @pytest.mark.fault("F-45")

@@ -73,6 +73,10 @@ def test_some_stay(stays: Occupant, hint: str) -> None:
     assert hint in refused.value.hint
 
 
+def test_a_pin_keeps_a_model_and_not_its_runner() -> None:
+    assert leaving([there("new", pinned=True), there("a")]) == ["new", "a"]
+
+
 def test_what_drains_gives_room_to_nobody_yet() -> None:
     with pytest.raises(Conflict):
         made([there("a"), there("b", state=ResidencyState.DRAINING)])
@@ -140,6 +144,27 @@ class TestRows:
             going = residency.take_over(session, new)
             assert [one.id for one in going] == (["one"] if before == "ready" else [])
         assert self._now() == {"fresh": ("ready", active), "one": (after, False)}
+
+    def test_who_is_idle_on_a_device_that_is_away_is_taken_over_all_the_same(self) -> None:
+        """Else its type would be asked for again and again, and never be served."""
+        old, new = row("one", active=True, state=ResidencyState.IDLE), row("fresh")
+        new.model_id, new.device = "one", "another"
+        self._put(old, new)
+        with self.ledger.database.session() as session:
+            assert residency.take_over(session, new) == []
+        assert self._now() == {"fresh": ("ready", True), "one": ("stopped", False)}
+
+    def test_a_switch_leaves_no_earlier_runner_of_its_model_behind(self) -> None:
+        old, new = row("one"), row("two")
+        new.model_id, new.revision, new.started_at = "one", "2", 1.0
+        self._put(old, new)
+        with self.ledger.database.reading() as session:
+            newest = residency.resident(session, "one", "gpu")
+        assert newest is not None
+        assert newest.id == "two"
+        with self.ledger.database.session() as session:
+            residency.flip(session, new)
+        assert self._now() == {"one": ("draining", False), "two": ("ready", True)}
 
     def test_the_first_load_changes_nothing_for_others(self) -> None:
         self._put(row("one", active=True), row("two"))

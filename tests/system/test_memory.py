@@ -6,6 +6,7 @@ from typing import Any
 
 import psutil
 import pytest
+from openai import OpenAI
 
 from deploy.demo.load import Load
 from deploy.demo.models import make_gguf_llm
@@ -123,7 +124,7 @@ def test_started_anew_it_cuts_nobody(yard: Yard) -> None:
 
 def test_two_who_take_turns_at_one_place_are_both_served(yard: Yard) -> None:
     """Without a time to stay, each request would put out the other's model, and nobody would be served for long."""
-    for name in ("alder", "beech"):
+    for name in ("alder", "cedar"):
         yard.done(f"/api/v1/models/{name}/load")
     modelyard(yard, "pin", "alder")
     before = loads_of(yard, "beech") + loads_of(yard, "cedar")
@@ -157,3 +158,16 @@ def test_asked_for_in_every_way_at_once_it_is_one_runner(yard: Yard) -> None:
     assert (told["totalServers"], told["readyServers"], told["ready"]) == (1, 1, True)
     (server,) = told["servers"]
     assert (server["modelId"], server["active"], {server["pid"]}) == ("alder", True, llama_servers(yard))
+
+
+def test_a_real_openai_client_gets_vectors(yard: Yard) -> None:
+    """Of a GGUF that is entered as an embedding model; the type `embedding` reaches it."""
+    yard.add("vectors", "tiny/alder", model_type="embedding")
+    yard.done("/api/v1/models/download", {"model_id": "vectors"})
+    yard.done("/api/v1/models/activate", {"model_id": "vectors"})
+    with OpenAI(base_url=f"{yard.instance.url}/v1", api_key="none", max_retries=0) as client:
+        answer = client.embeddings.create(model="embedding", input=["one text", "another"])
+    assert [len(one.embedding) > 1 for one in answer.data] == [True, True]
+    assert answer.usage.total_tokens > 0
+    assert yard.post("/v1/embeddings", {"model": "nobody", "input": "x"}).json()["code"] == "model_not_found"
+    assert yard.post("/v1/embeddings", {"model": "embedding", "input": "x", "dimensions": 2}).status_code == 422

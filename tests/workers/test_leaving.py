@@ -13,6 +13,7 @@ from shared import fit, queues
 from shared.contracts import Unload
 from shared.db.placement import Plan
 from shared.db.tables import Job, Model, Residency
+from shared.errors import Snooze
 from shared.jobs import Ledger
 from shared.progress import Leases, Workers, connect
 from shared.settings import Settings
@@ -32,6 +33,8 @@ from workers.store.layout import Layout
 pytestmark = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
 
 IDLE_SECONDS = 100.0
+NEED = fit.Need(90, 0, 0, 90, 0, fit.Basis.MEASURED)
+PLAN = Plan("new", "1", "cpu", fit.Setting("fake", "cpu", 1), NEED, 90, free=10)
 
 
 @pytest.fixture
@@ -80,7 +83,11 @@ def rested(manager: Manager, ledger: Ledger, name: str) -> int:
     return int(result["unloaded"])
 
 
-def test_who_serves_is_idle_and_who_serves_nothing_is_gone(manager: Manager, ledger: Ledger) -> None:
+def test_who_serves_is_idle_and_who_serves_nothing_is_gone(
+    manager: Manager, ledger: Ledger, redis_server: RealRedis
+) -> None:
+    for name in ("one", "two"):
+        used(redis_server, name, IDLE_SECONDS + 1)
     assert [rested(manager, ledger, name) for name in ("one", "two")] == [1, 1]
     assert states(ledger) == {"one": ("idle", True), "two": ("stopped", False)}
     assert manager._pool.running() == []
@@ -95,7 +102,8 @@ def test_who_was_used_since_the_job_was_asked_for_stays(
     assert rested(manager, ledger, "one") == 1
 
 
-def test_who_is_pinned_stays(manager: Manager, ledger: Ledger) -> None:
+def test_who_is_pinned_stays(manager: Manager, ledger: Ledger, redis_server: RealRedis) -> None:
+    used(redis_server, "one", IDLE_SECONDS + 1)
     with ledger.database.session() as session:
         model = session.get(Model, "one")
         assert model is not None
@@ -105,12 +113,43 @@ def test_who_is_pinned_stays(manager: Manager, ledger: Ledger) -> None:
     assert states(ledger)["one"] == ("ready", True)
 
 
+def test_of_whom_redis_knows_nothing_stays(manager: Manager, ledger: Ledger) -> None:
+    """It may have been emptied a moment ago, while requests were under way."""
+    assert rested(manager, ledger, "one") == 0
+
+
+def test_who_has_a_long_request_is_not_cut(manager: Manager, ledger: Ledger, redis_server: RealRedis) -> None:
+    manager._settings.drain_seconds = 0.3
+    used(redis_server, "one", IDLE_SECONDS + 1)
+    with redis.Redis(port=redis_server.port) as client:
+        client.zadd(queues.leases_key("one"), {"a long answer": client.time()[0] + 60})  # type: ignore[index] # as above
+        assert rested(manager, ledger, "one") == 0
+        assert not client.exists(queues.closed_key("one")), "and it takes new ones"
+    assert states(ledger)["one"] == ("ready", True)
+    assert manager._pool.lives("one")
+
+
+def test_nor_for_a_load_but_for_a_switch(manager: Manager, ledger: Ledger, redis_server: RealRedis) -> None:
+    manager._settings.drain_seconds = 0.3
+    with ledger.database.reading() as session:
+        row = session.get(Residency, "one")
+    assert row is not None
+    with redis.Redis(port=redis_server.port) as client:
+        client.zadd(queues.leases_key("one"), {"a long answer": client.time()[0] + 60})  # type: ignore[index] # as above
+    with pytest.raises(Snooze):
+        manager._evict(row, PLAN, ResidencyState.IDLE)
+    assert states(ledger)["one"] == ("ready", True)
+    manager._evict(row, PLAN, ResidencyState.LOST)
+    assert states(ledger)["one"] == ("lost", True), "a person said so"
+
+
 def test_without_a_time_nobody_leaves(manager: Manager, settings: Settings) -> None:
     settings.runners.idle_seconds = None
     assert manager.unused() == []
 
 
 def test_the_watch_asks_once_for_each(manager: Manager, ledger: Ledger, redis_server: RealRedis) -> None:
+    used(redis_server, "one", IDLE_SECONDS + 1)
     used(redis_server, "two", 0)
     Watch(manager._pool, manager.unused).start()
 
@@ -145,9 +184,7 @@ def test_who_makes_room_is_waited_for_until_its_memory_is_back(
         row = session.get(Residency, "one")
     assert row is not None
     row.memory_bytes = 90
-    need = fit.Need(90, 0, 0, 90, 0, fit.Basis.MEASURED)
-    planned = Plan("new", "1", "cpu", fit.Setting("fake", "cpu", 1), need, 90, free=10, evictions=(row,))
-    manager._evict(row, planned, ResidencyState.IDLE)
+    manager._evict(row, PLAN, ResidencyState.IDLE)
     assert states(ledger)["one"] == ("idle", True)
     assert (len(looks) == 4) is back
     assert looks[-1] - looks[0] < 3

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from sqlmodel import col, select
+from sqlmodel import col, select, update
 
 from shared.contracts import Switch
 from shared.db.tables import Job, Residency
@@ -126,3 +126,18 @@ def fail_recovery(ledger: Ledger) -> None:
     claimed = ledger.claim(job.id, job.ticket, "worker@test")
     assert claimed is not None
     ledger.fail(claimed.id, claimed.attempt, Failed("runner_exited", "It ended.", "Look at its log."))
+
+
+def test_one_that_made_room_is_in_no_crash_loop(pool: Pool, runner: Runner, ledger: Ledger) -> None:
+    """However often a job puts it out, and then does not bring another one in its place."""
+    for number in range(1, watch.ASKS + 2):
+        pool.set_aside.add("r")
+        with ledger.database.session() as session:
+            session.exec(update(Residency).values(state=ResidencyState.LOST))
+        if number == 1:
+            Watch(pool, list).start()
+        until(lambda number=number: recoveries(ledger) == number, what=f"recovery {number}")
+        with ledger.database.session() as session:  # before there is no job any more: the watch would ask again
+            session.exec(update(Residency).values(state=ResidencyState.READY))
+        fail_recovery(ledger)
+    assert state(ledger) is ResidencyState.READY

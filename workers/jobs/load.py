@@ -36,6 +36,8 @@ def load(args: Load, work: Work) -> dict[str, Any]:
             if started:
                 manager.retire(new.id)
             raise
+    if before and new.active:
+        services.events.publish("model.active", modelId=new.model_id, modelType=new.model_type, residencyId=new.id)
     work.report("draining", fraction=0.95)
     for old in before:
         manager.retire(old.id)

@@ -5,7 +5,6 @@ from typing import Any
 from shared.contracts import Unload
 from shared.db import catalog, residency
 from shared.points import reached
-from shared.states import ResidencyState
 from workers.job import Work, job
 from workers.residency.manager import manager_of
 
@@ -34,6 +33,5 @@ def _unused(args: Unload, work: Work) -> dict[str, Any]:
     with manager.exclusive(work):
         work.confirm()
         rows = [row for row in manager.unused() if row.model_id == args.model_id]
-        for row in rows:
-            manager.retire(row.id, ResidencyState.IDLE)
-    return {"modelId": args.model_id, "unloaded": len(rows)}
+        rested = sum(manager.rest(row) for row in rows)
+    return {"modelId": args.model_id, "unloaded": rested}

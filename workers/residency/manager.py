@@ -9,11 +9,10 @@ from pathlib import Path
 import redis
 import structlog
 
-from shared import fit
 from shared.db import footprints, residency, trust
-from shared.db.placement import Plan, free_bytes, occupants, plan, taken
+from shared.db.placement import Plan, occupants, taken
 from shared.db.tables import Installation, Model, Residency
-from shared.errors import Conflict, Failed, Snooze, Unavailable
+from shared.errors import Failed, Snooze, Unavailable
 from shared.keys import installation_secret, runner_key
 from shared.points import reached
 from shared.progress import LEASE_RENEWAL_SECONDS
@@ -22,17 +21,20 @@ from shared.trust import Trust
 from workers.devices import inventory
 from workers.devices.base import Device
 from workers.job import Services, Work
+from workers.residency.planning import plan_for
 from workers.residency.pool import Pool
 from workers.residency.watch import Watch
 from workers.runtimes.base import Request, Runtime
 from workers.runtimes.child import end_stray
-from workers.runtimes.llamacpp import LlamaCpp
-from workers.runtimes.torch_runner import TorchRunner
+from workers.runtimes.llamacpp import LlamaCpp, LlamaCppEmbedder
+from workers.runtimes.torch_runner import TorchEmbedder, TorchRunner
 from workers.store.essentials import check_loadable, files_of
 from workers.store.reference import as_seen
 
 log = structlog.get_logger()
 
+EMBEDDING = "embedding"
+"""The type of models that make vectors of texts; all others generate."""
 SETTLE_SECONDS = 5.0
 """Longest wait for memory that a runner had."""
 SETTLE_LOOK_SECONDS = 0.1
@@ -48,6 +50,7 @@ class Manager:
         self._settings = services.settings.runners
         self._secret = installation_secret(services.settings)
         self.runtimes: tuple[Runtime, ...] = (TorchRunner(self._settings), LlamaCpp(self._settings))
+        self._embedders: tuple[Runtime, ...] = (TorchEmbedder(self._settings), LlamaCppEmbedder(self._settings))
         self._pool = Pool(services, device)
 
     # -- jobs ----------------------------------------------------------------------------------------------
@@ -93,9 +96,12 @@ class Manager:
             return row, False
         folder, files = self._place(installation)
         trusted = self._gate(files, model.id, installation.revision)
-        runtime = self._runtime_for(folder, model.id)
+        runtime = self._runtime_for(folder, model)
         gently = set_aside is ResidencyState.IDLE
-        planned = self._plan(installation, runtime, self._settings.min_residence_seconds if gently else 0.0)
+        planned = plan_for(
+            self._services, self.device, installation, runtime.name,
+            self._settings.min_residence_seconds if gently else 0.0,
+        )  # fmt: skip
         planned.check(plan_id)
         if planned.evictions:
             work.report("making room")
@@ -110,19 +116,31 @@ class Manager:
             residency.start(session, row)
         self._pool.tell(row, ResidencyState.STARTING)
         try:
-            return self._start(row, runtime, folder, planned, trusted, work), True
+            pooling = str(installation.facts.get("pooling", "mean"))
+            return self._start(row, runtime, folder, planned, trusted, pooling, work), True
         except BaseException:
             with suppress(Unavailable):  # the watch records it once the database is back
                 self._pool.end(row.id, ResidencyState.FAILED)
             raise
 
-    def retire(self, residency_id: str, into: ResidencyState = ResidencyState.STOPPED) -> None:
+    def retire(self, residency_id: str) -> None:
         """Let the requests end that hold it, then stop it. Not to be cancelled: its route has moved already."""
         self._pool.mark(residency_id, state=ResidencyState.DRAINING)
         self._drain(residency_id)
         reached("residency.drained")
-        self._pool.end(residency_id, into)
+        self._pool.end(residency_id, ResidencyState.STOPPED)
         reached("residency.stopped")
+
+    def rest(self, row: Residency) -> bool:
+        """Put out who is not needed now; its type stays with it. False: a request held it too long, so it stays."""
+        self._pool.mark(row.id, state=ResidencyState.DRAINING)
+        if not self._drain(row.id) and not self._pool.closing.is_set():
+            self._services.leases.reopen(row.id)
+            self._pool.mark(row.id, state=ResidencyState.READY)
+            return False
+        self._pool.end(row.id, ResidencyState.IDLE)
+        self._pool.tell(row, ResidencyState.IDLE if row.active else ResidencyState.STOPPED)
+        return True
 
     def unused(self) -> list[Residency]:
         """What is ready here, not pinned, and was held by no request for the time that is set; none where none is."""
@@ -132,7 +150,7 @@ class Manager:
         found = occupants(self._services.database, self._services.leases, self.device.id)
         return [
             one.row for one in found
-            if one.row.state == ResidencyState.READY and not one.pinned and one.unused >= seconds
+            if one.row.state == ResidencyState.READY and one.known and not one.pinned and one.unused >= seconds
         ]  # fmt: skip
 
     # -- the process ----------------------------------------------------------------------------------------
@@ -158,37 +176,20 @@ class Manager:
 
     # -- inside ---------------------------------------------------------------------------------------------
 
-    def _plan(self, installation: Installation, runtime: Runtime, stay: float) -> Plan:
-        """What the model will take here, and who has to leave for it.
-
-        Raises:
-            Conflict: code `will_not_fit`; nothing was touched.
-            Snooze: it will fit once who is there has been for `stay` seconds.
-        """
-        setting = fit.Setting(runtime.name, self.device.kind, self._settings.context_length)
-        with self._services.database.reading() as session:
-            need = footprints.learned(session, installation, self.device.id, runtime.name).need(setting)
-        residents = occupants(self._services.database, self._services.leases, self.device.id)
-        free = free_bytes(inventory.memory_free(self.device.id), self._settings.memory_limit, residents)
-        about = (installation, self.device.id, setting, need, free, residents)
-        try:
-            return plan(*about, stay)
-        except Conflict:
-            plan(*about)
-        left = min(stay - one.age for one in residents if one.age < stay)
-        raise Snooze(
-            left + 0.1, "Who has to leave for it has just come.", "memory_in_use",
-            "It goes on by itself; MODELYARD_RUNNERS__MIN_RESIDENCE_SECONDS is for how long a model stays at least.",
-        )  # fmt: skip
-
     def _evict(self, row: Residency, planned: Plan, into: ResidencyState) -> None:
-        """It makes room: its requests end, and those that come for its type wait.
+        """It makes room: its requests end, and those that come for its type wait. One that is to be IDLE is not cut.
 
         Returns once its memory is back, or is not coming: some drivers take seconds.
         """
         self._pool.mark(row.id, state=ResidencyState.DRAINING)
         reached("evict.closed")
-        self._drain(row.id)
+        if not self._drain(row.id) and into is ResidencyState.IDLE and not self._pool.closing.is_set():
+            self._services.leases.reopen(row.id)
+            self._pool.mark(row.id, state=ResidencyState.READY)
+            raise Snooze(
+                max(1.0, self._settings.min_residence_seconds), f"{row.model_id} has requests that take long.",
+                "memory_in_use", "It goes on by itself; a switch would cut them.",
+            )  # fmt: skip
         reached("evict.drained")
         self._pool.end(row.id, into)
         reached("evict.stopped")
@@ -200,17 +201,18 @@ class Manager:
                 return
 
     def _start(
-        self, row: Residency, runtime: Runtime, folder: Path, planned: Plan, trusted: Trust, work: Work
+        self, row: Residency, runtime: Runtime, folder: Path, planned: Plan, trusted: Trust, pooling: str, work: Work
     ) -> Residency:
         began = time.monotonic()
         work.report("loading", fraction=0.1)
         request = Request(
             folder=folder, model_id=row.model_id, host=self._settings.host, port=0,
             key=runner_key(self._secret, row.id), device=self.device.id, context_length=planned.setting.context_length,
-            allow_pickle=trusted.pickle, allow_remote_code=trusted.remote_code, mark=row.id,
+            allow_pickle=trusted.pickle, allow_remote_code=trusted.remote_code, mark=row.id, pooling=pooling,
         )  # fmt: skip
         before = inventory.memory_free(self.device.id)
         runner = self._pool.start(row.id, runtime, request)
+        self._pool.mark(row.id, pid=runner.pid)  # so that a later worker finds it, should this one die now
         reached("runner.started")
         runner.wait_ready(work.checkpoint)
         work.report("probing", fraction=0.8)
@@ -226,6 +228,7 @@ class Manager:
             residency.update_row(session, row.id, **values)
             if memory is not None:
                 footprints.record(session, planned.footprint(row, memory, seconds))
+        self._services.leases.note_use(row.id)
         for name, value in values.items():
             setattr(row, name, value)
         self._pool.tell(row, ResidencyState.READY)
@@ -249,17 +252,17 @@ class Manager:
         check_loadable(files, trusted)
         return trusted
 
-    def _runtime_for(self, folder: Path, model_id: str) -> Runtime:
-        for runtime in self.runtimes:
+    def _runtime_for(self, folder: Path, model: Model) -> Runtime:
+        for runtime in self._embedders if model.type == EMBEDDING else self.runtimes:
             if runtime.accepts(folder):
                 return runtime
         raise Failed(
-            "no_runtime", f"No runtime here can run the files of {model_id!r}.",
+            "no_runtime", f"No runtime here can run the files of {model.id!r} as {model.type!r}.",
             "Runnable are transformers folders of safetensors, and GGUF files.",
         )  # fmt: skip
 
-    def _drain(self, residency_id: str) -> None:
-        """Wait for the last lease, at most the drain time.
+    def _drain(self, residency_id: str) -> bool:
+        """Wait for the last lease, at most the drain time; whether it came back.
 
         While Redis is away requests are served without a lease; they take one as soon as it is back, also where it
         came back empty. Until they had the time to, a count of none means nothing.
@@ -272,13 +275,14 @@ class Manager:
                     believed = moment + LEASES_BACK_SECONDS
                 closed = True
                 if self._services.leases.count(residency_id) == 0 and moment >= believed:
-                    return
+                    return True
             except redis.RedisError as error:
                 if moment >= believed:
                     log.warning("drain.blind", residency_id=residency_id, error=type(error).__name__)
                 believed = moment + LEASES_BACK_SECONDS
             self._pool.closing.wait(0.05)
         log.warning("drain.timeout", residency_id=residency_id)
+        return False
 
 
 def manager_of(work: Work) -> Manager:

@@ -32,6 +32,8 @@ class Pool:
         """Set once this worker shuts down."""
         self._runners: dict[str, Runner] = {}
         self._ended: dict[str, ResidencyState] = {}
+        self.set_aside: set[str] = set()
+        """Residencies that a job put out to make room: that they are lost says nothing about their models."""
         # Runners die with the thread that started them, so that thread must live as long as this process.
         self._spawn = ThreadPoolExecutor(1, thread_name_prefix="spawn")
 
@@ -58,6 +60,8 @@ class Pool:
             Unavailable: the database is away; `record_ends` has still to write it.
         """
         runner = self._runners.pop(residency_id, None)
+        if state is ResidencyState.LOST:
+            self.set_aside.add(residency_id)
         try:
             if runner is not None:
                 runner.stop(STOP_SECONDS)

@@ -79,8 +79,8 @@ class Watch:
             waiting = [row for row in lost if not switching(session, row.model_id)]
         for row in waiting:
             asked = self._asked.setdefault(row.model_id, deque(maxlen=ASKS))
-            if asked and time.monotonic() - asked[-1] > ASK_WINDOW_SECONDS:
-                asked.clear()
+            while asked and time.monotonic() - asked[0] > ASK_WINDOW_SECONDS:
+                asked.popleft()
             if row.state == ResidencyState.CRASH_LOOP and asked and time.monotonic() - asked[-1] < HEAL_SECONDS:
                 continue
             self._ask_for(row, asked)
@@ -99,7 +99,10 @@ class Watch:
             return
         self._pool.tell(lost, ResidencyState.LOST)
         self._pool.services.ledger.submit(Recovery(model_id=lost.model_id), origin=RECOVERY, priority=Priority.CRITICAL)
-        asked.append(moment)  # not before: a database that is away is no failure of the model
+        if lost.id in self._pool.set_aside:  # it made room, and nobody came
+            self._pool.set_aside.discard(lost.id)
+        else:
+            asked.append(moment)  # not before: a database that is away is no failure of the model
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Asking a runner one question, for probes: short, bounded, and every way to fail is one error."""
 
 import json
+import math
 from typing import Any, NoReturn
 
 import httpx
@@ -42,6 +43,21 @@ def ask(base_url: str, path: str, key: str, body: dict[str, Any]) -> dict[str, A
     if not isinstance(value, dict):
         failed("its answer is not a JSON object", status, bytes(content))
     return value
+
+
+def probe_embedding(base_url: str, key: str) -> None:
+    """One vector, and a look at its numbers: JSON has no NaN, so a null stands for one that is none.
+
+    Raises:
+        Failed: code `probe_failed`.
+    """
+    answer = ask(base_url, "/v1/embeddings", key, {"input": "Hello", "model": "probe"})
+    data = answer.get("data")
+    vector = data[0].get("embedding") if isinstance(data, list) and data and isinstance(data[0], dict) else None
+    if not isinstance(vector, list) or not vector:
+        failed("no vector came back", 200, json.dumps(answer).encode())
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in vector) or not any(vector):
+        failed("its numbers are not finite, or all zero", 200, json.dumps(answer).encode())
 
 
 def failed(why: str, status: int, content: bytes) -> NoReturn:

@@ -34,6 +34,8 @@ class Request:
     """A person allowed this revision its pickles; they are read with `weights_only=True` even so."""
     allow_remote_code: bool = False
     """A person allowed this revision to bring code of its own."""
+    pooling: str = "mean"
+    """How an embedding model makes one vector of those of its tokens: `mean`, `cls` or `last`."""
     mark: str = ""
     """Id of its residency, by which a later worker knows the process."""
 

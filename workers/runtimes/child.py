@@ -33,10 +33,10 @@ def end_stray(pid: int, mark: str) -> bool:
     """
     try:
         ours = psutil.Process(pid).environ().get(MARK) == mark
-    except (psutil.Error, OSError):
+        if ours and os.getpgid(pid) == pid:
+            os.killpg(pid, signal.SIGKILL)
+    except (psutil.Error, OSError):  # it is gone, or is somebody else's
         return False
-    if ours and os.getpgid(pid) == pid:
-        os.killpg(pid, signal.SIGKILL)
     return ours
 
 

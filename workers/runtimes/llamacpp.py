@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from shared.errors import Corrupt, Failed
 from shared.settings import RunnerSettings
 from workers.devices.base import CPU_ID
-from workers.runtimes.asking import ask, failed
+from workers.runtimes.asking import ask, failed, probe_embedding
 from workers.runtimes.base import Launch, Request
 from workers.runtimes.child import environment
 
@@ -94,6 +95,21 @@ class LlamaCpp:
             failed("no token came back", 200, shown)
         if not _finite(answer.get("completion_probabilities", [])):
             failed("its numbers are not finite", 200, shown)
+
+
+class LlamaCppEmbedder(LlamaCpp):
+    """The same for a model that makes vectors of texts."""
+
+    def launch(self, request: Request) -> Launch:
+        """As `LlamaCpp.launch`; a text must fit into one batch, so that is as long as the context."""
+        launch = super().launch(request)
+        whole = str(request.context_length)
+        more = ("--embeddings", "--pooling", request.pooling, "--batch-size", whole, "--ubatch-size", whole)
+        return replace(launch, argv=(*launch.argv, *more))
+
+    def probe(self, base_url: str, key: str) -> None:
+        """Raises: Failed: code `probe_failed`."""
+        probe_embedding(base_url, key)
 
 
 def find_binary(settings: RunnerSettings) -> Path:

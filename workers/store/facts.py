@@ -26,6 +26,12 @@ _PIPELINE_TYPES = (
 )
 """By a word in a pipeline's class; every other one makes images."""
 _CLASS_TYPES = (("ForCausalLM", "llm"), ("LMHeadModel", "llm"), ("ForConditionalGeneration", "llm"))
+_GGUF_POOLINGS = {1: "mean", 2: "cls", 3: "last"}
+_POOLING_FILE = "1_Pooling/config.json"
+_POOLING_MODES = {
+    "pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last",
+}  # fmt: skip
+"""As sentence-transformers writes it beside a model."""
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
 
@@ -49,6 +55,8 @@ class Facts(NamedTuple):
     """Numbers in one key of one head, as `value_size` of a value."""
     value_size: int | None = None
     vocabulary: int | None = None
+    pooling: str | None = None
+    """How one embedding is made of those of its tokens: `mean`, `cls` or `last`."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, without what is not known."""
@@ -79,7 +87,9 @@ def read_facts(files: Mapping[str, Openable]) -> Facts:
         base, method = _text(adapter.get("base_model_name_or_path")), _text(adapter.get("peft_type"))
         return Facts("adapter", "adapter", architecture=method, base_model=base, **common)
     if (config := _json(files.get("config.json"))) is not None:
-        return _of_transformers(config, common)
+        pooled = _json(files.get(_POOLING_FILE)) or {}
+        pooling = next((told for name, told in _POOLING_MODES.items() if pooled.get(name) is True), None)
+        return _of_transformers(config, {**common, "pooling": pooling})
     return Facts("safetensors", "other", **common)
 
 
@@ -92,6 +102,7 @@ def _of_gguf(parts: list[GgufHeader]) -> Facts:
         weight_bytes=sum(tensor.nbytes for part in parts for tensor in part.tensors.values()),
         layers=first.block_count, kv_heads=first.kv_heads, key_size=first.key_size, value_size=first.value_size,
         vocabulary=next((part.vocabulary for part in parts if part.vocabulary), None),
+        pooling=_GGUF_POOLINGS.get(first.pooling or 0),
     )  # fmt: skip
 
 
@@ -99,6 +110,7 @@ def _of_transformers(config: dict[str, Any], common: dict[str, Any]) -> Facts:
     named = config.get("architectures")
     architecture = _text(named[0]) if isinstance(named, list) and named else None
     guess = next((type_ for ending, type_ in _CLASS_TYPES if (architecture or "").endswith(ending)), "other")
+    guess = "embedding" if common["pooling"] is not None else guess
     quantized = config.get("quantization_config")
     method = _text(quantized.get("quant_method")) if isinstance(quantized, dict) else None
     if method:

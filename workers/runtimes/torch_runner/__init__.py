@@ -3,14 +3,15 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from shared.errors import Failed, Unsafe
 from shared.settings import RunnerSettings
-from workers.runtimes.asking import ask, failed
+from workers.runtimes.asking import ask, failed, probe_embedding
 from workers.runtimes.base import Launch, Request
-from workers.runtimes.torch_runner.config import text_model
+from workers.runtimes.torch_runner.config import embedding_model, text_model
 
 ROOT = Path(__file__).parents[3]
 KEY_VARIABLE = "MODELYARD_RUNNER_KEY"
@@ -40,7 +41,7 @@ class TorchRunner:
 
     def accepts(self, folder: Path) -> bool:
         """Is it a causal language model in transformers' layout, with weights in safetensors or in torch's pickles?"""
-        return text_model(folder) and any(any(folder.glob(names)) for names in ("*.safetensors", "*.bin"))
+        return text_model(folder) and _has_weights(folder)
 
     def launch(self, request: Request) -> Launch:
         """The command for our server, in an interpreter that never looks for modules in its working folder.
@@ -83,6 +84,27 @@ class TorchRunner:
         timed = isinstance(seconds, int | float) and math.isfinite(seconds)
         if not timed or not isinstance(answer.get("text"), str) or answer.get("tokens") != 1:
             failed("no token came back", 200, json.dumps(answer).encode())
+
+
+class TorchEmbedder(TorchRunner):
+    """The same for a model that makes vectors of texts."""
+
+    def accepts(self, folder: Path) -> bool:
+        """Is it an encoder or a language model in transformers' layout?"""
+        return embedding_model(folder) and _has_weights(folder)
+
+    def launch(self, request: Request) -> Launch:
+        """As `TorchRunner.launch`."""
+        launch = super().launch(request)
+        return replace(launch, argv=(*launch.argv, "--embeddings", request.pooling))
+
+    def probe(self, base_url: str, key: str) -> None:
+        """Raises: Failed: code `probe_failed`."""
+        probe_embedding(base_url, key)
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(any(folder.glob(names)) for names in ("*.safetensors", "*.bin"))
 
 
 def _check_pickles(request: Request) -> None:

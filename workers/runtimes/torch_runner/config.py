@@ -5,14 +5,24 @@ from pathlib import Path
 from typing import Any
 
 MAX_JSON_BYTES = 16 * 1024 * 1024
-ARCHITECTURES = ("ForCausalLM", "LMHeadModel")
+GENERATORS = ("ForCausalLM", "LMHeadModel")
+ENCODERS = ("Model", "ForMaskedLM")
 
 
 def text_model(folder: Path) -> bool:
     """Does `config.json` name an architecture that generates text?"""
+    return _names(folder, GENERATORS)
+
+
+def embedding_model(folder: Path) -> bool:
+    """Does it name one whose last layer can be made into a vector: an encoder, or what generates text?"""
+    return _names(folder, (*GENERATORS, *ENCODERS))
+
+
+def _names(folder: Path, endings: tuple[str, ...]) -> bool:
     config = _read(folder / "config.json")
     names = config.get("architectures") if isinstance(config, dict) else None
-    return isinstance(names, list) and any(isinstance(name, str) and name.endswith(ARCHITECTURES) for name in names)
+    return isinstance(names, list) and any(isinstance(name, str) and name.endswith(endings) for name in names)
 
 
 def _read(file: Path) -> Any:

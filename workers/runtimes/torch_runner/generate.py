@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import psutil
 
@@ -23,6 +23,8 @@ GREEDY_BELOW = 1e-3
 
 Prompt = str | list[dict[str, str]]
 """A text to go on with, or the messages of a chat (`role`, `content`)."""
+Texts = list[str]
+"""To make vectors of."""
 
 
 class Refused(Exception):
@@ -55,6 +57,8 @@ class Outcome:
     prompt_tokens: int
     completion_tokens: int
     seconds: float
+    vectors: list[list[float]] = field(default_factory=list)
+    """Of an embedding model, one for each text."""
 
 
 Event = str | Outcome | Exception
@@ -64,7 +68,7 @@ Event = str | Outcome | Exception
 class Generation:
     """One request on its way. `deliver` is called from the engine's thread: texts, then an Outcome or an exception."""
 
-    prompt: Prompt
+    prompt: Prompt | Texts
     options: Options
     deliver: Callable[[Event], None]
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -108,7 +112,7 @@ class Engine:
             generation = self._queue.get()
             try:
                 if not generation.cancelled.is_set():
-                    generation.deliver(self._generate(generation))
+                    generation.deliver(self._answer(generation))
             except Exception as error:  # noqa: BLE001 - it belongs to the request, which hears of it
                 generation.deliver(self._recover(error))
 
@@ -144,7 +148,7 @@ class Engine:
 
     def _load(self) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         if self._device == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("torch sees no GPU here")
@@ -152,8 +156,7 @@ class Engine:
             self._folder, local_files_only=True, trust_remote_code=self._remote_code
         )
         self._memory_before = self._memory()
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            self._folder,
+        model = self._load_model(
             local_files_only=True,
             use_safetensors=not self._pickle,
             weights_only=True,
@@ -165,6 +168,11 @@ class Engine:
         longest = getattr(self._model.config, "max_position_embeddings", None) or self._context_length
         self._context_length = min(self._context_length, longest)
 
+    def _load_model(self, **options: Any) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(self._folder, **options)
+
     def _memory(self) -> int:
         """Bytes in use where the weights go."""
         if self._device == "cpu":
@@ -173,7 +181,7 @@ class Engine:
 
         return int(torch.cuda.memory_allocated())
 
-    def _generate(self, generation: Generation) -> Outcome:
+    def _answer(self, generation: Generation) -> Outcome:
         import torch
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
@@ -182,7 +190,7 @@ class Engine:
 
         started = time.monotonic()
         options = generation.options
-        text, special = render(generation.prompt, self._tokenizer)
+        text, special = render(cast("Prompt", generation.prompt), self._tokenizer)
         ids = self._tokenizer(text, return_tensors="pt", add_special_tokens=special).input_ids.to(self._device)
         size = int(ids.shape[1])
         room = self._context_length - size

@@ -1,5 +1,7 @@
 """The shapes of OpenAI's completion routes: what comes in, what goes out."""
 
+import base64
+import struct
 import time
 import uuid
 from typing import Annotated, Any, Literal
@@ -74,6 +76,24 @@ class ChatCompletion(Body):
     def prompt(self) -> Prompt:
         """As the engine takes it."""
         return [{"role": one.role, "content": one.content} for one in self.messages]
+
+
+class Embedding(BaseModel):
+    """POST /v1/embeddings."""
+
+    input: Annotated[list[str], BeforeValidator(_many), Field(min_length=1, max_length=2048)]
+    encoding_format: Literal["float", "base64"] = "float"
+
+    def reply(self, model_id: str, vectors: list[list[float]], tokens: int) -> dict[str, Any]:
+        """In base64 little-endian float32, as OpenAI's clients ask for by themselves."""
+        written = [_packed(vector) for vector in vectors] if self.encoding_format == "base64" else vectors
+        data = [{"object": "embedding", "index": number, "embedding": each} for number, each in enumerate(written)]
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return {"object": "list", "model": model_id, "data": data, "usage": usage}
+
+
+def _packed(vector: list[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
 
 
 class Run(BaseModel):

@@ -11,10 +11,29 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from workers.runtimes.torch_runner.generate import Engine, Event, Generation, Options, Outcome, Prompt, Refused
-from workers.runtimes.torch_runner.openai import COMPLETION_TOKENS, Body, ChatCompletion, Completion, Reply, Run
+from workers.runtimes.torch_runner.generate import (
+    Engine,
+    Event,
+    Generation,
+    Options,
+    Outcome,
+    Prompt,
+    Refused,
+    Texts,
+)
+from workers.runtimes.torch_runner.openai import (
+    COMPLETION_TOKENS,
+    Body,
+    ChatCompletion,
+    Completion,
+    Embedding,
+    Reply,
+    Run,
+)
 
 UNAVAILABLE = 503
+BATCH = 16
+"""Texts that go through the model together: more would hold up who comes next."""
 
 
 class Listener:
@@ -24,7 +43,7 @@ class Listener:
         Refused: the model is loading, or the queue is full.
     """
 
-    def __init__(self, engine: Engine, prompt: Prompt, options: Options) -> None:
+    def __init__(self, engine: Engine, prompt: Prompt | Texts, options: Options) -> None:
         if not engine.ready.is_set():
             raise Refused(UNAVAILABLE, "loading", "The model is still loading.")
         self._loop = asyncio.get_running_loop()
@@ -70,18 +89,8 @@ class EventStream(StreamingResponse):
 
 
 def create_app(engine: Engine, model_id: str) -> FastAPI:
-    """The routes for one engine; whoever serves this must ask for a key first."""
-    app = FastAPI(title="torch runner", openapi_url=None)
-
-    @app.get("/health")
-    async def health() -> Response:
-        ready = engine.ready.is_set()
-        body = {"status": "ok" if ready else "loading", "progress": engine.progress(), "waiting": engine.waiting}
-        return JSONResponse(body, 200 if ready else UNAVAILABLE)
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": model_id, "object": "model", "owned_by": "modelyard"}]}
+    """The routes for an engine that generates; whoever serves this must ask for a key first."""
+    app = _create(engine, model_id)
 
     @app.post("/run")
     async def run(body: Run, request: Request) -> Response:
@@ -98,6 +107,41 @@ def create_app(engine: Engine, model_id: str) -> FastAPI:
     async def chat_completions(body: ChatCompletion, request: Request) -> Response:
         listener = Listener(engine, body.prompt(), body.options(None))
         return await _answer(request, body, listener, Reply(model_id, chat=True))
+
+    return app
+
+
+def create_embedding_app(engine: Engine, model_id: str) -> FastAPI:
+    """The routes for an engine that makes vectors."""
+    app = _create(engine, model_id)
+
+    @app.post("/v1/embeddings")
+    async def embeddings(body: Embedding, request: Request) -> Response:
+        vectors: list[list[float]] = []
+        tokens = 0
+        for start in range(0, len(body.input), BATCH):
+            listener = Listener(engine, body.input[start : start + BATCH], Options())
+            _, outcome = await _unless_gone(request, listener)
+            vectors += outcome.vectors
+            tokens += outcome.prompt_tokens
+        return JSONResponse(body.reply(model_id, vectors, tokens))
+
+    return app
+
+
+def _create(engine: Engine, model_id: str) -> FastAPI:
+    """What both have."""
+    app = FastAPI(title="torch runner", openapi_url=None)
+
+    @app.get("/health")
+    async def health() -> Response:
+        ready = engine.ready.is_set()
+        body = {"status": "ok" if ready else "loading", "progress": engine.progress(), "waiting": engine.waiting}
+        return JSONResponse(body, 200 if ready else UNAVAILABLE)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": model_id, "object": "model", "owned_by": "modelyard"}]}
 
     _answer_errors(app)
     return app
@@ -153,7 +197,7 @@ def _sse(value: dict[str, Any]) -> str:
 
 
 async def _unless_gone(request: Request, listener: Listener) -> tuple[str, Outcome]:
-    """The whole text; given up as soon as the client hangs up."""
+    """The whole answer; given up as soon as the client hangs up."""
     work = asyncio.ensure_future(listener.collect())
     gone = asyncio.ensure_future(_hung_up(request))
     try:

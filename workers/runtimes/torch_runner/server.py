@@ -16,8 +16,9 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from workers.runtimes.torch_runner import KEY_VARIABLE
+from workers.runtimes.torch_runner.embed import Embedder
 from workers.runtimes.torch_runner.generate import Engine
-from workers.runtimes.torch_runner.routes import create_app, problem
+from workers.runtimes.torch_runner.routes import create_app, create_embedding_app, problem
 
 SHUTDOWN_SECONDS = 2
 
@@ -56,12 +57,13 @@ def main() -> None:
     key = os.environ.pop(KEY_VARIABLE, "")
     if not key:
         sys.exit(f"{KEY_VARIABLE} is not set: a runner without a key would serve anybody on this machine")
-    engine = Engine(
-        arguments.folder, arguments.device, arguments.context_length,
-        pickle=arguments.allow_pickle, remote_code=arguments.allow_remote_code,
-    )  # fmt: skip
+    about = (arguments.folder, arguments.device, arguments.context_length)
+    allowed = {"pickle": arguments.allow_pickle, "remote_code": arguments.allow_remote_code}
+    pooling = arguments.embeddings
+    engine = Engine(*about, **allowed) if pooling is None else Embedder(*about, pooling=pooling, **allowed)
+    make = create_app if pooling is None else create_embedding_app
     config = uvicorn.Config(
-        KeyGuard(create_app(engine, arguments.model_id), key),
+        KeyGuard(make(engine, arguments.model_id), key),
         host=arguments.host,
         port=arguments.port,
         access_log=False,
@@ -83,6 +85,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--context-length", type=int, required=True)
+    parser.add_argument("--embeddings", choices=["mean", "cls", "last"], help="make vectors, pooled like this")
     parser.add_argument("--allow-pickle", action="store_true")
     parser.add_argument("--allow-remote-code", action="store_true")
     return parser.parse_args()

@@ -65,6 +65,8 @@ class GgufHeader:
     key_size: int | None = None
     value_size: int | None = None
     vocabulary: int | None = None
+    pooling: int | None = None
+    """How an embedding is made of its tokens', by llama.cpp's number (`llama_pooling_type`)."""
 
 
 def read_gguf(path: Openable) -> GgufHeader:
@@ -117,6 +119,7 @@ def _header(version: int, keys: dict[str, Any], tensors: dict[str, GgufTensor], 
         key_size=told("attention.key_length") or head_size,
         value_size=told("attention.value_length") or head_size,
         vocabulary=embedding.shape[-1] if embedding is not None else None,
+        pooling=told("pooling_type"),
     )
 
 

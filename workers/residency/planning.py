@@ -1,0 +1,51 @@
+"""The plan of a load, from what is in the device's memory now; and when it is worth waiting for a better one."""
+
+from contextlib import suppress
+
+from shared import fit
+from shared.db import footprints
+from shared.db.placement import Plan, free_bytes, occupants, plan
+from shared.db.tables import Installation
+from shared.errors import Conflict, Snooze
+from shared.states import ResidencyState
+from workers.devices import inventory
+from workers.devices.base import Device
+from workers.job import Services
+
+DRAIN_LOOK_SECONDS = 2.0
+
+
+def plan_for(services: Services, device: Device, installation: Installation, runtime: str, stay: float) -> Plan:
+    """What the model will take here, and who has to leave for it; nothing is touched.
+
+    Args:
+        stay: seconds that a model may stay at least.
+
+    Raises:
+        Conflict: code `will_not_fit`.
+        Snooze: it will fit once those have gone that leave already, or who is there has been for `stay` seconds.
+    """
+    settings = services.settings.runners
+    setting = fit.Setting(runtime, device.kind, settings.context_length)
+    with services.database.reading() as session:
+        need = footprints.learned(session, installation, device.id, runtime).need(setting)
+    residents = occupants(services.database, services.leases, device.id)
+    free = free_bytes(inventory.memory_free(device.id), settings.memory_limit, residents)
+    about = (installation, device.id, setting, need)
+    try:
+        return plan(*about, free, residents, stay)
+    except Conflict:
+        leaving = sum(one.row.memory_bytes or 0 for one in residents if one.row.state == ResidencyState.DRAINING)
+        if free is not None and leaving:
+            with suppress(Conflict):
+                plan(*about, free + leaving, residents)
+                raise Snooze(
+                    DRAIN_LOOK_SECONDS, "Who makes room for it still has requests.", "memory_in_use",
+                    "It goes on by itself.",
+                ) from None  # fmt: skip
+        plan(*about, free, residents)  # or it never will
+    left = min(stay - one.age for one in residents if one.age < stay)
+    raise Snooze(
+        left + 0.1, "Who has to leave for it has just come.", "memory_in_use",
+        "It goes on by itself; MODELYARD_RUNNERS__MIN_RESIDENCE_SECONDS is for how long a model stays at least.",
+    )  # fmt: skip
