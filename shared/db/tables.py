@@ -227,7 +227,7 @@ class Job(SQLModel, table=True):
     model_id: str | None = None
     args: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
     origin: str
-    """Who asked: `rest`, `foreign`, `request` (of its model), `idle`, `recovery` (a lost runner), `switch` (elsewhere)."""
+    """Who asked: `rest`, `foreign`, `request`, `idle`, `recovery` (a lost runner), `switch` (on another device)."""
 
     state: str
     desired: str
