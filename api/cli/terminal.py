@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,12 @@ from api.cli.client import Client, Refused
 from shared.errors import ModelyardError
 from shared.states import ENDED, JobState
 
-IN_BYTES = {"size", "memoryBytes", "refetchedBytes", "trashedBytes", "checkedBytes", "sharedBytes", "bytesToFetch"}
+IN_BYTES = {
+    *("size", "fileSize", "memoryBytes", "refetchedBytes", "trashedBytes", "checkedBytes", "sharedBytes"),
+    *("bytesToFetch", "bytesDone", "bytesTotal", "bytesPerSecond", "needBytes", "freeBytes", "spreadBytes"),
+    *("weightBytes", "weightsBytes", "cacheBytes", "runtimeBytes"),
+}  # fmt: skip
+EMPTY: tuple[Any, ...] = (None, [], {})
 UNTOLD = {"modelId", "modelType", "skipped", "note"}
 """Parts of a result that are shown elsewhere, or not at all."""
 PIPED_WIDTH = 200
@@ -164,9 +170,14 @@ def facts(thing: dict[str, Any], as_json: bool) -> None:
         return
     table = Table(box=None, show_header=False)
     for name, value in thing.items():
-        if value not in (None, [], {}):
-            table.add_row(name, size_text(value) if name in ("size", "fileSize") else str(value))
+        if value not in EMPTY:
+            table.add_row(_words(name), _said(name, value, "\n"))
     out.print(table)
+
+
+def _words(name: str) -> str:
+    """The name of a field as people write it: `bytesDone` is `bytes done`, and `memoryBytes`, told in MB, `memory`."""
+    return re.sub(r"(?<=[a-z])[A-Z]", lambda found: f" {found[0].lower()}", name).removesuffix(" bytes")
 
 
 def _brief(result: dict[str, Any]) -> str:
@@ -175,17 +186,30 @@ def _brief(result: dict[str, Any]) -> str:
         return "already there, whole"
     if "repaired" in result and not result["repaired"]:
         return "nothing to repair"
-    return ", ".join(f"{name} {_said(name, value)}" for name, value in told.items()) or "done"
+    return ", ".join(f"{_words(name)} {_said(name, value)}" for name, value in told.items()) or "done"
 
 
-def _said(name: str, value: Any) -> str:
-    if name in IN_BYTES:
+def _said(name: str, value: Any, between: str = ", ") -> str:
+    """A value for people.
+
+    Args:
+        between: what stands between the fields of one that has several.
+    """
+    if name in IN_BYTES and isinstance(value, int):
         return size_text(value)
+    if isinstance(value, dict):
+        there = {key: each for key, each in value.items() if each not in EMPTY}
+        return between.join(f"{_words(key)} {_said(key, each)}" for key, each in there.items())
     if isinstance(value, list):
-        return " ".join(
-            str(entry.get("name") or entry.get("modelId")) if isinstance(entry, dict) else str(entry) for entry in value
-        )
-    return "yes" if value is True else f"{value:.4g}" if isinstance(value, float) else str(value)
+        named = [(each.get("name") or each.get("modelId")) if isinstance(each, dict) else each for each in value]
+        if all(named):
+            return " ".join(map(str, named))
+        return between.join(_said("", each) for each in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name in ("progress", "integrity"):
+        return f"{value:.0%}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def size_text(count: int | None) -> str:
