@@ -205,11 +205,9 @@ def _said(name: str, value: Any, between: str = ", ") -> str:
         if all(named):
             return " ".join(map(str, named))
         return between.join(_said("", each) for each in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if name in ("progress", "integrity"):
-        return f"{value:.0%}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.0%}" if name in ("progress", "integrity") else f"{value:.4g}"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def size_text(count: int | None) -> str:
