@@ -5,7 +5,7 @@ from typing import Any
 from shared.contracts import Restore
 from shared.db import catalog, upkeep
 from shared.db.tables import Model
-from shared.errors import Conflict, Corrupt, NotFound
+from shared.errors import Cancelled, Conflict, Corrupt, NotFound
 from shared.points import reached
 from shared.states import VerifyTier
 from workers.job import Services, Work, job
@@ -25,10 +25,15 @@ def restore(args: Restore, work: Work) -> dict[str, Any]:
     with services.layout.lock(args.model_id):
         work.report("restoring")
         manifest = _moved_back(work, args)
-        report = proven(work, manifest, VerifyTier.BLAKE3, {})
-        work.confirm()
         with services.database.reading() as session:
             installation = catalog.installation(session, args.model_id)
+        try:
+            report = proven(work, manifest, VerifyTier.BLAKE3, {})
+            work.confirm()
+        except Cancelled:
+            if installation is None or installation.revision != manifest.revision:  # no row would tell of it
+                remove(services.layout, manifest.model_type, manifest.model_id, manifest.revision)
+            raise
         if installation is not None and installation.revision != manifest.revision:
             _keep_beside(services, manifest, whole=report.ok)
             return {"revision": manifest.revision, "keptForRollback": True, "size": manifest.size}

@@ -7,7 +7,7 @@ import pytest
 from shared.contracts import Remove, Restore, Rollback, Update, Verify
 from shared.db import catalog, jobs, upkeep
 from shared.db.tables import StoreReport
-from shared.errors import Conflict, Corrupt, NotFound
+from shared.errors import Cancelled, Conflict, Corrupt, NotFound
 from tests.factories.repository import make_repository, weights
 from tests.workers.jobs.conftest import Place
 from workers.job import BODIES, Work
@@ -75,6 +75,22 @@ def test_a_restore_that_was_cut_off_is_finished(oak: Place, monkeypatch: pytest.
     second = next_attempt(oak, work)
     assert BODIES["model.restore"](Restore(model_id="oak", entry=entry), second)["ok"]
     assert oak.run(Verify(model_id="oak"))["ok"]
+
+
+def test_cancelled_while_it_is_proven_it_is_in_the_trash_again(oak: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the store without a row that tells of it."""
+    entry = removed(oak)
+
+    def cancelled(*_: object) -> None:
+        raise Cancelled("cancelled")
+
+    monkeypatch.setattr("workers.jobs.restore.proven", cancelled)
+    with pytest.raises(Cancelled):
+        oak.run(Restore(model_id="oak", entry=entry))
+    monkeypatch.undo()
+    (again,) = trash.entries(oak.layout)
+    assert not list(oak.layout.published_revisions("llm", "oak"))
+    assert oak.run(Restore(model_id="oak", entry=again.name))["ok"]
 
 
 def next_attempt(place: Place, work: Work) -> Work:
