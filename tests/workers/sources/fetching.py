@@ -14,7 +14,7 @@ from workers.sources.transfer import CHUNK_BYTES, Fetched, Patience, fetch
 from workers.sources.wire.policy import HostPolicy
 
 MIB = 1024**2
-QUICK = Patience(window=0.5, tries=3, backoff=0.01)
+QUICK = Patience(window=1.5, tries=3, backoff=0.01)
 PATIENT = Patience(window=60, tries=3, backoff=0.01)
 
 

@@ -1,5 +1,6 @@
 """Stops, kills, damaged and changed files: what is proven is never fetched again, and nothing else is believed."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -14,6 +15,7 @@ from deploy.demo.hub import Hub
 from shared.errors import (
     Cancelled,
     Corrupt,
+    Failed,
     Paused,
     Unavailable,
 )
@@ -131,6 +133,19 @@ class TestResume:
             bring(origin.url, partial, SMALL, size=len(SMALL))
         assert published.read_bytes() == MEDIUM
 
+    @pytest.mark.fault("F-36")
+    def test_a_disk_that_cannot_read_it_says_so(self, partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        partial.write_bytes(MEDIUM)
+
+        def broken(*_: object) -> None:
+            raise OSError(errno.EIO, "nothing can be read")
+
+        monkeypatch.setattr("workers.sources.transfer.engine.standing_digests", broken)
+        with Origin(MEDIUM) as origin, pytest.raises(Failed) as raised:
+            bring(origin.url, partial, MEDIUM, size=len(MEDIUM), sha256=hashlib.sha256(MEDIUM).hexdigest())
+        assert raised.value.code == "storage_error"
+        assert partial.read_bytes() == MEDIUM
+
     @pytest.mark.fault("A-44")
     def test_a_planted_link_is_not_followed(self, partial: Path, tmp_path: Path) -> None:
         partial.symlink_to(tmp_path / "elsewhere")
@@ -158,7 +173,7 @@ class TestResume:
                 os.kill(child.pid, signal.SIGKILL)
             before = hub.sent("/cdn/")
         with Hub(big) as hub:
-            bring(hub.url, partial, content, path=BIG, size=len(content), connections=connections)
+            bring(hub.url, partial, content, path=BIG, patience=PATIENT, size=len(content), connections=connections)
             assert hub.sent("/cdn/") <= len(content) - proven + connections * CHUNK_BYTES
             assert before + hub.sent("/cdn/") >= len(content)
 

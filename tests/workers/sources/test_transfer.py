@@ -29,7 +29,7 @@ class TestHonestServers:
     def test_many_connections_bring_one_file(self, big: Path, partial: Path) -> None:
         content = (big / "acme/big/model.safetensors").read_bytes()
         with Hub(big) as hub:
-            fetched = bring(hub.url, partial, content, path=BIG, size=len(content))
+            fetched = bring(hub.url, partial, content, path=BIG, patience=PATIENT, size=len(content))
         assert hub.sent("/cdn/") >= len(content)
         assert len({request.start for request in hub.requests if request.status == 206}) >= 5
         assert fetched.refetched == 0

@@ -14,7 +14,7 @@ from workers.sources.pinned import lock_mismatch
 from workers.sources.transfer.board import CHUNK_BYTES
 from workers.sources.transfer.carrier import Patience, Restart, Terms, Why, size_mismatch
 from workers.sources.transfer.crew import TICK_SECONDS, Crew
-from workers.sources.transfer.journal import Origin, Partial, Proof, journal_path
+from workers.sources.transfer.journal import Origin, Partial, Proof, journal_path, on_disk
 from workers.sources.transfer.proof import standing_digests
 from workers.sources.transfer.throttle import Throttle
 from workers.sources.wire.lines import Lines
@@ -74,7 +74,8 @@ def fetch(
         Failed: `protocol_error`, `too_many_redirects`, `source_refused`, `storage_error`.
         Unavailable: anything that may pass; what was brought is kept.
     """
-    standing = _standing(file, partial, checkpoint)
+    with on_disk():
+        standing = _standing(file, partial, checkpoint)
     if standing is not None:
         on_bytes(standing.size)
         return standing
@@ -101,7 +102,8 @@ def adopt(file: RemoteFile, partial: Path, chunks: Sequence[str], etag: str | No
     Raises:
         Corrupt, Exhausted, Failed, Unavailable: as `fetch`, from the disk.
     """
-    size = partial.stat().st_size
+    with on_disk():
+        size = partial.stat().st_size
     proofs = [
         Proof(start, min(CHUNK_BYTES, size - start), digest)
         for start, digest in zip(range(0, size, CHUNK_BYTES), chunks, strict=False)

@@ -69,7 +69,7 @@ class Partial:
         """
         self._path = path
         self._file = self._journal = -1
-        with _storage():
+        with on_disk():
             try:
                 self._file = _open(path)
                 self._journal = _open(journal_path(path), os.O_APPEND)
@@ -91,7 +91,7 @@ class Partial:
 
     def load(self) -> tuple[Origin | None, list[Proof]]:
         """What the journal claims, sorted by start, without overlaps; the last claim about a start counts."""
-        with _storage():
+        with on_disk():
             data = _read_all(self._journal)
             os.ftruncate(self._journal, data.rfind(b"\n") + 1)  # a torn line must not swallow the next one
             held = os.fstat(self._file).st_size
@@ -113,35 +113,35 @@ class Partial:
 
     def reset(self) -> None:
         """Forget everything: both files are empty afterwards."""
-        with _storage():
+        with on_disk():
             os.ftruncate(self._journal, 0)
             os.ftruncate(self._file, 0)
 
     def forget(self) -> None:
         """Empty the journal and keep the bytes."""
-        with _storage():
+        with on_disk():
             os.ftruncate(self._journal, 0)
 
     def begin(self, origin: Origin) -> None:
         """Write the journal's first line, and give the file its size where that is known."""
         line = json.dumps({"v": VERSION, **asdict(origin)}, separators=(",", ":")) + "\n"
-        with _storage():
+        with on_disk():
             os.write(self._journal, line.encode())
             if origin.size is not None:
                 os.ftruncate(self._file, origin.size)
 
     def claim(self, *proofs: Proof) -> None:
         """Note that these bytes were written."""
-        with _storage():
+        with on_disk():
             os.write(self._journal, b"".join(f"{p.start} {p.length} {p.blake3}\n".encode() for p in proofs))
 
     def sync(self) -> None:
         """Return when all bytes written so far are on the disk."""
-        with _storage():
+        with on_disk():
             os.fdatasync(self._file)
 
     def write(self, view: memoryview, offset: int) -> None:
-        with _storage():
+        with on_disk():
             while view:
                 count = os.pwrite(self._file, view, offset)
                 view, offset = view[count:], offset + count
@@ -149,7 +149,7 @@ class Partial:
     def read(self, view: memoryview, offset: int) -> int:
         """Fill the view from an offset; fewer bytes only at the end of the file."""
         filled = 0
-        with _storage():
+        with on_disk():
             while filled < len(view):
                 count = os.preadv(self._file, [view[filled:]], offset + filled)
                 if not count:
@@ -159,7 +159,7 @@ class Partial:
 
     def drop(self) -> None:
         """Delete both files."""
-        with _storage():
+        with on_disk():
             journal_path(self._path).unlink(missing_ok=True)
             self._path.unlink(missing_ok=True)
 
@@ -212,7 +212,13 @@ def _origin(line: bytes) -> Origin | None:
 
 
 @contextmanager
-def _storage() -> Iterator[None]:
+def on_disk() -> Iterator[None]:
+    """What the disk says, in our words.
+
+    Raises:
+        Exhausted: code `insufficient_space`.
+        Failed: code `storage_error`.
+    """
     try:
         yield
     except OSError as error:
