@@ -124,7 +124,7 @@ class Gateway:
         cut = 0
         try:
             while not await gone():
-                route = await run_in_threadpool(self._router.find, name)
+                route = await run_in_threadpool(self._router.find, name, path.endswith("/embeddings"))
                 if route is not None and await self._lease(route, lease := str(uuid.uuid4())):
                     answer = await self._send(route, path, body, lease, gone)
                     if isinstance(answer, httpx.Response):

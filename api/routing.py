@@ -7,7 +7,7 @@ from shared.db import catalog, jobs
 from shared.db.tables import Job, Model
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.jobs import Ledger
-from shared.states import ResidencyState
+from shared.states import EMBEDDING, ResidencyState
 
 FAILED_SECONDS, LONGEST_FAILED_SECONDS = 15.0, 600.0
 """A model that could not be loaded is not tried again for so long, doubled each time, however many ask for it: each try
@@ -31,16 +31,23 @@ class Router:
         self._ledger = ledger
         self._load_on_use = load_on_use
 
-    def find(self, name: str) -> Route | None:
+    def find(self, name: str, embeds: bool = False) -> Route | None:
         """Who answers for a model or a type now; None: it is on its way, and a load is asked for where none was.
+
+        Args:
+            embeds: asked for vectors, and not for words.
 
         Raises:
             NotFound: no such model or type.
-            Conflict: nobody serves the type; or the model is not in memory and cannot, or must not, be loaded.
+            Conflict: nobody serves the type; or the model is not in memory and cannot, or must not, be loaded; or code
+                `wrong_type`, it does not do what it is asked for.
             Unavailable: it could not be loaded just now.
         """
         with self._ledger.database.reading() as session:
             model = session.get(Model, name)
+            type_ = model.type if model else name
+            if (type_ == EMBEDDING) is not embeds and (model is not None or name in catalog.types(session)):
+                raise _wrong_type(name, embeds=embeds)
             rows = catalog.residencies(session, [name]) if model else []
             if not model and (serving := catalog.active(session, name)):
                 rows = [serving]
@@ -55,7 +62,12 @@ class Router:
             if active is not None and active.state != ResidencyState.IDLE:
                 return None
             if active is None and (model is None or not model.enabled or not self._load_on_use):
-                raise _nobody(name, known=model is not None or name in catalog.types(session))
+                loaded = [
+                    row.model_id for row in catalog.in_state(session, ResidencyState.READY) if row.model_type == type_
+                ]
+                raise _nobody(
+                    name, [model.id] if model else loaded, known=model is not None or name in catalog.types(session)
+                )
             wanted = name if active is None else active.model_id
             if jobs.switching(session, wanted):
                 return None
@@ -66,10 +78,19 @@ class Router:
         return None
 
 
-def _nobody(name: str, *, known: bool) -> NotFound | Conflict:
+def _nobody(name: str, candidates: list[str], *, known: bool) -> NotFound | Conflict:
     if not known:
         return NotFound("model_not_found", f"There is no model or type {name!r}.", "GET /v1/models lists them.")
-    return Conflict("model_not_active", f"{name!r} is not in memory.", "Activate a model: modelyard activate MODEL.")
+    wanted = candidates[0] if candidates else "MODEL"
+    why = f"{name!r} is not in memory." if candidates == [name] else f"No model of type {name!r} is active."
+    return Conflict("model_not_active", why, f"Activate one: modelyard activate {wanted}.")
+
+
+def _wrong_type(name: str, *, embeds: bool) -> Conflict:
+    if embeds:
+        hint = "Ask a model of the type `embedding`, or enter this one as that: modelyard pull … --type embedding."
+        return Conflict("wrong_type", f"{name!r} does not make vectors of texts.", hint)
+    return Conflict("wrong_type", f"{name!r} makes vectors, and no words.", "Ask it over POST /v1/embeddings.")
 
 
 def _crashes(model_id: str) -> Unavailable:

@@ -32,6 +32,10 @@ class Desired(StrEnum):
     CANCEL = "cancel"
 
 
+EMBEDDING = "embedding"
+"""The type of models that make vectors of texts; all others generate."""
+
+
 class Priority(IntEnum):
     """Smaller starts first; the number is the `p` of the queue's name."""
 

@@ -49,7 +49,7 @@ async def load(asking: AskingDep, model_id: str) -> Accepted:
 @router.post("/{model_id}/reload", status_code=202, summary="Start a model anew")
 async def reload(asking: AskingDep, model_id: str) -> Accepted:
     """Its new runner takes over before the old one stops, so nobody is cut; after a change of settings, or of files."""
-    return await asking.accept(Load, model_id, _in_memory, fresh=True)
+    return await asking.accept(Load, model_id, _to_start_anew, fresh=True)
 
 
 @router.post("/{model_id}/pin", summary="Keep a model in memory")
@@ -100,6 +100,14 @@ def active(front: FrontDep, model_type: str) -> ActiveView:
 def _loadable(front: Front, model_id: str) -> None:
     with front.database.reading() as session:
         catalog.installed(session, model_id)
+
+
+def _to_start_anew(front: Front, model_id: str) -> None:
+    with front.database.reading() as session:
+        catalog.installed(session, model_id)
+        if not catalog.residencies(session, [model_id]):
+            hint = f"Load it: modelyard load {model_id}."
+            raise Conflict("model_not_loaded", f"Model {model_id!r} is not in memory.", hint)
 
 
 def _in_memory(front: Front, model_id: str) -> None:

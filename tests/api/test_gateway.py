@@ -78,6 +78,7 @@ def test_many_who_name_a_model_are_one_load(serve: Serve, ledger: Ledger) -> Non
         ("llm", {}, "model_not_active"),
         ("two", {}, "model_not_installed"),
         ("one", {"enabled": False}, "model_not_active"),
+        ("one", {"type": "embedding"}, "wrong_type"),
     ],
 )
 def test_what_cannot_or_must_not_be_loaded_is_told(
@@ -86,6 +87,18 @@ def test_what_cannot_or_must_not_be_loaded_is_told(
     installed(ledger, "one", **more)
     assert ask(serve(), name).json()["code"] == code
     assert loads(ledger) == []
+
+
+def test_who_makes_no_vectors_is_not_loaded_for_that(serve: Serve, ledger: Ledger) -> None:
+    installed(ledger, "one")
+    api = serve()
+    for name in ("one", "llm"):
+        answer = api.http.post("/v1/embeddings", json={"model": name, "input": "x"})
+        assert (answer.status_code, answer.json()["code"]) == (409, "wrong_type")
+    assert loads(ledger) == []
+    assert api.http.post("/v1/embeddings", json={"model": "nobody", "input": "x"}).status_code == 404
+    anew = api.http.post("/api/v1/models/one/reload").json()
+    assert (anew["code"], anew["hint"]) == ("model_not_loaded", "Load it: modelyard load one.")
 
 
 def test_loading_on_use_can_be_off(serve: Serve, ledger: Ledger, settings: Settings) -> None:

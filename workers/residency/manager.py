@@ -16,7 +16,7 @@ from shared.errors import Failed, Snooze, Unavailable
 from shared.keys import installation_secret, runner_key
 from shared.points import reached
 from shared.progress import LEASE_RENEWAL_SECONDS
-from shared.states import Holder, ResidencyState
+from shared.states import EMBEDDING, Holder, ResidencyState
 from shared.trust import Trust
 from workers.devices import inventory
 from workers.devices.base import Device
@@ -33,8 +33,6 @@ from workers.store.reference import as_seen
 
 log = structlog.get_logger()
 
-EMBEDDING = "embedding"
-"""The type of models that make vectors of texts; all others generate."""
 SETTLE_SECONDS = 5.0
 """Longest wait for memory that a runner had."""
 SETTLE_LOOK_SECONDS = 0.1
