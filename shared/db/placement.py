@@ -77,10 +77,7 @@ class Plan:
             Conflict: code `plan_outdated`.
         """
         if plan_id not in (None, self.id):
-            raise Conflict(
-                "plan_outdated", "What is in memory has changed since this plan was made, so it is not carried out.",
-                "Ask for a new one: POST /api/v1/plan.",
-            )  # fmt: skip
+            raise outdated()
 
     def footprint(self, row: Residency, memory_bytes: int, load_seconds: float) -> Footprint:
         """What it took, to be remembered."""
@@ -89,6 +86,14 @@ class Plan:
             context_length=self.setting.context_length, memory_bytes=memory_bytes, predicted_bytes=self.predicted,
             load_seconds=load_seconds, measured_at=0.0,
         )  # fmt: skip
+
+
+def outdated() -> Conflict:
+    """What to say of a plan that is not carried out."""
+    return Conflict(
+        "plan_outdated", "What is in memory has changed since this plan was made, so it is not carried out.",
+        "Ask for a new one: POST /api/v1/plan.",
+    )  # fmt: skip
 
 
 def free_bytes(seen: int | None, limit: int | None, residents: Sequence[Occupant]) -> int | None:

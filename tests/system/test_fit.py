@@ -73,6 +73,7 @@ def test_a_plan_is_what_is_done_or_it_is_refused(narrow: Yard, models: None) -> 
     assert narrow.say().headers["x-modelyard-model"] == "acorn"
     plan = modelyard(narrow, "plan", "switch", "birch")
     assert modelyard(narrow, "switch", "birch", "--plan", plan["id"])["status"] == "succeeded"
+    assert run(narrow, "switch", "birch", "--plan", plan["id"]).returncode == 1, "it is there already: nothing to load"
 
 
 @pytest.mark.fault("F-47")

@@ -10,7 +10,7 @@ import redis
 import structlog
 
 from shared.db import footprints, residency, trust
-from shared.db.placement import Plan, occupants, taken
+from shared.db.placement import Plan, occupants, outdated, taken
 from shared.db.tables import Installation, Model, Residency
 from shared.errors import Failed, Snooze, Unavailable
 from shared.keys import installation_secret, runner_key
@@ -91,6 +91,8 @@ class Manager:
             row = residency.resident(session, model.id, self.device.id)
         there = row is not None and row.revision == installation.revision and self._pool.lives(row.id)
         if row is not None and there and not fresh:
+            if plan_id is not None and work.attempt == 1:  # plans are of loads: somebody else was quicker
+                raise outdated()
             return row, False
         folder, files = self._place(installation)
         trusted = self._gate(files, model.id, installation.revision)
