@@ -20,13 +20,18 @@ pytestmark = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
 BODY = {"model": "llm", "messages": [{"role": "user", "content": "Hello"}]}
 
 
-def test_as_many_wait_as_may_and_the_next_one_is_told(serve: Serve, ledger: Ledger) -> None:
-    lost = Residency(
-        id="r", model_id="one", model_type="llm", revision="1", device="cpu", runtime="torch", state="lost",
-        active=True, started_at=0.0,
+def serving(ledger: Ledger, state: str) -> None:
+    """`one` serves its type, and is in this state."""
+    row = Residency(
+        id="r", model_id="one", model_type="llm", revision="1", device="cpu", runtime="torch", state=state, active=True,
+        started_at=0.0,
     )  # fmt: skip
     with ledger.database.session() as session:
-        session.add(lost)
+        session.add(row)
+
+
+def test_as_many_wait_as_may_and_the_next_one_is_told(serve: Serve, ledger: Ledger) -> None:
+    serving(ledger, "lost")
     api = serve(held_requests=2, hold_seconds=10)
     with ThreadPoolExecutor(3) as pool:  # whichever comes last of the three
         answers = list(pool.map(lambda _: api.http.post("/v1/chat/completions", json=BODY), range(3)))
@@ -178,12 +183,7 @@ def test_who_waits_for_a_type_waits_for_switches_and_not_for_loads(ledger: Ledge
 
 @pytest.mark.fault("F-45")
 def test_a_crash_loop_is_told_at_once(serve: Serve, ledger: Ledger) -> None:
-    row = Residency(
-        id="r", model_id="one", model_type="llm", revision="1", device="cpu", runtime="torch", state="crash_loop",
-        active=True, started_at=0.0,
-    )  # fmt: skip
-    with ledger.database.session() as session:
-        session.add(row)
+    serving(ledger, "crash_loop")
     api = serve()
     for name in ("llm", "one"):
         answer = ask(api, name)

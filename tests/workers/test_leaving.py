@@ -129,6 +129,23 @@ def test_who_has_a_long_request_is_not_cut(manager: Manager, ledger: Ledger, red
     assert manager._pool.lives("one")
 
 
+def test_who_cannot_be_opened_again_goes(
+    manager: Manager, ledger: Ledger, redis_server: RealRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis went away in the drain: left closed, it would be out of reach for good."""
+    manager._settings.drain_seconds = 0.3
+    used(redis_server, "one", IDLE_SECONDS + 1)
+
+    def away(_: str) -> None:
+        raise redis.ConnectionError("away")
+
+    monkeypatch.setattr(manager._services.leases, "reopen", away)
+    with redis.Redis(port=redis_server.port) as client:
+        client.zadd(queues.leases_key("one"), {"a long answer": client.time()[0] + 60})  # type: ignore[index] # as above
+    assert rested(manager, ledger, "one") == 1
+    assert states(ledger)["one"] == ("idle", True)
+
+
 def test_nor_for_a_load_but_for_a_switch(manager: Manager, ledger: Ledger, redis_server: RealRedis) -> None:
     manager._settings.drain_seconds = 0.3
     with ledger.database.reading() as session:

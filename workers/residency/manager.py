@@ -12,7 +12,7 @@ import structlog
 from shared.db import footprints, residency, trust
 from shared.db.placement import Plan, occupants, outdated, taken
 from shared.db.tables import Installation, Model, Residency
-from shared.errors import Failed, Snooze, Unavailable
+from shared.errors import Snooze, Unavailable
 from shared.keys import installation_secret, runner_key
 from shared.points import reached
 from shared.progress import LEASE_RENEWAL_SECONDS
@@ -21,7 +21,7 @@ from shared.trust import Trust
 from workers.devices import inventory
 from workers.devices.base import Device
 from workers.job import Services, Work
-from workers.residency.planning import plan_for
+from workers.residency.planning import plan_for, runtime_for
 from workers.residency.pool import Pool
 from workers.residency.watch import Watch
 from workers.runtimes.base import Request, Runtime
@@ -96,7 +96,7 @@ class Manager:
             return row, False
         folder, files = self._place(installation)
         trusted = self._gate(files, model.id, installation.revision)
-        runtime = self._runtime_for(folder, model)
+        runtime = runtime_for(self._embedders if model.type == EMBEDDING else self.runtimes, folder, model)
         gently = set_aside is ResidencyState.IDLE
         planned = plan_for(
             self._services, self.device, installation, runtime.name,
@@ -134,9 +134,7 @@ class Manager:
     def rest(self, row: Residency) -> bool:
         """Put out who is not needed now; its type stays with it. False: a request held it too long, so it stays."""
         self._pool.mark(row.id, state=ResidencyState.DRAINING)
-        if not self._drain(row.id) and not self._pool.closing.is_set():
-            self._services.leases.reopen(row.id)
-            self._pool.mark(row.id, state=ResidencyState.READY)
+        if not self._drain(row.id) and self._serves_on(row):
             return False
         self._pool.end(row.id, ResidencyState.IDLE)
         self._pool.tell(row, ResidencyState.IDLE if row.active else ResidencyState.STOPPED)
@@ -183,9 +181,7 @@ class Manager:
         """
         self._pool.mark(row.id, state=ResidencyState.DRAINING)
         reached("evict.closed")
-        if not self._drain(row.id) and into is ResidencyState.IDLE and not self._pool.closing.is_set():
-            self._services.leases.reopen(row.id)
-            self._pool.mark(row.id, state=ResidencyState.READY)
+        if not self._drain(row.id) and into is ResidencyState.IDLE and self._serves_on(row):
             raise Snooze(
                 max(1.0, self._settings.min_residence_seconds), f"{row.model_id} has requests that take long.",
                 "memory_in_use", "It goes on by itself; a switch would cut them.",
@@ -252,14 +248,18 @@ class Manager:
         check_loadable(files, trusted)
         return trusted
 
-    def _runtime_for(self, folder: Path, model: Model) -> Runtime:
-        for runtime in self._embedders if model.type == EMBEDDING else self.runtimes:
-            if runtime.accepts(folder):
-                return runtime
-        raise Failed(
-            "no_runtime", f"No runtime here can run the files of {model.id!r} as {model.type!r}.",
-            "Runnable are transformers folders of safetensors, and GGUF files.",
-        )  # fmt: skip
+    def _serves_on(self, row: Residency) -> bool:
+        """Let one that a request holds for too long take new ones again. False: it has to go all the same, as nobody
+        can be told that it stays; closed and draining it would be out of everybody's reach."""
+        if self._pool.closing.is_set():
+            return False
+        try:
+            self._services.leases.reopen(row.id)
+            self._pool.mark(row.id, state=ResidencyState.READY)
+        except (redis.RedisError, Unavailable) as error:
+            log.warning("drain.not_undone", residency_id=row.id, error=type(error).__name__)
+            return False
+        return True
 
     def _drain(self, residency_id: str) -> bool:
         """Wait for the last lease, at most the drain time; whether it came back.

@@ -1,16 +1,19 @@
-"""The plan of a load, from what is in the device's memory now; and when it is worth waiting for a better one."""
+"""How a model is to be loaded: by which runtime, and in whose place; and when it is worth waiting for a better plan."""
 
+from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
 from shared import fit
 from shared.db import footprints
 from shared.db.placement import Plan, free_bytes, occupants, plan
-from shared.db.tables import Installation
-from shared.errors import Conflict, Snooze
+from shared.db.tables import Installation, Model
+from shared.errors import Conflict, Failed, Snooze
 from shared.states import ResidencyState
 from workers.devices import inventory
 from workers.devices.base import Device
 from workers.job import Services
+from workers.runtimes.base import Runtime
 
 DRAIN_LOOK_SECONDS = 2.0
 
@@ -48,4 +51,19 @@ def plan_for(services: Services, device: Device, installation: Installation, run
     raise Snooze(
         left + 0.1, "Who has to leave for it has just come.", "memory_in_use",
         "It goes on by itself; MODELYARD_RUNNERS__MIN_RESIDENCE_SECONDS is for how long a model stays at least.",
+    )  # fmt: skip
+
+
+def runtime_for(runtimes: Iterable[Runtime], folder: Path, model: Model) -> Runtime:
+    """The first that runs these files.
+
+    Raises:
+        Failed: code `no_runtime`.
+    """
+    for runtime in runtimes:
+        if runtime.accepts(folder):
+            return runtime
+    raise Failed(
+        "no_runtime", f"No runtime here can run the files of {model.id!r} as {model.type!r}.",
+        "Runnable are transformers folders of safetensors, and GGUF files.",
     )  # fmt: skip
