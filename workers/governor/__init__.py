@@ -19,7 +19,7 @@ from workers.sources.transfer import Throttle
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.25
 """How soon a new limit, a new download or another priority is felt."""
 
 
