@@ -39,6 +39,7 @@ from shared.progress import (
     USED_SECONDS,
 )
 from shared.settings import Settings
+from shared.states import Output
 
 log = structlog.get_logger()
 
@@ -55,6 +56,9 @@ RESENDS = 1
 GONE_SECONDS = 0.5
 """Between two looks whether the client is still there."""
 CLIENT_GONE = 499
+
+OUTPUTS = {"/v1/embeddings": Output.VECTORS, "/v1/images/generations": Output.IMAGES}
+"""What is asked for over a path, where it is not text."""
 
 Gone = Callable[[], Awaitable[bool]]
 
@@ -119,12 +123,12 @@ class Gateway:
             NotFound, Conflict: see `Router.find`.
             Unavailable: also where the wait took too long, or too many wait already.
         """
-        name, waiting = str(body["model"]), None
+        name, asked, waiting = str(body["model"]), OUTPUTS.get(path, Output.TEXT), None
         deadline = time.monotonic() + self._settings.api.hold_seconds
         cut = 0
         try:
             while not await gone():
-                route = await run_in_threadpool(self._router.find, name, path.endswith("/embeddings"))
+                route = await run_in_threadpool(self._router.find, name, asked)
                 if route is not None and await self._lease(route, lease := str(uuid.uuid4())):
                     answer = await self._send(route, path, body, lease, gone)
                     if isinstance(answer, httpx.Response):

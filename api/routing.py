@@ -7,13 +7,17 @@ from shared.db import catalog, jobs
 from shared.db.tables import Job, Model
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.jobs import Ledger
-from shared.states import EMBEDDING, ResidencyState
+from shared.states import EMBEDDING, IMAGE_GEN, Output, ResidencyState, output_of
 
 FAILED_SECONDS, LONGEST_FAILED_SECONDS = 15.0, 600.0
 """A model that could not be loaded is not tried again for so long, doubled each time, however many ask for it: each try
 may put another one out of memory."""
 ORIGIN = "request"
 """Of jobs that load a model because somebody asked it something."""
+ASKED_OVER = {
+    Output.TEXT: "/v1/chat/completions", Output.VECTORS: "/v1/embeddings", Output.IMAGES: "/v1/images/generations",
+}  # fmt: skip
+TYPES = {Output.VECTORS: EMBEDDING, Output.IMAGES: IMAGE_GEN}
 
 
 class Route(NamedTuple):
@@ -31,11 +35,11 @@ class Router:
         self._ledger = ledger
         self._load_on_use = load_on_use
 
-    def find(self, name: str, embeds: bool = False) -> Route | None:
+    def find(self, name: str, asked: Output = Output.TEXT) -> Route | None:
         """Who answers for a model or a type now; None: it is on its way, and a load is asked for where none was.
 
         Args:
-            embeds: asked for vectors, and not for words.
+            asked: what the answer is to be.
 
         Raises:
             NotFound: no such model or type.
@@ -46,8 +50,9 @@ class Router:
         with self._ledger.database.reading() as session:
             model = session.get(Model, name)
             type_ = model.type if model else name
-            if (type_ == EMBEDDING) is not embeds and (model is not None or name in catalog.types(session)):
-                raise _wrong_type(name, embeds=embeds)
+            makes = output_of(type_)
+            if makes is not asked and (model is not None or name in catalog.types(session)):
+                raise _wrong_type(name, makes, asked)
             rows = catalog.residencies(session, [name]) if model else []
             if not model and (serving := catalog.active(session, name)):
                 rows = [serving]
@@ -86,11 +91,11 @@ def _nobody(name: str, candidates: list[str], *, known: bool) -> NotFound | Conf
     return Conflict("model_not_active", why, f"Activate one: modelyard activate {wanted}.")
 
 
-def _wrong_type(name: str, *, embeds: bool) -> Conflict:
-    if embeds:
-        hint = "Ask a model of the type `embedding`, or enter this one as that: modelyard pull … --type embedding."
-        return Conflict("wrong_type", f"{name!r} does not make vectors of texts.", hint)
-    return Conflict("wrong_type", f"{name!r} makes vectors, and no words.", "Ask it over POST /v1/embeddings.")
+def _wrong_type(name: str, makes: Output, asked: Output) -> Conflict:
+    hint = f"Ask it over POST {ASKED_OVER[makes]}."
+    if (type_ := TYPES.get(asked)) is not None:
+        hint += f" Models of the type `{type_}` make {asked}; enter one as that: modelyard pull … --type {type_}."
+    return Conflict("wrong_type", f"{name!r} makes {makes}, and no {asked}.", hint)
 
 
 def _crashes(model_id: str) -> Unavailable:

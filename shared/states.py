@@ -33,7 +33,20 @@ class Desired(StrEnum):
 
 
 EMBEDDING = "embedding"
-"""The type of models that make vectors of texts; all others generate."""
+IMAGE_GEN = "image_gen"
+
+
+class Output(StrEnum):
+    """What a model makes of a text; its type says which."""
+
+    TEXT = "text"
+    VECTORS = "vectors"
+    IMAGES = "images"
+
+
+def output_of(model_type: str) -> Output:
+    """What models of a type make: all others than these two generate text, as far as a runtime here runs them."""
+    return {EMBEDDING: Output.VECTORS, IMAGE_GEN: Output.IMAGES}.get(model_type, Output.TEXT)
 
 
 class Priority(IntEnum):

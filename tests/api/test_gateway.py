@@ -84,6 +84,7 @@ def test_many_who_name_a_model_are_one_load(serve: Serve, ledger: Ledger) -> Non
         ("two", {}, "model_not_installed"),
         ("one", {"enabled": False}, "model_not_active"),
         ("one", {"type": "embedding"}, "wrong_type"),
+        ("one", {"type": "image_gen"}, "wrong_type"),
     ],
 )
 def test_what_cannot_or_must_not_be_loaded_is_told(

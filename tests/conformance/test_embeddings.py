@@ -129,7 +129,7 @@ def test_what_is_too_long_is_refused_and_it_goes_on(client: httpx.Client) -> Non
 def test_it_is_what_transformers_makes_of_it(tmp_path: Path) -> None:
     """Both poolings that texts are made into one vector with, against the definition."""
     from workers.runtimes.torch_runner.embed import Embedder
-    from workers.runtimes.torch_runner.generate import Generation, Options
+    from workers.runtimes.torch_runner.request import Generation, Options
 
     an_encoder(tmp_path)
     tokenizer, model = AutoTokenizer.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path).eval()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.settings import RunnerSettings
+from shared.states import Output
 from workers.runtimes.base import Launch, Request
 from workers.runtimes.torch_runner import TorchRunner
 
@@ -60,6 +61,7 @@ class FakeRuntime:
 
     fault: str = WELL
     name: str = "fake"
+    output: Output = Output.TEXT
     launched: list[Request] = field(default_factory=list)
 
     def accepts(self, folder: Path) -> bool:

@@ -16,7 +16,7 @@ from shared.errors import Snooze, Unavailable
 from shared.keys import installation_secret, runner_key
 from shared.points import reached
 from shared.progress import LEASE_RENEWAL_SECONDS
-from shared.states import EMBEDDING, Holder, ResidencyState
+from shared.states import Holder, ResidencyState
 from shared.trust import Trust
 from workers.devices import inventory
 from workers.devices.base import Device
@@ -47,8 +47,8 @@ class Manager:
         self._services = services
         self._settings = services.settings.runners
         self._secret = installation_secret(services.settings)
-        self.runtimes: tuple[Runtime, ...] = (TorchRunner(self._settings), LlamaCpp(self._settings))
-        self._embedders: tuple[Runtime, ...] = (TorchEmbedder(self._settings), LlamaCppEmbedder(self._settings))
+        kinds = (TorchRunner, TorchEmbedder, LlamaCpp, LlamaCppEmbedder)
+        self.runtimes: tuple[Runtime, ...] = tuple(kind(self._settings) for kind in kinds)
         self._pool = Pool(services, device)
 
     # -- jobs ----------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ class Manager:
             return row, False
         folder, files = self._place(installation)
         trusted = self._gate(files, model.id, installation.revision)
-        runtime = runtime_for(self._embedders if model.type == EMBEDDING else self.runtimes, folder, model)
+        runtime = runtime_for(self.runtimes, folder, model)
         gently = set_aside is ResidencyState.IDLE
         planned = plan_for(
             self._services, self.device, installation, runtime.name,

@@ -9,13 +9,18 @@ from shared.db import footprints
 from shared.db.placement import Plan, free_bytes, occupants, plan
 from shared.db.tables import Installation, Model
 from shared.errors import Conflict, Failed, Snooze
-from shared.states import ResidencyState
+from shared.states import Output, ResidencyState, output_of
 from workers.devices import inventory
 from workers.devices.base import Device
 from workers.job import Services
 from workers.runtimes.base import Runtime
 
 DRAIN_LOOK_SECONDS = 2.0
+RUNNABLE = {
+    Output.TEXT: "Runnable are transformers folders of safetensors that generate text, and GGUF files.",
+    Output.VECTORS: "Runnable are transformers folders of safetensors, and GGUF files.",
+    Output.IMAGES: "Enter it as another type where it is a language model: modelyard pull … --type llm.",
+}
 
 
 def plan_for(services: Services, device: Device, installation: Installation, runtime: str, stay: float) -> Plan:
@@ -55,15 +60,15 @@ def plan_for(services: Services, device: Device, installation: Installation, run
 
 
 def runtime_for(runtimes: Iterable[Runtime], folder: Path, model: Model) -> Runtime:
-    """The first that runs these files.
+    """The first that makes of these files what the model's type is for.
 
     Raises:
         Failed: code `no_runtime`.
     """
+    output = output_of(model.type)
     for runtime in runtimes:
-        if runtime.accepts(folder):
+        if runtime.output is output and runtime.accepts(folder):
             return runtime
     raise Failed(
-        "no_runtime", f"No runtime here can run the files of {model.id!r} as {model.type!r}.",
-        "Runnable are transformers folders of safetensors, and GGUF files.",
-    )  # fmt: skip
+        "no_runtime", f"No runtime here can run the files of {model.id!r} as {model.type!r}.", RUNNABLE[output]
+    )

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from shared.states import Output
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -44,6 +46,8 @@ class Runtime(Protocol):
     """One way to run models."""
 
     name: str
+    output: Output
+    """What its runners make of a text."""
 
     def version(self) -> str:
         """Of what it runs models with.

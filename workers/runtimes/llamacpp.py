@@ -14,6 +14,7 @@ from typing import Any
 
 from shared.errors import Corrupt, Failed
 from shared.settings import RunnerSettings
+from shared.states import Output
 from workers.devices.base import CPU_ID
 from workers.runtimes.asking import ask, failed, probe_embedding
 from workers.runtimes.base import Launch, Request
@@ -32,6 +33,7 @@ class LlamaCpp:
     """Runs a folder that holds a GGUF file, with `llama-server`."""
 
     name = "llamacpp"
+    output = Output.TEXT
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings
@@ -99,6 +101,8 @@ class LlamaCpp:
 
 class LlamaCppEmbedder(LlamaCpp):
     """The same for a model that makes vectors of texts."""
+
+    output = Output.VECTORS
 
     def launch(self, request: Request) -> Launch:
         """As `LlamaCpp.launch`; a text must fit into one batch, so that is as long as the context."""

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.runtimes.torch_runner.generate import MAX_QUEUED, Engine, Generation, Options, Refused
+from workers.runtimes.torch_runner.generate import MAX_QUEUED, Engine
+from workers.runtimes.torch_runner.request import Generation, Options, Refused
 
 
 def generation() -> Generation:

@@ -12,7 +12,8 @@ import jinja2
 import pytest
 
 from workers.runtimes.torch_runner.chat import render
-from workers.runtimes.torch_runner.generate import Engine, Event, Generation, Outcome, Refused
+from workers.runtimes.torch_runner.generate import Engine
+from workers.runtimes.torch_runner.request import Event, Generation, Outcome, Refused
 from workers.runtimes.torch_runner.routes import create_app
 from workers.runtimes.torch_runner.server import KeyGuard
 

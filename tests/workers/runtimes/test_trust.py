@@ -23,7 +23,7 @@ from workers.runtimes.base import Request
 from workers.runtimes.runner import Runner
 from workers.runtimes.torch_runner import TorchRunner
 from workers.runtimes.torch_runner.chat import render
-from workers.runtimes.torch_runner.generate import Refused
+from workers.runtimes.torch_runner.request import Refused
 
 SETTINGS = RunnerSettings(max_startup_seconds=90)
 RUNTIME = TorchRunner(SETTINGS)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shared.errors import Failed, Unsafe
 from shared.settings import RunnerSettings
+from shared.states import Output
 from workers.runtimes.asking import ask, failed, probe_embedding
 from workers.runtimes.base import Launch, Request
 from workers.runtimes.torch_runner.config import embedding_model, text_model
@@ -23,6 +24,7 @@ class TorchRunner:
     """Runs a folder with a `config.json` and safetensors, with `workers.runtimes.torch_runner.server`."""
 
     name = "torch"
+    output = Output.TEXT
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings
@@ -88,6 +90,8 @@ class TorchRunner:
 
 class TorchEmbedder(TorchRunner):
     """The same for a model that makes vectors of texts."""
+
+    output = Output.VECTORS
 
     def accepts(self, folder: Path) -> bool:
         """Is it an encoder or a language model in transformers' layout?"""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from workers.bounded import in_time
-from workers.runtimes.torch_runner.generate import Prompt, Refused
+from workers.runtimes.torch_runner.request import Prompt, Refused
 
 RENDER_SECONDS = 5.0
 """A template of good will takes milliseconds."""

@@ -4,7 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from workers.runtimes.torch_runner.generate import Engine, Generation, Outcome, Refused
+from workers.runtimes.torch_runner.generate import Engine
+from workers.runtimes.torch_runner.request import Generation, Outcome, Refused
 
 
 class Embedder(Engine):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from workers.runtimes.torch_runner.generate import Options, Outcome, Prompt
+from workers.runtimes.torch_runner.request import Options, Outcome, Prompt
 
 MAX_TOKENS = 1_000_000
 COMPLETION_TOKENS = 16

@@ -11,16 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from workers.runtimes.torch_runner.generate import (
-    Engine,
-    Event,
-    Generation,
-    Options,
-    Outcome,
-    Prompt,
-    Refused,
-    Texts,
-)
+from workers.runtimes.torch_runner.generate import Engine
 from workers.runtimes.torch_runner.openai import (
     COMPLETION_TOKENS,
     Body,
@@ -30,6 +21,7 @@ from workers.runtimes.torch_runner.openai import (
     Reply,
     Run,
 )
+from workers.runtimes.torch_runner.request import Event, Generation, Options, Outcome, Prompt, Refused, Texts
 
 UNAVAILABLE = 503
 BATCH = 16

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
-from workers.runtimes.torch_runner.generate import Refused
+from workers.runtimes.torch_runner.request import Refused
 from workers.runtimes.torch_runner.text import Detokenizer, StopStrings
 
 
