@@ -11,9 +11,9 @@ from typing import Any
 from shared.errors import Corrupt, Invalid, ModelyardError, Unsafe
 from shared.trust import NO_GRANTS, Trust
 from workers.formats import TORCH
+from workers.headers import GgufHeader
+from workers.headers.plain import Openable, open_plain, read_exactly
 from workers.store import gate
-from workers.store.headers import GgufHeader
-from workers.store.headers.plain import Openable, open_plain, read_exactly
 from workers.store.layout import PARTIAL, Layout, storage
 
 MAX_INDEX = 25 * 1024**2

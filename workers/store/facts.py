@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from pydantic.alias_generators import to_camel
 
-from workers.store.headers import Content, GgufHeader, read_gguf, read_safetensors, sniff
-from workers.store.headers.plain import Openable, open_plain, read_exactly
+from workers.headers import Content, GgufHeader, read_gguf, read_safetensors, sniff
+from workers.headers.plain import Openable, open_plain, read_exactly
 
 MAX_CONFIG = 16 * 1024**2
 MAX_TEXT = 200

@@ -8,8 +8,8 @@ from typing import Any
 
 from shared.trust import Trust
 from workers.formats import CODE, LOADABLE, PICKLES, TORCH
-from workers.store.headers import Content, GgufHeader, check_torch_zip, read_gguf, read_safetensors, sniff
-from workers.store.headers.plain import Openable
+from workers.headers import Content, GgufHeader, check_torch_zip, read_gguf, read_safetensors, sniff
+from workers.headers.plain import Openable
 
 WEIGHT_NAMES = (*LOADABLE, *PICKLES)
 _TEXT_NAMES = (".txt", ".json", ".jsonl", ".md", ".yaml", ".yml", ".model", ".jinja", ".tiktoken", ".vocab", ".csv")

@@ -28,9 +28,9 @@ from tests.factories.malformed import (
     text,
     u32,
 )
-from workers.store.headers import Content, read_gguf, read_safetensors, sniff
-from workers.store.headers.ggml import FILE_TYPES, TYPES
-from workers.store.headers.sniff import content_of
+from workers.headers import Content, read_gguf, read_safetensors, sniff
+from workers.headers.ggml import FILE_TYPES, TYPES
+from workers.headers.sniff import content_of
 
 BAD_SAFETENSORS = list(bad_safetensors())
 BAD_GGUF = list(bad_gguf())

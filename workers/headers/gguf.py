@@ -11,8 +11,8 @@ from math import prod
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from shared.errors import Corrupt
-from workers.store.headers.ggml import FILE_TYPES, TYPES
-from workers.store.headers.plain import Openable, invalid_format, open_plain, read_exactly
+from workers.headers.ggml import FILE_TYPES, TYPES
+from workers.headers.plain import Openable, invalid_format, open_plain, read_exactly
 
 MAX_TENSORS = 100_000
 MAX_KEYS = 65_536

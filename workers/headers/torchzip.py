@@ -7,7 +7,7 @@ wider record and its locator lie between (zip64).
 import struct
 from typing import BinaryIO, NamedTuple
 
-from workers.store.headers.plain import Openable, invalid_format, open_plain, read_exactly
+from workers.headers.plain import Openable, invalid_format, open_plain, read_exactly
 
 MAX_ENTRIES = 50_000
 MAX_DIRECTORY = 16 * 1024**2

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 from shared.errors import Corrupt
-from workers.store.headers.plain import Openable, invalid_format, open_plain, read_exactly
+from workers.headers.plain import Openable, invalid_format, open_plain, read_exactly
 
 LENGTH_BYTES = 8
 MAX_HEADER = 100_000_000

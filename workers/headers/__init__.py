@@ -1,9 +1,9 @@
 """What model files say about themselves, read with hard limits: nothing is mapped, executed or trusted."""
 
-from workers.store.headers.gguf import GgufHeader, GgufTensor, read_gguf
-from workers.store.headers.safetensors import SafetensorsHeader, Tensor, read_safetensors
-from workers.store.headers.sniff import Content, sniff
-from workers.store.headers.torchzip import check_torch_zip
+from workers.headers.gguf import GgufHeader, GgufTensor, read_gguf
+from workers.headers.safetensors import SafetensorsHeader, Tensor, read_safetensors
+from workers.headers.sniff import Content, sniff
+from workers.headers.torchzip import check_torch_zip
 
 __all__ = [
     "Content",

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
-from workers.store.headers.plain import Openable, open_plain, read_exactly
-from workers.store.headers.safetensors import LENGTH_BYTES, MAX_HEADER
+from workers.headers.plain import Openable, open_plain, read_exactly
+from workers.headers.safetensors import LENGTH_BYTES, MAX_HEADER
 
 SNIFFED_BYTES = 1024
 
