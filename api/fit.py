@@ -8,8 +8,9 @@ from api.compatibility import BITS, Level, Place, Wanted, judge, level, size_of
 from api.views import View
 from shared import fit
 from shared.db import catalog, devices, footprints, upkeep
+from shared.db.reports import Device
 from shared.db.session import Database
-from shared.db.tables import Device, Installation, Model
+from shared.db.tables import Installation, Model
 
 CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
 

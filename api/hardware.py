@@ -9,8 +9,8 @@ from api.compatibility import BITS
 from api.views import View
 from shared import fit
 from shared.db import devices, upkeep
+from shared.db.reports import Device
 from shared.db.session import Database
-from shared.db.tables import Device
 
 GPU_PRECISION, GPU_OLD_PRECISION = "bfloat16", "float16"
 BFLOAT16_SINCE = 8.0

@@ -11,8 +11,9 @@ from shared import fit
 from shared.contracts import ModelId
 from shared.db import catalog, devices, footprints, residency
 from shared.db.placement import Occupant, free_bytes, occupants, plan
+from shared.db.reports import Device
 from shared.db.session import Database
-from shared.db.tables import Device, Installation, Residency
+from shared.db.tables import Installation, Residency
 from shared.errors import Conflict
 from shared.progress import Leases
 from shared.states import ResidencyState

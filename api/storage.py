@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import Field
 
 from api.views import View, moment
-from shared.db.tables import Installation, StoreReport
+from shared.db.reports import StoreReport
+from shared.db.tables import Installation
 from shared.errors import Unavailable
 
 

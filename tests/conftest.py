@@ -19,9 +19,10 @@ from pydantic import SecretStr
 
 from deploy.addresses import free_port
 from shared.broker import Broker, make_app
+from shared.db.reports import Device
 from shared.db.schema import migrate
 from shared.db.session import Database
-from shared.db.tables import Device, Model
+from shared.db.tables import Model
 from shared.jobs import Ledger
 from shared.progress import Events, connect
 from shared.settings import Settings

@@ -23,7 +23,8 @@ from api.deps import POLL_SECONDS, AskingDep, Front, FrontDep, read_job, run_syn
 from api.routes.models import not_in_use
 from shared.contracts import Download, Remove
 from shared.db import catalog
-from shared.db.tables import Device, Installation, Job, Model
+from shared.db.reports import Device
+from shared.db.tables import Installation, Job, Model
 from shared.errors import ModelyardError, NotFound
 from shared.refs import Ref, SourceKind, checked, slug
 from shared.states import ENDED, JobState, ResidencyState

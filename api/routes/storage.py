@@ -9,7 +9,8 @@ from api.storage import StorageInfo, Trash, UpdateView, storage_unknown, view_st
 from api.views import Accepted
 from shared.contracts import Restore, Rollback, Scrub, Update, UpdateCheck
 from shared.db import catalog, upkeep
-from shared.db.tables import Installation, StoreReport
+from shared.db.reports import StoreReport
+from shared.db.tables import Installation
 from shared.errors import Conflict
 
 router = APIRouter(prefix="/models", tags=["storage"])

@@ -7,8 +7,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, delete, func, select
 
 from shared.db import trust
+from shared.db.reports import StoreReport
 from shared.db.session import now, serialise
-from shared.db.tables import FileList, Installation, Job, LockedEntry, Model, Residency, ScheduleRun, StoreReport
+from shared.db.tables import FileList, Installation, Job, LockedEntry, Model, Residency, ScheduleRun
 from shared.errors import Conflict, ModelyardError, NotFound, Unavailable
 from shared.states import HELD, LIVE, Availability, Holder, InstallationState, JobState, ResidencyState
 

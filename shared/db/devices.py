@@ -4,8 +4,9 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session, col, select
 
+from shared.db.reports import Device
 from shared.db.session import now
-from shared.db.tables import Device, Residency
+from shared.db.tables import Residency
 from shared.errors import NotFound, Unavailable
 from shared.queues import device_lane
 from shared.states import HELD, IN_MEMORY, ResidencyState

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from sqlmodel import Session, col, select
 
 from shared import fit
+from shared.db.reports import Footprint
 from shared.db.session import now
-from shared.db.tables import Footprint, Installation
+from shared.db.tables import Installation
 
 LEARNED_FROM = 50
 """The newest measurements of other models: enough for a median, and few to read."""

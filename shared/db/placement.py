@@ -10,8 +10,9 @@ from sqlmodel import col, select
 
 from shared import fit
 from shared.db import residency
+from shared.db.reports import Footprint
 from shared.db.session import Database, now
-from shared.db.tables import Footprint, Installation, Model, Residency
+from shared.db.tables import Installation, Model, Residency
 from shared.errors import Conflict
 from shared.progress import Leases
 from shared.states import ResidencyState

@@ -1,4 +1,7 @@
-"""The tables. Times are seconds since 1970 (UTC) by the database's clock."""
+"""The tables of models and jobs; `reports.py` has those of what workers report.
+
+Times are seconds since 1970 (UTC) by the database's clock.
+"""
 
 from typing import Any
 
@@ -10,7 +13,8 @@ from shared.states import Holder
 LIVE_STATES = "state IN ('queued', 'running', 'paused')"
 
 
-def _json(*, nullable: bool = False) -> Any:
+def json_column(*, nullable: bool = False) -> Any:
+    """JSON; None is NULL in it, and not `null`."""
     return Column(JSON(none_as_null=True), nullable=nullable)
 
 
@@ -35,9 +39,9 @@ class Model(SQLModel, table=True):
     """The branch, tag or commit that was asked for; None follows the source's default."""
     file_size: int | None = Field(default=None, sa_column=Column(BigInteger))
     checksum: str | None = None
-    requirements: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
-    tags: list[str] = Field(default_factory=list, sa_column=_json())
-    config: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    requirements: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
+    tags: list[str] = Field(default_factory=list, sa_column=json_column())
+    config: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
     enabled: bool = True
     pinned: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
     """It leaves memory only where somebody says so."""
@@ -66,10 +70,10 @@ class Installation(SQLModel, table=True):
     """Nothing told its length or its digest, so a part of it would look the same; no verify changes that."""
     integrity: float
     """Proven bytes / expected bytes at the last verify, 0 to 1."""
-    problems: list[dict[str, Any]] = Field(default_factory=list, sa_column=_json())
-    facts: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    problems: list[dict[str, Any]] = Field(default_factory=list, sa_column=json_column())
+    facts: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
     """What its files say about themselves: format, architecture, quantization, contextLength, parameterCount."""
-    seen: dict[str, Any] | None = Field(default=None, sa_column=_json(nullable=True))
+    seen: dict[str, Any] | None = Field(default=None, sa_column=json_column(nullable=True))
     """Of a model in place, how it looked at the last scan; see `workers/store/reference.py`."""
     previous_revision: str | None = None
     """The one that served before, kept in the store for a rollback."""
@@ -97,7 +101,7 @@ class FileList(SQLModel, table=True):
 
     model_id: str = Field(primary_key=True, max_length=96)
     revision: str
-    files: list[dict[str, Any]] = Field(default_factory=list, sa_column=_json())
+    files: list[dict[str, Any]] = Field(default_factory=list, sa_column=json_column())
     """Each with its `name`, `size` in bytes and `sha256`."""
 
 
@@ -111,23 +115,9 @@ class LockedEntry(SQLModel, table=True):
 
     model_id: str = Field(primary_key=True, max_length=96)
     digest: str = Field(max_length=64)
-    entry: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    entry: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
     """See `shared/lock.py`."""
     applied_at: float = Field(sa_column=Column(Float(53), nullable=False))
-
-
-class StoreReport(SQLModel, table=True):
-    """What a worker last found in a store; the API, which may run elsewhere, tells it on."""
-
-    __tablename__ = "store_reports"
-
-    store: str = Field(primary_key=True, max_length=64)
-    """The id in the store's marker."""
-    node: str
-    there: bool = True
-    """False: its disk was not mounted at the last look, and the report is of before."""
-    report: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
-    measured_at: float = Field(sa_column=Column(Float(53), nullable=False))
 
 
 class TrustGrant(SQLModel, table=True):
@@ -143,37 +133,6 @@ class TrustGrant(SQLModel, table=True):
     granted_by: str
     """Where the request came from, and whether it carried the key."""
     granted_at: float = Field(sa_column=Column(Float(53), nullable=False))
-
-
-class Device(SQLModel, table=True):
-    """A device that a worker has claimed, with the worker's last sign of life."""
-
-    __tablename__ = "devices"
-
-    id: str = Field(primary_key=True, max_length=64)
-    kind: str
-    name: str
-    node: str
-    memory_total: int = Field(sa_column=Column(BigInteger, nullable=False))
-    details: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
-    """How it was at that moment, and what can run on it; see `workers/residency/details.py`."""
-    seen_at: float = Field(sa_column=Column(Float(53), nullable=False))
-
-
-class Footprint(SQLModel, table=True):
-    """What a model took the last time that it was loaded like this, and what the formula had said."""
-
-    __tablename__ = "footprints"
-
-    model_id: str = Field(primary_key=True, max_length=96)
-    revision: str = Field(primary_key=True, max_length=64)
-    runtime: str = Field(primary_key=True, max_length=32)
-    device: str = Field(primary_key=True, max_length=64)
-    context_length: int = Field(primary_key=True)
-    memory_bytes: int = Field(sa_column=Column(BigInteger, nullable=False))
-    predicted_bytes: int = Field(sa_column=Column(BigInteger, nullable=False))
-    load_seconds: float
-    measured_at: float = Field(sa_column=Column(Float(53), nullable=False))
 
 
 class Residency(SQLModel, table=True):
@@ -225,7 +184,7 @@ class Job(SQLModel, table=True):
     aged: bool = False
     """It waited so long that it goes with the HIGH ones; one live job per lane at a time."""
     model_id: str | None = None
-    args: dict[str, Any] = Field(default_factory=dict, sa_column=_json())
+    args: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
     origin: str
     """Who asked: `rest`, `foreign`, `request`, `idle`, `recovery` (a lost runner), `switch` (on another device)."""
 
@@ -251,9 +210,9 @@ class Job(SQLModel, table=True):
     bytes_done: int | None = Field(default=None, sa_column=Column(BigInteger))
     bytes_total: int | None = Field(default=None, sa_column=Column(BigInteger))
     bytes_per_second: float | None = None
-    parts: list[dict[str, Any]] = Field(default_factory=list, sa_column=_json())
-    result: dict[str, Any] | None = Field(default=None, sa_column=_json(nullable=True))
-    error: dict[str, Any] | None = Field(default=None, sa_column=_json(nullable=True))
+    parts: list[dict[str, Any]] = Field(default_factory=list, sa_column=json_column())
+    result: dict[str, Any] | None = Field(default=None, sa_column=json_column(nullable=True))
+    error: dict[str, Any] | None = Field(default=None, sa_column=json_column(nullable=True))
 
     created_at: float = Field(sa_column=Column(Float(53), nullable=False))
     started_at: float | None = Field(default=None, sa_column=Column(Float(53)))
@@ -293,7 +252,7 @@ class LimitRow(SQLModel, table=True):
     priority: int | None = None
     bytes_per_second: int | None = Field(default=None, sa_column=Column(BigInteger))
     jobs: int | None = None
-    days: list[str] | None = Field(default=None, sa_column=_json(nullable=True))
+    days: list[str] | None = Field(default=None, sa_column=json_column(nullable=True))
     starts: str | None = None
     ends: str | None = None
     time_zone: str | None = None

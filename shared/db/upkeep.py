@@ -8,8 +8,9 @@ from sqlmodel import Session, col, select
 from shared.contracts import Scrub, UpdateCheck
 from shared.db import catalog
 from shared.db.jobs import live
+from shared.db.reports import StoreReport
 from shared.db.session import now
-from shared.db.tables import Installation, Job, Model, StoreReport
+from shared.db.tables import Installation, Job, Model
 from shared.errors import Conflict, NotFound, Snooze
 from shared.refs import SourceKind
 from shared.states import LIVE, Holder, InstallationState

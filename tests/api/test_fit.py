@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from shared.db import catalog, devices, footprints
-from shared.db.tables import Device, Footprint, Installation, Model, Residency
+from shared.db.reports import Device, Footprint
+from shared.db.tables import Installation, Model, Residency
 from tests.api.conftest import Served
 
 GIB = 1024**3

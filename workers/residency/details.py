@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from shared.db import devices
-from shared.db.tables import Device as DeviceRow
+from shared.db.reports import Device as DeviceRow
 from shared.errors import ModelyardError
 from workers.devices import inventory
 from workers.devices.base import Device

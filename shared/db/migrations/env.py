@@ -4,7 +4,7 @@ from alembic import context
 from sqlalchemy import text
 from sqlmodel import SQLModel
 
-import shared.db.tables  # noqa: F401 - fills the metadata
+import shared.db.reports  # noqa: F401 - fills the metadata, with the tables that it builds on
 
 connection = context.config.attributes["connection"]
 with connection.begin():

@@ -6,7 +6,7 @@ import pytest
 
 from shared.contracts import Remove, Restore, Rollback, Update, Verify
 from shared.db import catalog, jobs, upkeep
-from shared.db.tables import StoreReport
+from shared.db.reports import StoreReport
 from shared.errors import Cancelled, Conflict, Corrupt, NotFound
 from tests.factories.repository import make_repository, weights
 from tests.workers.jobs.conftest import Place
