@@ -92,8 +92,8 @@ def _health(place: Place) -> list[Issue]:
 
 
 def _runtime(wanted: Wanted, place: Place) -> list[Issue]:
-    name = fit.RUNTIMES.get(wanted.facts.get("format", ""))
-    if name is None:
+    name = wanted.setting.runtime
+    if not name:
         if not wanted.facts:
             advice = "Pull it: its files tell. Runnable are transformers' safetensors and GGUF."
             return [Issue("format_unknown", Level.PARTIAL, "Whether a runtime runs it is not known yet.", advice)]

@@ -129,7 +129,7 @@ def compatible(
 
 
 def _setting(row: Installation, device: Device, context_length: int) -> fit.Setting:
-    return fit.Setting(fit.RUNTIMES.get(row.facts.get("format", ""), ""), device.kind, context_length)
+    return fit.Setting(fit.runtime_of(row.facts, row.holder), device.kind, context_length)
 
 
 def _not_yet(model: Model) -> Installation:

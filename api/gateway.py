@@ -195,10 +195,8 @@ class Gateway:
         self, route: Route, path: str, body: dict[str, Any], lease: str, gone: Gone
     ) -> "httpx.Response | Away":
         """The runner's answer, its body still to come; or why there is none."""
-        key = runner_key(self._secret, route.residency_id)
-        request = self._http.build_request(
-            "POST", route.url + path, json={**body, "model": route.model_id}, headers={"Authorization": f"Bearer {key}"}
-        )
+        asked = {**body, "model": route.known_as or route.model_id}
+        request = self._http.build_request("POST", route.url + path, json=asked, headers=self._key(route))
         sending = asyncio.create_task(self._http.send(request, stream=True))
         try:
             while not sending.done() and not await gone():
@@ -223,6 +221,12 @@ class Gateway:
         sending.cancel()
         self._give_back(lease)
         return Away.BEFORE
+
+    def _key(self, route: Route) -> dict[str, str]:
+        """The header that opens a runner of ours, and is for nobody else."""
+        if route.known_as is not None:
+            return {}
+        return {"Authorization": f"Bearer {runner_key(self._secret, route.residency_id)}"}
 
     def _pass_on(self, answer: httpx.Response, route: Route, lease: str, waited: Waiting | None) -> Response:
         async def content() -> AsyncIterator[bytes]:

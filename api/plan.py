@@ -113,8 +113,8 @@ def _stop(row: Residency, *, waits: bool = False) -> StepView:
 
 def _runtime(installation: Installation) -> str:
     """Raises: Conflict: code `no_runtime`."""
-    found = fit.RUNTIMES.get(installation.facts.get("format", ""))
-    if found is None:
+    found = fit.runtime_of(installation.facts, installation.holder)
+    if not found:
         raise Conflict(
             "no_runtime", f"No runtime here can run the files of {installation.model_id!r}.",
             "Runnable are transformers folders of safetensors, and GGUF files.",

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from shared.contracts import Load
 from shared.db import catalog, jobs
-from shared.db.tables import Job, Model
+from shared.db.tables import Job, Model, Residency
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.jobs import Ledger
 from shared.states import EMBEDDING, IMAGE_GEN, Output, ResidencyState, output_of
@@ -26,6 +26,8 @@ class Route(NamedTuple):
     residency_id: str
     model_id: str
     url: str
+    known_as: str | None = None
+    """What a server that is not ours calls the model; it gets no key."""
 
 
 class Router:
@@ -58,13 +60,14 @@ class Router:
                 rows = [serving]
             ready = sorted((row for row in rows if row.state == ResidencyState.READY), key=lambda row: not row.active)
             if ready:
-                return Route(ready[0].id, ready[0].model_id, str(ready[0].url))
+                return _route(ready[0])
             active = next((row for row in rows if row.active), None)
             if jobs.switching(session, name):
                 return None
             if active is not None and active.state == ResidencyState.CRASH_LOOP:
                 raise _crashes(active.model_id)
             if active is not None and active.state != ResidencyState.IDLE:
+                catalog.installed(session, active.model_id)  # else it does not come back, and nobody need wait
                 return None
             if active is None and (model is None or not model.enabled or not self._load_on_use):
                 loaded = [
@@ -81,6 +84,10 @@ class Router:
                 raise _refused(*failed)
         self._ledger.submit(Load(model_id=wanted), origin=ORIGIN)
         return None
+
+
+def _route(row: Residency) -> Route:
+    return Route(row.id, row.model_id, str(row.url), row.known_as)
 
 
 def _nobody(name: str, candidates: list[str], *, known: bool) -> NotFound | Conflict:

@@ -14,7 +14,7 @@ FAILED_SECONDS = 3600.0
 
 
 class ServerView(View):
-    """A runner: the child process that holds one model."""
+    """What holds one model: a runner, which is a child process of ours, or Ollama."""
 
     model_id: str
     model_type: str
@@ -22,9 +22,12 @@ class ServerView(View):
     active: bool = Field(description="It serves its type.")
     runtime: str
     device: str
-    pid: int | None = None
+    pid: int | None = Field(None, description="Of a runner.")
     port: int | None = None
     memory_bytes: int | None = None
+    offloaded_bytes: int | None = Field(
+        None, description="What lies in the host's memory though its device is a GPU, which makes it slow."
+    )
     load_seconds: float | None = None
     started_at: datetime
     uptime_seconds: float | None = Field(None, description="Of one that runs.")
@@ -56,6 +59,7 @@ def servers_now(database: Database) -> ServersView:
                 model_id=row.model_id, model_type=row.model_type, state=ResidencyState(row.state), active=row.active,
                 runtime=row.runtime, device=row.device, pid=row.pid,
                 port=int(row.url.rpartition(":")[2]) if row.url else None, memory_bytes=row.memory_bytes,
+                offloaded_bytes=row.offloaded_bytes,
                 load_seconds=row.load_seconds, started_at=datetime.fromtimestamp(row.started_at, UTC),
                 uptime_seconds=None if row.state in (*AWAY, ResidencyState.FAILED) else clock - row.started_at,
             )

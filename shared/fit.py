@@ -6,6 +6,8 @@ from enum import StrEnum
 from statistics import median
 from typing import Any, NamedTuple
 
+from shared.states import Holder
+
 MIB = 1024**2
 CACHE_NUMBER_BYTES = 2
 """Keys and values are kept in 16 bits by llama.cpp, and by torch for weights of 16 bits."""
@@ -15,7 +17,10 @@ LOGIT_BYTES = 4
 
 
 RUNTIMES = {"gguf": "llamacpp", "transformers": "torch"}
-"""By the format of a model's files."""
+"""By the format of a model's files, where Ollama does not hold them."""
+OLLAMA = "ollama"
+CACHE_FIRST = frozenset({"llamacpp", OLLAMA})
+"""Runtimes that set the whole cache aside when they load a model; torch's grows with use."""
 
 
 class Basis(StrEnum):
@@ -36,9 +41,21 @@ RUNTIME_BYTES = {
     ("torch", "gpu"): 620 * MIB,
     ("llamacpp", "cpu"): 25 * MIB,
     ("llamacpp", "gpu"): 420 * MIB,
+    (OLLAMA, "cpu"): 25 * MIB,  # what it runs models with comes from llama.cpp
+    (OLLAMA, "gpu"): 420 * MIB,
 }
 """What a runtime takes before it has a model: libraries on a CPU, the CUDA context and its kernels on a GPU. A first
 guess, which the first measurement on a machine replaces."""
+
+
+def runtime_of(facts: Mapping[str, Any], holder: str) -> str:
+    """Which runtime runs a model; empty where none is known to.
+
+    Args:
+        facts: what its files say.
+        holder: who holds them, see `shared.states.Holder`.
+    """
+    return OLLAMA if holder == Holder.OLLAMA else RUNTIMES.get(facts.get("format", ""), "")
 
 
 class Setting(NamedTuple):
@@ -104,9 +121,9 @@ def need(
 
 
 def at_rest(facts: Mapping[str, Any], size: int, setting: Setting) -> int:
-    """What the formula says of a model that was just loaded: llama.cpp has its cache then, torch's grows with use."""
+    """What the formula says of a model that was just loaded."""
     weights, cache, runtime = predicted(facts, size, setting)
-    return weights + runtime + (cache if setting.runtime == "llamacpp" else 0)
+    return weights + runtime + (cache if setting.runtime in CACHE_FIRST else 0)
 
 
 def predicted(facts: Mapping[str, Any], size: int, setting: Setting) -> tuple[int, int, int]:
@@ -118,7 +135,7 @@ def predicted(facts: Mapping[str, Any], size: int, setting: Setting) -> tuple[in
     per_token = facts.get("layers", 0) * facts.get("kvHeads", 0) * (facts.get("keySize", 0) + facts.get("valueSize", 0))
     context = min(setting.context_length, facts.get("contextLength") or setting.context_length)
     runtime = RUNTIME_BYTES.get((setting.runtime, setting.device_kind), 0)
-    if setting.runtime == "llamacpp":
+    if setting.runtime in CACHE_FIRST:
         context = setting.context_length  # it sets the whole of it aside, whatever the model was made for
         runtime += BATCH_TOKENS * facts.get("vocabulary", 0) * LOGIT_BYTES
     return weights, per_token * context * CACHE_NUMBER_BYTES, runtime

@@ -21,7 +21,7 @@ from shared.states import ENDED, JobState
 IN_BYTES = {
     *("size", "fileSize", "memoryBytes", "refetchedBytes", "trashedBytes", "checkedBytes", "sharedBytes"),
     *("bytesToFetch", "bytesDone", "bytesTotal", "bytesPerSecond", "needBytes", "freeBytes", "spreadBytes"),
-    *("weightBytes", "weightsBytes", "cacheBytes", "runtimeBytes"),
+    *("weightBytes", "weightsBytes", "cacheBytes", "runtimeBytes", "offloadedBytes"),
 }  # fmt: skip
 EMPTY: tuple[Any, ...] = (None, [], {})
 UNTOLD = {"modelId", "modelType", "skipped", "note"}

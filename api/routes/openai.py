@@ -1,9 +1,9 @@
 """The OpenAI dialect: clients that speak it reach the active model with no change but the address."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from starlette.responses import Response
 
 from api.deps import FrontDep, run_sync
@@ -72,6 +72,13 @@ class ChatBody(Ask):
             if isinstance(message.content, list):
                 message.content = "\n".join(part.text for part in message.content)
         return messages
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        """The older name of the same limit is the one that every runtime knows."""
+        if self.max_completion_tokens is not None:
+            self.max_tokens, self.max_completion_tokens = self.max_completion_tokens, None
+        return self
 
 
 class CompletionBody(Ask):

@@ -151,28 +151,22 @@ def installed(session: Session, model_id: str) -> Installation:
 
 def _refusal(found: Installation) -> ModelyardError | None:
     """Why what is installed must not be loaded, if so."""
-    model_id = found.model_id
-    if found.holder == Holder.OLLAMA:
-        return Conflict(
-            "held_by_ollama",
-            f"Ollama holds {model_id!r}, and models of Ollama cannot be loaded from here yet.",
-            "Ask Ollama for it, or pull the same model as GGUF: modelyard pull hf:owner/name.",
-        )
+    model_id, in_ollama = found.model_id, found.holder == Holder.OLLAMA
     if found.state == InstallationState.AWAY:
+        what, mend = ("Ollama, which", "Start it (ollama serve)") if in_ollama else ("The disk that", "Mount it")
         return Unavailable(
-            "model_away",
-            f"The disk that holds {model_id!r} is not there.",
-            "Mount it, then `modelyard scan`; nothing is lost.",
-        )
+            "model_away", f"{what} holds {model_id!r}{',' if in_ollama else ''} is not there.",
+            f"{mend}, then: modelyard scan. Nothing is lost.",
+        )  # fmt: skip
     if found.state == InstallationState.GONE:
+        mend = f"Put them back at {found.path}, then: modelyard scan."
         return Conflict(
-            "model_gone",
-            f"The files of {model_id!r} are not where they were.",
-            f"Put them back at {found.path}, then `modelyard scan`.",
-        )
+            "model_gone", f"The files of {model_id!r} are not where they were.",
+            f"Bring it again: modelyard pull {model_id}." if in_ollama else mend,
+        )  # fmt: skip
     if found.state == InstallationState.CORRUPT:
         elsewhere = "Put the right files there, then verify it."
-        hint = f"Repair it first: modelyard repair {model_id}." if found.holder == Holder.STORE else elsewhere
+        hint = elsewhere if found.holder == Holder.FOLDER else f"Repair it first: modelyard repair {model_id}."
         return Conflict("model_corrupt", f"Files of {model_id!r} are damaged.", hint)
     return None
 

@@ -105,18 +105,20 @@ def free_bytes(seen: int | None, limit: int | None, residents: Sequence[Occupant
     return left if seen is None else min(seen, left)
 
 
-def taken(device_kind: str, resident: int, before: int | None, after: int | None) -> int | None:
-    """Bytes of a device's memory that a runner took: on a CPU its own, on a GPU what is free no more.
+def taken(device_kind: str, host: int, device: int | None, before: int | None, after: int | None) -> int | None:
+    """Bytes of a device's memory that a model took: on a CPU all of it, on a GPU what is free no more.
 
     Args:
-        resident: host memory of the runner, which says nothing of a GPU's.
+        host, device: what its server tells of the host's memory, and of a GPU's if it knows that.
         before, after: what was free of the device; None where it does not tell.
 
     Returns:
         None where it is not known; a figure that is none would be learned from.
     """
     if device_kind == "cpu":
-        return resident
+        return host + (device or 0)
+    if device is not None:
+        return device
     if before is None or after is None or after >= before:
         return None
     return before - after

@@ -152,7 +152,11 @@ class Residency(SQLModel, table=True):
     """It serves its type. Stays true on a lost residency until another one takes over."""
     url: str | None = None
     pid: int | None = None
+    known_as: str | None = None
+    """What requests call it where a server holds it that is not ours, which gets no key; None: a runner, by its id."""
     memory_bytes: int | None = Field(default=None, sa_column=Column(BigInteger))
+    offloaded_bytes: int | None = Field(default=None, sa_column=Column(BigInteger))
+    """What lies in the host's memory though its device is a GPU; None where its server does not tell."""
     load_seconds: float | None = None
     started_at: float = Field(sa_column=Column(Float(53), nullable=False))
 

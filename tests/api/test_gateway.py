@@ -14,6 +14,7 @@ from shared.errors import Conflict
 from shared.jobs import Ledger
 from shared.settings import Settings
 from tests.api.conftest import Serve, Served
+from tests.fakes.ollama import FakeOllama, published
 
 pytestmark = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
 
@@ -31,6 +32,7 @@ def serving(ledger: Ledger, state: str) -> None:
 
 
 def test_as_many_wait_as_may_and_the_next_one_is_told(serve: Serve, ledger: Ledger) -> None:
+    installed(ledger, "one")
     serving(ledger, "lost")
     api = serve(held_requests=2, hold_seconds=10)
     with ThreadPoolExecutor(3) as pool:  # whichever comes last of the three
@@ -63,6 +65,32 @@ def loads(ledger: Ledger) -> list[Job]:
 
 def ask(api: Served, model: str) -> httpx.Response:
     return api.http.post("/v1/chat/completions", json={**BODY, "model": model})
+
+
+@pytest.mark.fault("F-49")
+def test_who_is_lost_and_cannot_come_back_is_told_at_once(serve: Serve, ledger: Ledger) -> None:
+    installed(ledger, "one")
+    with ledger.database.session() as session:
+        session.exec(update(Installation).values(state="gone", holder="ollama"))
+    serving(ledger, "lost")
+    answer = serve().http.post("/v1/chat/completions", json=BODY)
+    assert (answer.status_code, answer.json()["code"]) == (409, "model_gone")
+    assert answer.json()["hint"] == "Bring it again: modelyard pull one."
+
+
+@pytest.mark.fault("A-91")
+def test_a_model_in_ollama_is_asked_by_its_name_there_and_gets_no_key(serve: Serve, ledger: Ledger) -> None:
+    serving(ledger, "ready")
+    with FakeOllama() as ollama:
+        ollama.models["llama3:8b"] = published("llama3:8b")
+        with ledger.database.session() as session:
+            session.exec(update(Residency).values(url=ollama.url, known_as="llama3:8b"))
+        answer = serve().http.post("/v1/chat/completions", json={**BODY, "max_completion_tokens": 2, "user": "me"})
+        assert answer.json()["choices"][0]["message"]["content"] == "one two"
+        assert answer.headers["x-modelyard-model"] == "one"
+        (asked,) = ollama.asked
+    assert asked[2] == {**BODY, "model": "llama3:8b", "max_tokens": 2, "stream": False}
+    assert ollama.keys == [None]
 
 
 def test_many_who_name_a_model_are_one_load(serve: Serve, ledger: Ledger) -> None:

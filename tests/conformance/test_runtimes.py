@@ -127,7 +127,7 @@ def test_is_ready_and_proves_itself(runner: Runner) -> None:
     assert runner.exit_code is None
     assert runner.healthy()
     runner.probe()
-    assert runner.rss_bytes() > 1_000_000
+    assert runner.memory().host > 1_000_000
 
 
 def test_is_its_own_group_in_an_empty_folder(runner: Runner) -> None:
@@ -254,7 +254,7 @@ def test_stops_with_an_open_stream_and_leaves_nothing(case: Case, spawn: ThreadP
     os.close(pidfd)
     assert not runner.alive()
     assert not runner.healthy()
-    assert runner.rss_bytes() == 0
+    assert runner.memory().host == 0
     assert (tmp_path / "tiny.log").exists()
     runner.stop(5)
 

@@ -1,12 +1,18 @@
 """An Ollama server as far as its API goes, over real sockets on loopback: slow, failing or restarting as it is told."""
 
+import contextlib
 import hashlib
+import itertools
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
+
+from tests.fakes import ollama_memory
+from tests.fakes.ollama_memory import Memory, NotFound, Refused
 
 TICK_BYTES = 1_000_000
 
@@ -31,6 +37,10 @@ class Published:
     @property
     def size(self) -> int:
         return sum(self.layers.values())
+
+    @property
+    def embeds(self) -> bool:
+        return self.family == "bert"
 
 
 def published(name: str, size: int = 5_000_000, **more: Any) -> Published:
@@ -57,7 +67,8 @@ class Manners:
 
 
 class FakeOllama:
-    """`library` is what its registry has, `models` what it has itself, `partial` the bytes of each layer so far."""
+    """`library` is what its registry has, `models` what it has itself, `partial` the bytes of each layer so far,
+    `memory` what is loaded; the memory is what goes with the daemon."""
 
     def __init__(self, port: int = 0, **manners: Any) -> None:
         self.manners = Manners(**manners)
@@ -66,7 +77,10 @@ class FakeOllama:
         self.partial: dict[str, int] = {}
         self.fetched = 0
         """Bytes that came from the registry, those of layers that were there not counted."""
+        self.memory = Memory()
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
+        self.keys: list[str | None] = []
+        """The `Authorization` of each request."""
         self.pulling = threading.Event()
         """Set once bytes of a layer have come."""
         self.closed = threading.Event()
@@ -75,9 +89,9 @@ class FakeOllama:
         self._server = _Server(self, port)
         self.port = self._server.server_port
         self.url = f"http://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="ollama")
 
     def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="ollama")
         self._thread.start()
         return self
 
@@ -88,9 +102,27 @@ class FakeOllama:
         """Twice is once."""
         if not self.over.is_set():
             self.over.set()
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join()
+            self._close()
+
+    def kill(self) -> None:
+        """The daemon ends in the middle of whatever it does, and its memory is free."""
+        self._close()
+        self._server.cut()
+        self.memory.models.clear()
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def start_again(self) -> None:
+        """After a `kill`."""
+        self._server = _Server(self, self.port)
+        self.__enter__()
+
+    def _close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
 
     def paths(self) -> list[str]:
         return [f"{method} {path}" for method, path, _ in self.asked]
@@ -135,7 +167,14 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, ollama: FakeOllama, port: int) -> None:
         self.ollama = ollama
+        self.open: set[socket.socket] = set()
         super().__init__(("127.0.0.1", port), _Handler)
+
+    def cut(self) -> None:
+        """Everybody who is connected."""
+        for connection in list(self.open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, *_: object) -> None:
         """Clients hang up; that is what the tests are about."""
@@ -144,6 +183,14 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.open.add(self.connection)
+
+    def finish(self) -> None:
+        self.server.open.discard(self.connection)
+        super().finish()
 
     def do_GET(self) -> None:
         self._answer()
@@ -161,7 +208,9 @@ class _Handler(BaseHTTPRequestHandler):
         ollama = self.server.ollama
         length = int(self.headers.get("Content-Length", 0))
         body = json.loads(self.rfile.read(length)) if length else {}
+        self.body = body
         ollama.asked.append((self.command, self.path, body))
+        ollama.keys.append(self.headers.get("Authorization"))
         if ollama.manners.silent:
             ollama.over.wait()
         elif ollama.manners.refusals:
@@ -170,10 +219,19 @@ class _Handler(BaseHTTPRequestHandler):
             routes = {
                 ("GET", "/api/version"): self._version, ("GET", "/api/tags"): self._tags,
                 ("POST", "/api/show"): self._show, ("POST", "/api/pull"): self._pull,
-                ("DELETE", "/api/delete"): self._delete,
+                ("DELETE", "/api/delete"): self._delete, ("GET", "/api/ps"): self._ps,
+                ("POST", "/api/generate"): lambda name: self._json(200, ollama_memory.generate(ollama, name, body)),
+                ("POST", "/api/embed"): lambda name: self._json(200, ollama_memory.embed(ollama, name, body)),
+                ("POST", "/v1/embeddings"): lambda name: self._json(200, ollama_memory.embeddings(ollama, name, body)),
+                ("POST", "/v1/completions"): self._complete, ("POST", "/v1/chat/completions"): self._complete,
             }  # fmt: skip
             route = routes.get((self.command, self.path))
-            self._send(404, b"404 page not found") if route is None else route(_named(body))
+            try:
+                self._send(404, b"404 page not found") if route is None else route(_named(body))
+            except NotFound as error:
+                self._refuse(404, str(error))
+            except Refused as error:
+                self._refuse(error.status, error.said)
 
     def _version(self, _: str) -> None:
         self._json(200, {"version": self.server.ollama.manners.version})
@@ -205,6 +263,27 @@ class _Handler(BaseHTTPRequestHandler):
         }  # fmt: skip
         self._json(200, answer)
 
+    def _ps(self, _: str) -> None:
+        self._json(200, {"models": self.server.ollama.memory.listed()})
+
+    def _complete(self, name: str) -> None:
+        """An error is told before the first part: it is the status of the answer."""
+        parts = ollama_memory.answer(self.server.ollama, name, self.body, chat="chat" in self.path)
+        first = next(parts)
+        if not self.body.get("stream"):
+            self._json(200, first)
+            parts.close()
+            return
+        self._begin("text/event-stream")
+        try:
+            for event in ollama_memory.events(itertools.chain([first], parts)):
+                self._chunk(event)
+            self._chunk(b"")
+        except OSError:
+            self.close_connection = True
+        finally:
+            parts.close()
+
     def _delete(self, name: str) -> None:
         if self.server.ollama.models.pop(name, None) is None:
             self._json(404, {"error": f"model '{name}' not found"})
@@ -213,10 +292,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pull(self, name: str) -> None:
         ollama, manners = self.server.ollama, self.server.ollama.manners
-        self.send_response(200)
-        self.send_header("Content-Type", "application/x-ndjson")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        self._begin("application/x-ndjson")
         lines = manners.instead or (json.dumps(line).encode() + b"\n" for line in ollama.pull(name))
         try:
             for number, line in enumerate(lines):
@@ -235,6 +311,16 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             ollama.closed.set()
             self.close_connection = True
+
+    def _begin(self, kind: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
+    def _refuse(self, status: int, said: str) -> None:
+        error: Any = {"message": said, "type": "api_error"} if self.path.startswith("/v1/") else said
+        self._json(status, {"error": error})
 
     def _chunk(self, data: bytes) -> None:
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")

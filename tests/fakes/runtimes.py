@@ -7,6 +7,7 @@ from pathlib import Path
 from shared.settings import RunnerSettings
 from shared.states import Output
 from workers.runtimes.base import Launch, Request
+from workers.runtimes.runner import Launched
 from workers.runtimes.torch_runner import TorchRunner
 
 SERVER = """
@@ -52,7 +53,7 @@ print(subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]).
 
 
 @dataclass
-class FakeRuntime:
+class FakeRuntime(Launched):
     """Starts a child with `fault` in it. Probes as the torch runner does; keeps the requests it was given.
 
     Args:
@@ -62,6 +63,7 @@ class FakeRuntime:
     fault: str = WELL
     name: str = "fake"
     output: Output = Output.TEXT
+    _settings = RunnerSettings()
     launched: list[Request] = field(default_factory=list)
 
     def accepts(self, folder: Path) -> bool:

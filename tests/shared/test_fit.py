@@ -6,7 +6,8 @@ import pytest
 
 from api.compatibility import Level, Place, Wanted, judge, level
 from shared.db.placement import taken
-from shared.fit import MIB, RUNTIME_BYTES, Basis, Footprint, Setting, at_rest, longest_context, need
+from shared.fit import MIB, RUNTIME_BYTES, Basis, Footprint, Setting, at_rest, longest_context, need, runtime_of
+from shared.states import Holder
 
 GIB = 1024 * MIB
 LLAMA_8B: dict[str, Any] = {
@@ -72,23 +73,26 @@ def test_the_longest_context_that_fits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "before", "after", "found"),
+    ("kind", "told", "before", "after", "found"),
     [
-        ("cpu", 9 * GIB, 9 * GIB, 3 * GIB),
-        ("gpu", 20 * GIB, 14 * GIB, 6 * GIB),  # what it has on the host says nothing of the GPU
-        ("gpu", 20 * GIB, 21 * GIB, None),  # somebody else let go meanwhile
-        ("gpu", None, 14 * GIB, None),
-        ("gpu", 20 * GIB, None, None),
+        ("cpu", None, 9 * GIB, 9 * GIB, 3 * GIB),
+        ("cpu", 2 * GIB, None, None, 5 * GIB),  # its server uses a GPU that is none of our devices
+        ("gpu", 2 * GIB, 20 * GIB, 14 * GIB, 2 * GIB),  # its server knows best
+        ("gpu", None, 20 * GIB, 14 * GIB, 6 * GIB),  # what it has on the host says nothing of the GPU
+        ("gpu", None, 20 * GIB, 21 * GIB, None),  # somebody else let go meanwhile
+        ("gpu", None, None, 14 * GIB, None),
+        ("gpu", None, 20 * GIB, None, None),
     ],
 )
 def test_what_is_measured_is_the_device_s_memory(
-    kind: str, before: int | None, after: int | None, found: int | None
+    kind: str, told: int | None, before: int | None, after: int | None, found: int | None
 ) -> None:
-    assert taken(kind, 3 * GIB, before, after) == found
+    assert taken(kind, 3 * GIB, told, before, after) == found
 
 
 def judged(place: dict[str, Any] | None = None, disk_free: int | None = None, **wanted: Any) -> list[tuple[str, Level]]:
-    given = {"facts": LLAMA_8B, "size": 4_920_734_720, "setting": ON_GPU, **wanted}
+    given = {"facts": LLAMA_8B, "size": 4_920_734_720, **wanted}
+    given["setting"] = ON_GPU._replace(runtime=runtime_of(given["facts"], Holder.STORE))
     found = judge(
         Wanted(**given, need=need(given["facts"], given["size"], given["setting"])),
         Place(

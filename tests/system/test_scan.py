@@ -10,7 +10,10 @@ import psutil
 import pytest
 
 from deploy.demo.hub import Hub
+from deploy.demo.load import Load
 from deploy.demo.models import make_gguf_llm, make_transformers_llm
+from tests.benchmarks.swapping import swap_back_and_forth
+from tests.conftest import until
 from tests.fakes.ollama import FakeOllama, published
 from tests.system.conftest import MIB, Yard, needs_llama_server, start
 
@@ -132,9 +135,41 @@ def test_a_model_of_ollamas_from_pull_to_remove(yard: Yard, ollama: FakeOllama) 
     model = yard.http.get("/api/v1/models/llama").json()
     assert (model["status"], model["heldBy"], model["localPath"]) == ("available", "ollama", None)
     assert model["facts"]["quantization"] == "Q4_0"
-    refusal = yard.post("/api/v1/models/llama/switch")
-    assert (refusal.status_code, refusal.json()["code"]) == (409, "held_by_ollama")
     assert yard.done("/api/v1/models/llama/verify")["result"]["ok"]
+    plan = yard.post("/api/v1/plan", {"action": "switch", "model_id": "llama"}).json()
+    assert [step["do"] for step in plan["steps"]] == ["start", "route", "stop"]
+    assert "runtime ollama" in modelyard(yard, "activate", "llama")
+    assert yard.say().json()["choices"][0]["message"]["content"] == "one two three four"
+    (server,) = [one for one in yard.http.get("/api/v1/models/servers").json()["servers"] if one["modelId"] == "llama"]
+    assert (server["runtime"], server["port"], server["pid"]) == ("ollama", ollama.port, None)
+    modelyard(yard, "reload", "llama")
+    assert ollama.memory.loads == [NAME, NAME]
+    modelyard(yard, "unload", "llama")
+    assert ollama.memory.models == {}
     job = yard.ended(yard.http.delete("/api/v1/models/llama").json()["job"]["id"])
     assert job["result"]["deletedInOllama"] is True
     assert NAME not in ollama.models
+
+
+@pytest.mark.fault("F-49")
+def test_swaps_between_ollama_and_torch_cut_nobody_also_where_the_device_worker_is_killed(
+    yard: Yard, scanned: dict[str, Any], ollama: FakeOllama
+) -> None:
+    ollama.memory.pause = 0.01
+    modelyard(yard, "pull", f"ollama:{NAME}", "--id", "llama")
+    yard.done("/api/v1/models/oak/switch")
+
+    def switch(number: int) -> None:
+        yard.done(f"/api/v1/models/{('oak', 'llama')[number]}/switch")
+
+    seen = swap_back_and_forth(yard.instance.url, switch, None, count=3, requests=30)
+    assert seen.failures == []
+    assert yard.say().headers["x-modelyard-model"] == "llama"
+    assert list(ollama.memory.models) == [NAME]
+    loads = len(ollama.memory.loads)
+    with Load(yard.instance.url, "llm", clients=2) as load:
+        psutil.Process(yard.pid("device-cpu")).kill()
+        until(lambda: len(ollama.memory.loads) > loads, 120, "the model, loaded anew")
+        load.reach(load.tally.whole + 20)
+    assert load.tally.failures == []
+    assert list(ollama.memory.models) == [NAME]

@@ -67,7 +67,7 @@ def measured(name: str, folder: Path, spawn: ThreadPoolExecutor) -> Seen:
     try:
         runner.wait_ready(lambda: None)
         runner.probe()
-        return Seen(name, facts, size, setting, fit.Footprint(runner.rss_bytes(), fit.at_rest(facts, size, setting)))
+        return Seen(name, facts, size, setting, fit.Footprint(runner.memory().host, fit.at_rest(facts, size, setting)))
     finally:
         runner.stop(5)
 

@@ -37,6 +37,17 @@ def verify(work: Work, found: Installation, tier: VerifyTier) -> dict[str, Any]:
     return {**report.to_dict(), **({"note": note} if note else {})}
 
 
+def look_before_load(work: Work, found: Installation) -> None:
+    """Refuse to load what is other than it was, as far as a look shows; folders are looked at by who loads them.
+
+    Raises:
+        Conflict: code `model_gone`, or `model_changed`.
+        Unavailable, Failed: Ollama is away, or too old.
+    """
+    if found.holder == Holder.OLLAMA:
+        in_ollama.look(work, found)
+
+
 def repair(work: Work, found: Installation) -> dict[str, Any]:
     """Have Ollama bring what it lacks; files of the user's are left alone.
 

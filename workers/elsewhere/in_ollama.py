@@ -2,14 +2,16 @@
 
 from typing import Any
 
-from shared.db import elsewhere
+from shared.db import catalog, elsewhere
 from shared.db.tables import Installation, Model
-from shared.errors import Failed, Unavailable
+from shared.errors import Conflict, Failed, Unavailable
 from shared.refs import Ref, SourceKind, checked
 from shared.states import Holder, InstallationState
 from workers.elsewhere.tally import Tally
 from workers.job import Services, Work
-from workers.sources.ollama import Here, Layer, Ollama
+from workers.ollama.client import MISSING, Here, Ollama
+from workers.ollama.errors import model_gone
+from workers.ollama.pulling import Layer
 from workers.store.essentials import Problem
 from workers.store.verify import Report
 
@@ -65,6 +67,36 @@ def verify(work: Work, model: Model, row: Installation) -> tuple[Report, str]:
         problems.append(Problem("content_mismatch", "", "Ollama has another version of this model than was pulled."))
     missing = () if now is not None else (name_of(model),)
     return Report(missing, (), (), tuple(problems), 0.0 if now is None else 1.0, 0), NOTE
+
+
+def look(work: Work, row: Installation) -> None:
+    """Refuse to load what Ollama does not have as it is recorded; one that is gone is marked so.
+
+    Raises:
+        Conflict: code `model_gone`, or `model_changed`.
+        Unavailable: Ollama is away; it was there once, so that nothing answers is never final.
+        Failed: code `ollama_too_old`, or `protocol_error`.
+    """
+    with work.services.database.reading() as session:
+        model = catalog.get_model(session, row.model_id)
+    ollama, name = _ollama(work), name_of(model)
+    try:
+        ollama.check()
+    except Failed as error:
+        if error.code == MISSING:
+            raise Unavailable(error.code, error.message, error.hint) from None
+        raise
+    now = ollama.find(name)
+    if now is None:
+        with work.services.database.session() as session:
+            elsewhere.mark(session, model.id, row.revision, InstallationState.GONE)
+        _tell(work.services, model.id, "missing")
+        raise model_gone(name, model.id)
+    if now.digest != row.revision:
+        raise Conflict(
+            "model_changed", f"Ollama has another version of {name} than was pulled from here.",
+            f"Take that one: modelyard pull {model.id}.",
+        )  # fmt: skip
 
 
 def delete(work: Work, model: Model, row: Installation) -> bool:

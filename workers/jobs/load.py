@@ -43,5 +43,6 @@ def load(args: Load, work: Work) -> dict[str, Any]:
         manager.retire(old.id)
     return {
         "modelId": new.model_id, "modelType": new.model_type, "device": new.device, "runtime": new.runtime,
-        "loadSeconds": new.load_seconds, "memoryBytes": new.memory_bytes, "active": new.active,
+        "loadSeconds": new.load_seconds, "memoryBytes": new.memory_bytes,
+        "offloadedBytes": new.offloaded_bytes, "active": new.active,
     }  # fmt: skip

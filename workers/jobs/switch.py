@@ -44,7 +44,8 @@ def switch(args: Switch, work: Work) -> dict[str, Any]:
         services.events.publish("model.active", modelId=new.model_id, modelType=new.model_type, residencyId=new.id)
     return {
         "modelId": new.model_id, "modelType": new.model_type, "device": new.device, "runtime": new.runtime,
-        "loadSeconds": new.load_seconds, "memoryBytes": new.memory_bytes, "replaced": _let_go(work, model.type),
+        "loadSeconds": new.load_seconds, "memoryBytes": new.memory_bytes,
+        "offloadedBytes": new.offloaded_bytes, "replaced": _let_go(work, model.type),
     }  # fmt: skip
 
 

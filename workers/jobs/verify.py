@@ -78,10 +78,11 @@ def look_before_load(work: Work, installation: Installation) -> None:
     A suspicion needs no lock, so a load waits for nobody; a verdict is reached under it.
 
     Raises:
-        Conflict: code `model_corrupt`; it is quarantined.
+        Conflict: code `model_corrupt`; it is quarantined. For others than our store see `elsewhere.look_before_load`.
         Unavailable: code `store_missing`.
     """
     if installation.holder != Holder.STORE:
+        elsewhere.look_before_load(work, installation)
         return
     services, model_id = work.services, installation.model_id
     try:

@@ -34,6 +34,7 @@ def _details(device: Device, runtimes: Iterable[Runtime], limit: int | None) -> 
     `noGpu` says why this machine shows none, and `runtimes` of each its `version`, or what is missing and the `hint`.
     """
     there, no_gpu = inventory.devices()
+    named = {runtime.name: runtime for runtime in runtimes}
     seen = next((found for found in there if found.id == device.id), None)
     if seen is None:
         told: dict[str, Any] = {"healthy": False, "reason": "The driver does not show it any more."}
@@ -43,7 +44,7 @@ def _details(device: Device, runtimes: Iterable[Runtime], limit: int | None) -> 
             "power": seen.power, "driver": seen.driver, "computeCapability": seen.compute_capability,
             "healthy": seen.healthy, "reason": seen.reason,
         }  # fmt: skip
-    told |= {"memoryLimit": limit, "noGpu": no_gpu, "runtimes": {runtime.name: _found(runtime) for runtime in runtimes}}
+    told |= {"memoryLimit": limit, "noGpu": no_gpu, "runtimes": {name: _found(each) for name, each in named.items()}}
     return {name: value for name, value in told.items() if value is not None}
 
 

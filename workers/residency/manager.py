@@ -4,32 +4,32 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import redis
 import structlog
 
-from shared.db import footprints, residency, trust
+from shared.db import footprints, residency
 from shared.db.placement import Plan, occupants, outdated, taken
 from shared.db.tables import Installation, Model, Residency
 from shared.errors import Snooze, Unavailable
 from shared.keys import installation_secret, runner_key
 from shared.points import reached
 from shared.progress import LEASE_RENEWAL_SECONDS
-from shared.states import Holder, ResidencyState
+from shared.states import Output, ResidencyState
 from shared.trust import Trust
 from workers.devices import inventory
 from workers.devices.base import Device
 from workers.job import Services, Work
+from workers.residency.loadable import to_load
 from workers.residency.planning import plan_for, runtime_for
 from workers.residency.pool import Pool
 from workers.residency.watch import Watch
 from workers.runtimes.base import Request, Runtime
-from workers.runtimes.child import end_stray
 from workers.runtimes.llamacpp import LlamaCpp, LlamaCppEmbedder
+from workers.runtimes.ollama import OllamaRuntime
 from workers.runtimes.torch_runner import TorchEmbedder, TorchRunner
-from workers.store.essentials import check_loadable, files_of
-from workers.store.reference import as_seen
 
 log = structlog.get_logger()
 
@@ -48,7 +48,10 @@ class Manager:
         self._settings = services.settings.runners
         self._secret = installation_secret(services.settings)
         kinds = (TorchRunner, TorchEmbedder, LlamaCpp, LlamaCppEmbedder)
-        self.runtimes: tuple[Runtime, ...] = tuple(kind(self._settings) for kind in kinds)
+        ollama = OllamaRuntime(self._settings, services.settings.sources)
+        self.runtimes: tuple[Runtime, ...] = (
+            *(kind(self._settings) for kind in kinds), ollama, replace(ollama, output=Output.VECTORS),
+        )  # fmt: skip
         self._pool = Pool(services, device)
 
     # -- jobs ----------------------------------------------------------------------------------------------
@@ -94,8 +97,7 @@ class Manager:
             if plan_id is not None and work.attempt == 1:  # plans are of loads: somebody else was quicker
                 raise outdated()
             return row, False
-        folder, files = self._place(installation)
-        trusted = self._gate(files, model.id, installation.revision)
+        folder, trusted = to_load(self._services, installation)
         runtime = runtime_for(self.runtimes, folder, model)
         gently = set_aside is ResidencyState.IDLE
         planned = plan_for(
@@ -154,12 +156,13 @@ class Manager:
     # -- the process ----------------------------------------------------------------------------------------
 
     def recover(self) -> None:
-        """This worker starts anew: the runners of the one before died with it; what served is loaded again."""
+        """This worker starts anew: what the one before has left behind is ended; what served is loaded again."""
         with self._services.database.reading() as session:
             before = residency.residents(session, self.device.id)
+        runtimes = {runtime.name: runtime for runtime in self.runtimes}
         for row in before:
-            if row.pid is not None and end_stray(row.pid, row.id):
-                log.warning("runner.stray", residency_id=row.id, pid=row.pid)
+            if (runtime := runtimes.get(row.runtime)) and runtime.end_stray(row.pid, row.id, row.known_as):
+                log.warning("runner.stray", residency_id=row.id, pid=row.pid, known_as=row.known_as)
         with self._services.database.session() as session:
             residency.lose(session, residency.of_device(self.device.id))
         Watch(self._pool, self.unused).start()
@@ -207,18 +210,20 @@ class Manager:
             allow_pickle=trusted.pickle, allow_remote_code=trusted.remote_code, mark=row.id, pooling=pooling,
         )  # fmt: skip
         before = inventory.memory_free(self.device.id)
-        runner = self._pool.start(row.id, runtime, request)
-        self._pool.mark(row.id, pid=runner.pid)  # so that a later worker finds it, should this one die now
+        server = self._pool.start(row.id, runtime, request)
+        # so that a later worker finds it, should this one die now
+        self._pool.mark(row.id, pid=server.pid, known_as=server.known_as)
         reached("runner.started")
-        runner.wait_ready(work.checkpoint)
+        server.wait_ready(work.checkpoint)
         work.report("probing", fraction=0.8)
-        runner.probe()
+        server.probe()
         reached("runner.probed")
-        memory = taken(self.device.kind, runner.rss_bytes(), before, inventory.memory_free(self.device.id))
+        told = server.memory()
+        memory = taken(self.device.kind, *told, before, inventory.memory_free(self.device.id))
         seconds = round(time.monotonic() - began, 3)
         values = {
-            "state": ResidencyState.READY, "url": runner.url, "pid": runner.pid, "memory_bytes": memory,
-            "load_seconds": seconds,
+            "state": ResidencyState.READY, "url": server.url, "pid": server.pid, "memory_bytes": memory,
+            "offloaded_bytes": told.offloaded(self.device.kind), "load_seconds": seconds,
         }  # fmt: skip
         with self._services.database.session() as session:
             residency.update_row(session, row.id, **values)
@@ -229,24 +234,6 @@ class Manager:
             setattr(row, name, value)
         self._pool.tell(row, ResidencyState.READY)
         return row
-
-    def _place(self, installation: Installation) -> tuple[Path, dict[str, Path]]:
-        """The model's folder, or its one file, and its files by name.
-
-        Raises:
-            Conflict: code `model_changed`; it is in place, and other than it was when it was scanned.
-        """
-        if installation.holder == Holder.FOLDER:
-            return Path(installation.path), as_seen(installation.path, installation.seen or {})
-        folder = self._services.layout.published(installation.model_type, installation.model_id, installation.revision)
-        return folder, files_of(folder)
-
-    def _gate(self, files: dict[str, Path], model_id: str, revision: str) -> Trust:
-        """What a person allowed of this revision, once its files are found to ask for no more than that."""
-        with self._services.database.reading() as session:
-            trusted = trust.grants(session, model_id).of(revision)
-        check_loadable(files, trusted)
-        return trusted
 
     def _serves_on(self, row: Residency) -> bool:
         """Let one that a request holds for too long take new ones again. False: it has to go all the same, as nobody

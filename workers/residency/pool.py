@@ -1,8 +1,7 @@
-"""The runners of one device, each with the row that tells of it."""
+"""The servers of one device, each with the row that tells of it."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import structlog
 
@@ -11,8 +10,7 @@ from shared.db.tables import Residency
 from shared.states import ResidencyState
 from workers.devices.base import Device
 from workers.job import Services
-from workers.runtimes.base import Request, Runtime
-from workers.runtimes.runner import Runner
+from workers.runtimes.base import Request, Runtime, Server
 
 log = structlog.get_logger()
 
@@ -21,7 +19,7 @@ STOP_SECONDS = 5.0
 
 
 class Pool:
-    """Starts and ends runners, and writes down how they ended, however late. Safe for any thread."""
+    """Starts and ends servers, and writes down how they ended, however late. Safe for any thread."""
 
     def __init__(self, services: Services, device: Device) -> None:
         self.device = device
@@ -30,41 +28,39 @@ class Pool:
         """Held by the one job that changes what is in the device's memory."""
         self.closing = threading.Event()
         """Set once this worker shuts down."""
-        self._runners: dict[str, Runner] = {}
+        self._servers: dict[str, Server] = {}
         self._ended: dict[str, ResidencyState] = {}
         self.set_aside: set[str] = set()
         """Residencies that a job put out to make room: that they are lost says nothing about their models."""
         # Runners die with the thread that started them, so that thread must live as long as this process.
         self._spawn = ThreadPoolExecutor(1, thread_name_prefix="spawn")
 
-    def start(self, residency_id: str, runtime: Runtime, request: Request) -> Runner:
-        """Start a runner; it is known by its residency from now on."""
-        settings = self.services.settings
-        logs: Path = settings.data_dir / "logs" / "runners"
-        runner = Runner.start(runtime, request, self._spawn, settings.runners, logs)
-        self._runners[residency_id] = runner
-        return runner
+    def start(self, residency_id: str, runtime: Runtime, request: Request) -> Server:
+        """Start a server; it is known by its residency from now on."""
+        server = runtime.start(request, self._spawn, self.services.settings.data_dir / "logs" / "runners")
+        self._servers[residency_id] = server
+        return server
 
-    def running(self) -> list[tuple[str, Runner]]:
-        """Residency and runner of all that were started and not ended."""
-        return list(self._runners.items())
+    def running(self) -> list[tuple[str, Server]]:
+        """Residency and server of all that were started and not ended."""
+        return list(self._servers.items())
 
     def lives(self, residency_id: str) -> bool:
-        runner = self._runners.get(residency_id)
-        return runner is not None and runner.alive()
+        server = self._servers.get(residency_id)
+        return server is not None and server.alive()
 
     def end(self, residency_id: str, state: ResidencyState) -> None:
-        """Stop the runner, if there is one, and record that its residency is over; LOST or IDLE if it serves a type.
+        """Stop the server, if there is one, and record that its residency is over; LOST or IDLE if it serves a type.
 
         Raises:
             Unavailable: the database is away; `record_ends` has still to write it.
         """
-        runner = self._runners.pop(residency_id, None)
+        server = self._servers.pop(residency_id, None)
         if state is ResidencyState.LOST:
             self.set_aside.add(residency_id)
         try:
-            if runner is not None:
-                runner.stop(STOP_SECONDS)
+            if server is not None:
+                server.stop(STOP_SECONDS)
         finally:
             self._ended[residency_id] = state
             self.record_ends()
@@ -84,27 +80,27 @@ class Pool:
                 self.mark(residency_id, state=state, active=False, url=None, pid=None)
             self._ended.pop(residency_id, None)
 
-    def bury(self, residency_id: str, runner: Runner) -> None:
-        """A runner died by itself; a job that is changing the device at this moment sees to it itself."""
+    def bury(self, residency_id: str, server: Server) -> None:
+        """A server ended by itself; a job that is changing the device at this moment sees to it itself."""
         if not self.changing.acquire(blocking=False):
             return
         try:
-            if self._runners.get(residency_id) is not runner:
+            if self._servers.get(residency_id) is not server:
                 return
-            log.warning("runner.died", residency_id=residency_id, exit_code=runner.exit_code, log=runner.log_tail(5))
+            log.warning("runner.died", residency_id=residency_id, exit_code=server.exit_code, log=server.log_tail(5))
             with self.services.database.session() as session:
                 residency.lose(session, residency.of_ids([residency_id]))
-            self._runners.pop(residency_id, None)
+            self._servers.pop(residency_id, None)
         finally:
             self.changing.release()
 
     def close(self) -> None:
-        """Stop every runner; what served is marked as lost until a worker of this device starts again."""
+        """Stop every server; what served is marked as lost until a worker of this device starts again."""
         self.closing.set()
-        mine = dict(self._runners)
-        self._runners.clear()
+        mine = dict(self._servers)
+        self._servers.clear()
         with ThreadPoolExecutor(max_workers=8) as stopping:
-            list(stopping.map(lambda runner: runner.stop(STOP_SECONDS), mine.values()))
+            list(stopping.map(lambda server: server.stop(STOP_SECONDS), mine.values()))
         with self.services.database.session() as session:
             residency.lose(session, residency.of_ids(list(mine)))
 

@@ -1,4 +1,4 @@
-"""Notices runners that died or hang, and has what served loaded again; and what nobody uses leave."""
+"""Notices servers that died or hang, and has what served loaded again; and what nobody uses leave."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from shared.errors import ModelyardError
 from shared.states import Priority, ResidencyState
 from workers.residency.pool import Pool
 from workers.residency.recovery import RECOVERY, Recovery
-from workers.runtimes.runner import Runner
+from workers.runtimes.base import Server
 
 log = structlog.get_logger()
 
@@ -45,9 +45,9 @@ class Watch:
         while not self._pool.closing.wait(WATCH_SECONDS):
             with _noted():
                 self._pool.record_ends()
-            for residency_id, runner in self._pool.running():
+            for residency_id, server in self._pool.running():
                 with _noted():
-                    self._look_at(residency_id, runner, patience)
+                    self._look_at(residency_id, server, patience)
             with _noted():
                 self._replace_lost()
             with _noted():
@@ -60,12 +60,12 @@ class Watch:
                 Unload(model_id=row.model_id, if_unused=True), origin="idle", priority=Priority.LOW
             )
 
-    def _look_at(self, residency_id: str, runner: Runner, patience: float) -> None:
-        if runner.alive() and runner.hangs(patience):
-            log.error("runner.hangs", residency_id=residency_id, seconds=patience, log=runner.log_tail(5))
-            runner.stop(0)
-        if not runner.alive():
-            self._pool.bury(residency_id, runner)
+    def _look_at(self, residency_id: str, server: Server, patience: float) -> None:
+        if server.alive() and server.hangs(patience):
+            log.error("runner.hangs", residency_id=residency_id, seconds=patience, log=server.log_tail(5))
+            server.stop(0)
+        if not server.alive():
+            self._pool.bury(residency_id, server)
 
     def _replace_lost(self) -> None:
         """What should serve and has no runner gets a job, unless one is on its way; asked again until it serves.
@@ -86,7 +86,7 @@ class Watch:
             self._ask_for(row, asked)
 
     def _ask_for(self, lost: Residency, asked: deque[float]) -> None:
-        """Have a model loaded again, with a pause that grows where its runner dies, or its loading fails, again."""
+        """Have a model loaded again, with a pause that grows where its server dies, or its loading fails, again."""
         moment = time.monotonic()
         if lost.state == ResidencyState.CRASH_LOOP:  # one more try, of which the rows are to know
             self._pool.mark(lost.id, state=ResidencyState.LOST)

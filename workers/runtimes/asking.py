@@ -51,7 +51,15 @@ def probe_embedding(base_url: str, key: str) -> None:
     Raises:
         Failed: code `probe_failed`.
     """
-    answer = ask(base_url, "/v1/embeddings", key, {"input": "Hello", "model": "probe"})
+    check_vector(ask(base_url, "/v1/embeddings", key, {"input": "Hello", "model": "probe"}))
+
+
+def check_vector(answer: dict[str, Any]) -> None:
+    """An answer to `/v1/embeddings` has a vector of numbers.
+
+    Raises:
+        Failed: code `probe_failed`.
+    """
     data = answer.get("data")
     vector = data[0].get("embedding") if isinstance(data, list) and data and isinstance(data[0], dict) else None
     if not isinstance(vector, list) or not vector:

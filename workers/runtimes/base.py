@@ -1,12 +1,14 @@
-"""What every runtime offers: how to start a runner for a model folder, and how to ask it to prove itself.
+"""What every runtime offers: a server for a model, which is awaited, proved, watched and stopped in one way.
 
-A runner is a child process with an HTTP server. Starting, waiting, stopping and killing are written once, in
-`runner.py`; a runtime only knows its own command line and its own tiny inference.
+Most servers are runners, child processes of ours: starting, waiting, stopping and killing them is written once, in
+`runner.py`.
 """
 
+from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from shared.states import Output
 
@@ -42,24 +44,8 @@ class Request:
     """Id of its residency, by which a later worker knows the process."""
 
 
-class Runtime(Protocol):
-    """One way to run models."""
-
-    name: str
-    output: Output
-    """What its runners make of a text."""
-
-    def version(self) -> str:
-        """Of what it runs models with.
-
-        Raises:
-            Failed: it is not installed here; the hint names the ways out.
-        """
-        ...
-
-    def accepts(self, folder: Path) -> bool:
-        """Can it run what lies in this folder? Reads names and headers only."""
-        ...
+class Launcher(Protocol):
+    """What a runtime knows of its runners: their command line, and their own tiny inference."""
 
     def launch(self, request: Request) -> Launch:
         """The command for a runner.
@@ -76,5 +62,129 @@ class Runtime(Protocol):
 
         Raises:
             Failed: code `probe_failed`, with what came back.
+        """
+        ...
+
+
+class Memory(NamedTuple):
+    """Bytes that a model takes."""
+
+    host: int
+    device: int | None = None
+    """Of a GPU; None where its server does not know."""
+
+    def offloaded(self, device_kind: str) -> int | None:
+        """What lies on the host though the device is a GPU; None where there is none, or nobody knows."""
+        return self.host if device_kind == "gpu" and self.device is not None else None
+
+
+class Server(Protocol):
+    """A model in memory, or on its way there, that answers over HTTP.
+
+    `wait_ready`, `probe` and `stop` may be called from different threads; a stop ends a wait.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where requests go, under the name that other machines know."""
+        ...
+
+    @property
+    def pid(self) -> int | None:
+        """None where no process of ours holds it."""
+        ...
+
+    @property
+    def known_as(self) -> str | None:
+        """What requests have to call the model; None for a runner, which knows it by its id and wants its key."""
+        ...
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of a child that has ended; negative for the signal that ended it."""
+        ...
+
+    def alive(self) -> bool:
+        """Does it hold the model, as far as is known?"""
+        ...
+
+    def hangs(self, seconds: float) -> bool:
+        """Has it served, and then given no sign of life for this long?"""
+        ...
+
+    def memory(self) -> Memory:
+        """What the model takes now."""
+        ...
+
+    def log_tail(self, count: int) -> list[str]:
+        """Its last lines, where it has any; no key is in them."""
+        ...
+
+    def wait_ready(self, checkpoint: Callable[[], None]) -> None:
+        """Return once the model is loaded. Whatever is raised, it is stopped first.
+
+        Args:
+            checkpoint: called at every look; what it raises passes through.
+
+        Raises:
+            Failed: it ended, or took too long.
+        """
+        ...
+
+    def probe(self) -> None:
+        """Run one tiny real inference.
+
+        Raises:
+            Failed: code `probe_failed`, with what came back.
+        """
+        ...
+
+    def stop(self, grace_seconds: float) -> None:
+        """Take the model out of memory. Again, or on one that is gone: does nothing.
+
+        Raises:
+            Failed: it does not leave.
+        """
+        ...
+
+
+class Runtime(Protocol):
+    """One way to run models."""
+
+    name: str
+    output: Output
+    """What its servers make of a text."""
+
+    def version(self) -> str:
+        """Of what it runs models with.
+
+        Raises:
+            ModelyardError: it is not there, or of no use; the hint names the ways out.
+        """
+        ...
+
+    def accepts(self, folder: Path) -> bool:
+        """Can it run what lies in this folder? Reads names and headers only."""
+        ...
+
+    def start(self, request: Request, spawn: Executor, log_dir: Path | None = None) -> Server:
+        """Start a server and return at once, before the model is loaded.
+
+        Args:
+            request: what to load, where to listen; port 0 takes a free one.
+            spawn: one thread that lives as long as this process, kept by the caller: a child dies with that thread.
+            log_dir: gets `<model id>.log`, a child's last lines, when it ends.
+
+        Raises:
+            ModelyardError: it cannot be started; nothing of it is left.
+        """
+        ...
+
+    def end_stray(self, pid: int | None, mark: str, known_as: str | None) -> bool:
+        """End a server of a worker that is gone; whether there was one.
+
+        Args:
+            pid, known_as: as the server had them.
+            mark: as its request had it.
         """
         ...

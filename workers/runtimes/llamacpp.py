@@ -19,6 +19,7 @@ from workers.devices.base import CPU_ID
 from workers.runtimes.asking import ask, failed, probe_embedding
 from workers.runtimes.base import Launch, Request
 from workers.runtimes.child import environment
+from workers.runtimes.runner import Launched
 
 MAGIC = b"GGUF"
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf)", re.IGNORECASE)
@@ -29,7 +30,7 @@ PROMPT_CACHE_MIB = 512
 PROBE_TOKENS = 4
 
 
-class LlamaCpp:
+class LlamaCpp(Launched):
     """Runs a folder that holds a GGUF file, with `llama-server`."""
 
     name = "llamacpp"

@@ -1,5 +1,5 @@
 """A runner: a child process that holds one model and answers HTTP. Started, awaited, probed and stopped here, once for
-every runtime."""
+every runtime that has such."""
 
 import contextlib
 import glob
@@ -20,8 +20,8 @@ import httpx
 from shared.errors import Failed
 from shared.settings import RunnerSettings
 from workers.devices.base import CPU_ID
-from workers.runtimes.base import Request, Runtime
-from workers.runtimes.child import MARK, Child, environment
+from workers.runtimes.base import Launcher, Memory, Request
+from workers.runtimes.child import MARK, Child, end_stray, environment
 from workers.runtimes.log_ring import LogRing
 
 READ_RATE = 50_000_000
@@ -46,7 +46,7 @@ class Runner:
     """
 
     def __init__(
-        self, runtime: Runtime, request: Request, spawn: Executor, settings: RunnerSettings, log_dir: Path | None
+        self, runtime: Launcher, request: Request, spawn: Executor, settings: RunnerSettings, log_dir: Path | None
     ) -> None:
         self._runtime = runtime
         self._asked = request
@@ -67,7 +67,7 @@ class Runner:
     @classmethod
     def start(
         cls,
-        runtime: Runtime,
+        runtime: Launcher,
         request: Request,
         spawn: Executor,
         settings: RunnerSettings,
@@ -103,6 +103,10 @@ class Runner:
         )
 
     @property
+    def known_as(self) -> None:
+        """It knows its model by the id, and wants its key."""
+
+    @property
     def exit_code(self) -> int | None:
         """None while the child runs; negative for the signal that ended it."""
         return self._child.exit_code
@@ -110,9 +114,9 @@ class Runner:
     def alive(self) -> bool:
         return self._child.exit_code is None
 
-    def rss_bytes(self) -> int:
-        """Resident host memory of the child and what it started."""
-        return self._child.rss_bytes()
+    def memory(self) -> Memory:
+        """Resident host memory of the child and what it started; a GPU's is seen from outside."""
+        return Memory(self._child.rss_bytes())
 
     def log_tail(self, count: int = LOG_LINES) -> list[str]:
         """The last lines that the child wrote, without its key."""
@@ -243,6 +247,20 @@ class Runner:
             "Raise MAX_STARTUP_TIME if its disk is slow; its last lines say how far it came.",
             {"seconds": limit, "log": self.log_tail()},
         )
+
+
+class Launched(Launcher):
+    """What all runtimes have in common whose servers are runners."""
+
+    _settings: RunnerSettings
+
+    def start(self, request: Request, spawn: Executor, log_dir: Path | None = None) -> Runner:
+        """Raises: Failed, Unsafe, Corrupt: see `Runner.start`."""
+        return Runner.start(self, request, spawn, self._settings, log_dir)
+
+    def end_stray(self, pid: int | None, mark: str, known_as: str | None) -> bool:
+        """Kill a child that its worker has left behind; whether there was one."""
+        return pid is not None and known_as is None and end_stray(pid, mark)
 
 
 def startup_seconds(folder: Path, settings: RunnerSettings) -> float:

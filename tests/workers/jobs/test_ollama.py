@@ -9,7 +9,7 @@ import pytest
 from shared.contracts import Download, Remove, Repair, Scan, Verify
 from shared.db import catalog
 from shared.db.tables import Model
-from shared.errors import Cancelled, Conflict, ModelyardError, Unavailable
+from shared.errors import Cancelled, ModelyardError, Unavailable
 from shared.states import Availability, Holder
 from tests.fakes.ollama import FakeOllama, Published, published
 from tests.workers.jobs.conftest import Place
@@ -171,11 +171,3 @@ def test_a_model_with_two_entries_stays_until_the_last_one_goes(place: Place, fa
     pull(place, "another-name")
     assert place.run(Remove(model_id="one-name"))["deletedInOllama"] is False
     assert NAME in fake.models
-
-
-def test_it_is_not_loaded_and_says_what_to_do(place: Place, fake: FakeOllama) -> None:
-    pull(place, "llama")
-    with place.services.database.reading() as session, pytest.raises(Conflict) as caught:
-        catalog.installed(session, "llama")
-    assert caught.value.code == "held_by_ollama"
-    assert "modelyard pull hf:" in caught.value.hint

@@ -12,6 +12,7 @@ from shared.settings import RunnerSettings
 from shared.states import Output
 from workers.runtimes.asking import ask, failed, probe_embedding
 from workers.runtimes.base import Launch, Request
+from workers.runtimes.runner import Launched
 from workers.runtimes.torch_runner.config import embedding_model, text_model
 
 ROOT = Path(__file__).parents[3]
@@ -20,7 +21,7 @@ PICKLE_FLOOR = (2, 10)
 """Older versions of torch run code out of pickles in spite of `weights_only`."""
 
 
-class TorchRunner:
+class TorchRunner(Launched):
     """Runs a folder with a `config.json` and safetensors, with `workers.runtimes.torch_runner.server`."""
 
     name = "torch"

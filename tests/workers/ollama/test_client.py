@@ -11,8 +11,11 @@ from shared.errors import Cancelled, ModelyardError
 from shared.settings import SourceSettings
 from tests.conftest import free_port
 from tests.fakes.ollama import FakeOllama, published
-from workers.sources import ollama as module
-from workers.sources.ollama import Layer, Ollama, address
+from workers.ollama import client as module
+from workers.ollama import pulling
+from workers.ollama.address import address
+from workers.ollama.client import Ollama
+from workers.ollama.pulling import Layer
 
 NAME = "llama3:8b"
 DIGEST = f"sha256:{'a' * 64}"
@@ -236,7 +239,7 @@ def test_a_silent_one_is_given_up(fake: FakeOllama) -> None:
 
 
 def test_a_pull_in_which_nothing_moves_is_given_up(fake: FakeOllama, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(pulling, "STALL_SECONDS", 0.5)
     fake.manners.pause = 0.05
     fake.manners.instead = [line()] * 1000
     assert refused(lambda: client(fake).pull(NAME, lambda *_: None)).code == "ollama_silent"

@@ -6,12 +6,13 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from typing import Any
 
-from workers.sources.base import Checkpoint
+Checkpoint = Callable[[], None]
+"""Called often; raises Stop to end the work."""
 
 LOOK_SECONDS = 0.25
 CHUNK_BYTES = 64 * 1024

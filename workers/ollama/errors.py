@@ -6,8 +6,8 @@ from http import HTTPStatus
 
 import structlog
 
-from shared.errors import Corrupt, Exhausted, Failed, Forbidden, ModelyardError, NotFound, Unavailable
-from workers.sources.wire.talk import Refusal
+from shared.errors import Conflict, Corrupt, Exhausted, Failed, Forbidden, ModelyardError, NotFound, Unavailable
+from workers.ollama.talk import Refusal
 
 log = structlog.get_logger()
 
@@ -31,6 +31,15 @@ _MEANINGS: tuple[tuple[Words, Callable[..., ModelyardError], str, str, str], ...
      "Ollama received other bytes of {name} than it was promised.", "Retry the job; Ollama has dropped them."),
     (("unauthorized", "access denied", "manifest: 401", "manifest: 403"), Forbidden, "auth_required",
      "Ollama's registry does not hand out {name}.", "Sign in with `ollama signin`, then retry."),
+    (("requires more system memory", "out of memory", "cudamalloc failed"), Failed, "ollama_out_of_memory",
+     "Ollama has not enough memory for {name}.",
+     "Unload another model (modelyard ps), or one that others have loaded there (ollama ps)."),
+    (("does not support",), Failed, "ollama_wrong_type",
+     "{name} does not do what models of its type do.",
+     "Enter it anew with its type: modelyard pull ollama:{name} --type embedding makes vectors, --type llm words."),
+    (("unable to load model", "failed to load model", "unknown model architecture", "has terminated"),
+     Failed, "ollama_cannot_load",
+     "Ollama could not load {name}.", "`ollama run {name}` on its machine, and its log, say why."),
 )  # fmt: skip
 """Words in what Ollama says, and the error that they stand for; the first that fits."""
 
@@ -40,7 +49,7 @@ def meaning(said: str, name: str) -> ModelyardError:
     log.warning("ollama.error", name=name, said=said[:300])
     for words, kind, code, message, hint in _MEANINGS:
         if any(word in said.lower() for word in words):
-            return kind(code, message.format(name=name), hint)
+            return kind(code, message.format(name=name), hint.format(name=name))
     return Unavailable(
         "ollama_failed", f"Ollama could not do it for {name}.", f"`ollama pull {name}` on its machine says why.",
         None, AGAIN_SECONDS,
@@ -77,4 +86,20 @@ def malformed(reason: str) -> Failed:
         "protocol_error",
         f"What answers at OLLAMA_HOST does not speak as Ollama does: {reason}.",
         "Check OLLAMA_HOST: it must name an Ollama server.",
+    )
+
+
+def invalid_manifest(reason: str) -> Failed:
+    """It names what no manifest may."""
+    return Failed(
+        "source_invalid_manifest",
+        f"Ollama's manifest of this model cannot be trusted: {reason}.",
+        "Take another model or tag, and report this one to Ollama.",
+    )
+
+
+def model_gone(name: str, model_id: str) -> Conflict:
+    """Somebody has deleted it in Ollama."""
+    return Conflict(
+        "model_gone", f"Ollama does not have {name} any more.", f"Bring it again: modelyard pull {model_id}."
     )
