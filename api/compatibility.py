@@ -60,6 +60,12 @@ class Wanted:
     bytes_to_fetch: int = 0
     mode: str | None = None
     resolution: tuple[int, int] | None = None
+    model_type: str = "llm"
+
+
+def variants(runtime: str) -> dict[str, float]:
+    """Bits a weight of the variants that people publish for a runtime."""
+    return {"F16": BITS["F16"]} if runtime == fit.DIFFUSERS else BITS
 
 
 def level(issues: Sequence[Issue]) -> Level:
@@ -92,14 +98,14 @@ def _health(place: Place) -> list[Issue]:
 
 
 def _runtime(wanted: Wanted, place: Place) -> list[Issue]:
-    name = wanted.setting.runtime
+    name, runnable = wanted.setting.runtime, fit.runnable(wanted.facts, wanted.model_type)
     if not name:
         if not wanted.facts:
-            advice = "Pull it: its files tell. Runnable are transformers' safetensors and GGUF."
+            advice = f"Pull it: its files tell. {runnable}"
             return [Issue("format_unknown", Level.PARTIAL, "Whether a runtime runs it is not known yet.", advice)]
         kind = wanted.facts.get("format", "unknown")
-        message = f"No runtime here runs models of the format {kind!r}."
-        return [Issue("no_runtime", Level.NONE, message, "Use a variant as transformers' safetensors or as GGUF.")]
+        message = f"No runtime here runs models of the format {kind!r} as {wanted.model_type!r}."
+        return [Issue("no_runtime", Level.NONE, message, runnable)]
     told = place.runtimes.get(name, {})
     if "missing" in told:
         return [Issue("runtime_missing", Level.NONE, told["missing"], told.get("hint", ""))]
@@ -127,9 +133,9 @@ def _memory(wanted: Wanted, place: Place) -> list[Issue]:
 def _fewer_bits(wanted: Wanted, place: Place) -> str:
     parameters = wanted.facts.get("parameterCount")
     room = place.memory_total - wanted.need.runtime
-    for name, bits in BITS.items():
+    for name, bits in variants(wanted.setting.runtime).items():
         if parameters and parameters * bits / 8 <= room:
-            return f"A variant in {name} takes about {_gb(parameters * bits / 8)}, and would fit with a short context."
+            return f"A variant in {name} takes about {_gb(parameters * bits / 8)}, and may fit."
     return "Choose a smaller model, or a larger device."
 
 
@@ -169,11 +175,12 @@ def _generation(wanted: Wanted) -> list[Issue]:
     if wanted.mode is not None and isinstance(modes, list) and wanted.mode not in modes:
         message = f"It does not know the mode {wanted.mode!r}."
         found.append(Issue("mode_unsupported", Level.NONE, message, f"It knows {', '.join(map(str, modes))}."))
-    largest = _pixels(wanted.requirements.get("max_resolution"))
+    own = wanted.facts.get("imageSize")
+    largest = _pixels(wanted.requirements.get("max_resolution")) or ((own, own) if own else None)
     if wanted.resolution is not None and largest is not None:
         width, height = wanted.resolution
         if width * height > largest[0] * largest[1]:
-            message = f"It was made for at most {largest[0]}x{largest[1]}."
+            message = f"It was made for images of {largest[0]}x{largest[1]}."
             found.append(Issue("resolution", Level.PARTIAL, message, "Ask for less, and enlarge the picture."))
     return found
 

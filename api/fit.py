@@ -4,13 +4,14 @@ from typing import Any
 
 from pydantic import Field
 
-from api.compatibility import BITS, Level, Place, Wanted, judge, level, size_of
+from api.compatibility import Level, Place, Wanted, judge, level, size_of, variants
 from api.views import View
 from shared import fit
 from shared.db import catalog, devices, footprints, upkeep
 from shared.db.reports import Device
 from shared.db.session import Database
 from shared.db.tables import Installation, Model
+from shared.states import Output, output_of
 
 CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
@@ -19,7 +20,7 @@ class NeedView(View):
     """Bytes of a device's memory. `total` may be off by `spread` either way."""
 
     weights: int
-    cache: int = Field(description="Keys and values of a full context.")
+    cache: int = Field(description="Keys and values of a full context; for images, what their making takes.")
     runtime: int = Field(description="The runtime itself and its buffers.")
     total: int
     spread: int
@@ -47,7 +48,7 @@ class RequirementsView(View):
     runtime: str | None = Field(description="Null where no runtime here runs its format.")
     context_length: int
     memory: NeedView
-    by_context: list[ContextView] = Field(description="The same for other lengths of context.")
+    by_context: list[ContextView] = Field(description="The same for other lengths of context; none for images.")
     variants: list[VariantView] = Field(description="What quantized variants would take.")
     disk: int
     declared: dict[str, Any] = Field(description="What the registry says it needs.")
@@ -85,6 +86,8 @@ def requirements(database: Database, model_id: str, device_id: str | None, conte
         known = footprints.learned(session, row, device.id, setting.runtime)
     longest = row.facts.get("contextLength") or context_length
     lengths = sorted({length for length in CONTEXTS if length < longest} | {longest})
+    if output_of(model.type) is Output.IMAGES:
+        lengths = []
     parameters = row.facts.get("parameterCount")
     return RequirementsView(
         model_id=model_id, installed=installation is not None, device=device.id, runtime=setting.runtime or None,
@@ -93,9 +96,11 @@ def requirements(database: Database, model_id: str, device_id: str | None, conte
             ContextView(context_length=length, total=known.need(setting._replace(context_length=length)).total)
             for length in lengths
         ],
-        variants=[VariantView(quantization=name, weights=round(parameters * bits / 8)) for name, bits in BITS.items()]
-        if parameters
-        else [],
+        variants=[
+            VariantView(quantization=name, weights=round(parameters * bits / 8))
+            for name, bits in variants(setting.runtime).items()
+            if parameters
+        ],
         disk=row.size, declared=model.requirements,
         load_seconds=known.load_seconds(setting),
     )  # fmt: skip
@@ -115,7 +120,15 @@ def compatible(
     told = []
     for (device, setting), need in zip(settings, needs, strict=True):
         wanted = Wanted(
-            row.facts, row.size, setting, need, model.requirements, 0 if installation else row.size, mode, resolution
+            row.facts,
+            row.size,
+            setting,
+            need,
+            model.requirements,
+            0 if installation else row.size,
+            mode,
+            resolution,
+            model.type,
         )
         issues = judge(wanted, _place(device), disk_free)
         told.append(
@@ -129,7 +142,7 @@ def compatible(
 
 
 def _setting(row: Installation, device: Device, context_length: int) -> fit.Setting:
-    return fit.Setting(fit.runtime_of(row.facts, row.holder), device.kind, context_length)
+    return fit.Setting(fit.runtime_of(row.facts, row.holder, row.model_type), device.kind, context_length)
 
 
 def _not_yet(model: Model) -> Installation:

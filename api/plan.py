@@ -113,11 +113,11 @@ def _stop(row: Residency, *, waits: bool = False) -> StepView:
 
 def _runtime(installation: Installation) -> str:
     """Raises: Conflict: code `no_runtime`."""
-    found = fit.runtime_of(installation.facts, installation.holder)
+    found = fit.runtime_of(installation.facts, installation.holder, installation.model_type)
     if not found:
         raise Conflict(
             "no_runtime", f"No runtime here can run the files of {installation.model_id!r}.",
-            "Runnable are transformers folders of safetensors, and GGUF files.",
+            fit.runnable(installation.facts, installation.model_type),
         )  # fmt: skip
     return found
 

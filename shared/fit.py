@@ -6,7 +6,7 @@ from enum import StrEnum
 from statistics import median
 from typing import Any, NamedTuple
 
-from shared.states import Holder
+from shared.states import Holder, Output, output_of
 
 MIB = 1024**2
 CACHE_NUMBER_BYTES = 2
@@ -16,11 +16,22 @@ BATCH_TOKENS = 512
 LOGIT_BYTES = 4
 
 
-RUNTIMES = {"gguf": "llamacpp", "transformers": "torch"}
+IMAGE_SIZE = 1024
+"""Pixels of the side of an image, where a pipeline does not say what it was made for."""
+IMAGE_NUMBERS = 4 * 256
+"""Numbers for every pixel while an image is decoded, which is when a pipeline takes most: a handful of layers at the
+full size, of 256 channels in all common families. Larger images than its own are decoded in tiles of that size."""
+
+OLLAMA, DIFFUSERS = "ollama", "diffusers"
+_RUNTIMES = {"gguf": "llamacpp", "transformers": "torch", "diffusers": DIFFUSERS}
 """By the format of a model's files, where Ollama does not hold them."""
-OLLAMA = "ollama"
 CACHE_FIRST = frozenset({"llamacpp", OLLAMA})
-"""Runtimes that set the whole cache aside when they load a model; torch's grows with use."""
+"""Runtimes that set the whole cache aside when they load a model; that of the others grows with use."""
+_RUNNABLE = {
+    Output.TEXT: "Runnable are transformers folders of safetensors that generate text, and GGUF files.",
+    Output.VECTORS: "Runnable are transformers folders of safetensors, and GGUF files.",
+    Output.IMAGES: "Runnable are diffusers folders: a model_index.json, and safetensors in the folders that it names.",
+}
 
 
 class Basis(StrEnum):
@@ -39,6 +50,8 @@ more or less of it from one machine to the next."""
 RUNTIME_BYTES = {
     ("torch", "cpu"): 370 * MIB,
     ("torch", "gpu"): 620 * MIB,
+    (DIFFUSERS, "cpu"): 450 * MIB,
+    (DIFFUSERS, "gpu"): 620 * MIB,
     ("llamacpp", "cpu"): 25 * MIB,
     ("llamacpp", "gpu"): 420 * MIB,
     (OLLAMA, "cpu"): 25 * MIB,  # what it runs models with comes from llama.cpp
@@ -48,14 +61,27 @@ RUNTIME_BYTES = {
 guess, which the first measurement on a machine replaces."""
 
 
-def runtime_of(facts: Mapping[str, Any], holder: str) -> str:
-    """Which runtime runs a model; empty where none is known to.
+def runtime_of(facts: Mapping[str, Any], holder: str, model_type: str) -> str:
+    """Which runtime makes of a model what its type is for; empty where none is known to.
 
     Args:
         facts: what its files say.
         holder: who holds them, see `shared.states.Holder`.
     """
-    return OLLAMA if holder == Holder.OLLAMA else RUNTIMES.get(facts.get("format", ""), "")
+    if holder == Holder.OLLAMA:
+        return OLLAMA
+    found = _RUNTIMES.get(facts.get("format", ""), "")
+    return found if (found == DIFFUSERS) is (output_of(model_type) is Output.IMAGES) else ""
+
+
+def runnable(facts: Mapping[str, Any], model_type: str) -> str:
+    """What to do about files that no runtime runs."""
+    output, kind = output_of(model_type), facts.get("format")
+    if kind == "safetensors":
+        return f"These are bare weights, and nothing says what to make of them. {_RUNNABLE[output]}"
+    if kind == "diffusers" and output is not Output.IMAGES:
+        return "Of diffusers' pipelines those run that make images of texts, as models of the type `image_gen`."
+    return _RUNNABLE[output]
 
 
 class Setting(NamedTuple):
@@ -72,7 +98,7 @@ class Need:
 
     weights: int
     cache: int
-    """Keys and values of a full context."""
+    """Keys and values of a full context; for images, what their making takes."""
     runtime: int
     """The runtime itself, and its buffers."""
     total: int
@@ -135,6 +161,9 @@ def predicted(facts: Mapping[str, Any], size: int, setting: Setting) -> tuple[in
     per_token = facts.get("layers", 0) * facts.get("kvHeads", 0) * (facts.get("keySize", 0) + facts.get("valueSize", 0))
     context = min(setting.context_length, facts.get("contextLength") or setting.context_length)
     runtime = RUNTIME_BYTES.get((setting.runtime, setting.device_kind), 0)
+    if setting.runtime == DIFFUSERS:
+        number_bytes = 4 if facts.get("quantization") == "F32" else 2
+        return weights, facts.get("imageSize", IMAGE_SIZE) ** 2 * IMAGE_NUMBERS * number_bytes, runtime
     if setting.runtime in CACHE_FIRST:
         context = setting.context_length  # it sets the whole of it aside, whatever the model was made for
         runtime += BATCH_TOKENS * facts.get("vocabulary", 0) * LOGIT_BYTES
@@ -142,10 +171,13 @@ def predicted(facts: Mapping[str, Any], size: int, setting: Setting) -> tuple[in
 
 
 def longest_context(facts: Mapping[str, Any], size: int, setting: Setting, room: int) -> int:
-    """The most tokens of context with which a model fits into `room` bytes, in whole steps of 256; 0 where none do."""
+    """The most tokens of context with which a model fits into `room` bytes, in whole steps of 256; 0 where none do.
+
+    What makes images knows no context: all of it, or 0.
+    """
     weights, cache, runtime = predicted(facts, size, setting)
     context = min(setting.context_length, facts.get("contextLength") or setting.context_length)
-    if cache == 0 or context == 0:
-        return setting.context_length if weights + runtime <= room else 0
+    if setting.runtime == DIFFUSERS or cache == 0 or context == 0:
+        return setting.context_length if weights + cache + runtime <= room else 0
     fits = (room - weights - runtime) * context // cache
     return max(0, min(fits, setting.context_length) // 256 * 256)

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from starlette.responses import Response
 
 from api.deps import FrontDep, run_sync
@@ -12,6 +12,9 @@ from shared.states import ResidencyState
 
 SAID_TO_US = {"user", "n", "store", "metadata", "tools", "response_format", "logprobs"}
 """Accepted at their harmless values, so that clients work that always send them; nothing for a runner."""
+IMAGE_SAID_TO_US = {"user", "response_format"}
+SIDE_STEP, SMALLEST_SIDE, LARGEST_SIDE = 8, 64, 2048
+"""Pixels of an image's sides: pipelines work on squares of eight, and fewer than eight such are no image."""
 router = APIRouter(prefix="/v1", tags=["openai"])
 
 
@@ -115,6 +118,54 @@ async def embeddings(front: FrontDep, request: Request, body: EmbeddingBody) -> 
     """Of length 1, so that the inner product of two is how alike the texts are."""
     return await front.gateway.forward(
         "/v1/embeddings", body.model_dump(exclude_none=True, exclude=SAID_TO_US), request.is_disconnected
+    )
+
+
+def _sides(size: str) -> str | None:
+    """Raises: ValueError."""
+    if size == "auto":
+        return None
+    if any(int(side) % SIDE_STEP or not SMALLEST_SIDE <= int(side) <= LARGEST_SIDE for side in size.split("x")):
+        message = f"width and height are multiples of {SIDE_STEP} from {SMALLEST_SIDE} to {LARGEST_SIDE}"
+        raise ValueError(message)
+    return size
+
+
+class ImageBody(BaseModel):
+    """What to show. Only `prompt` has to be said; what is left out is as the model has it by itself."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"model": "image_gen", "prompt": "A lighthouse at dusk"}]}
+    )
+
+    model: Annotated[str, Field(max_length=96, description="A model id, or the type `image_gen`.")]
+    prompt: Annotated[str, Field(min_length=1, max_length=4000)]
+    n: Annotated[int, Field(ge=1, le=4, description="How many; the second has the next seed, and so on.")] = 1
+    size: (
+        Annotated[
+            str,
+            Field(pattern="^([0-9]{2,4}x[0-9]{2,4}|auto)$", description="Width and height."),
+            AfterValidator(_sides),
+        ]
+        | None
+    ) = None
+    steps: Annotated[int, Field(ge=1, le=100)] | None = None
+    seed: (
+        Annotated[int, Field(ge=0, lt=2**32, description="Asked again with the same, the image is the same.")] | None
+    ) = None
+    negative_prompt: Annotated[str, Field(max_length=4000, description="What it is not to show.")] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=100, description="How closely it keeps to the prompt.")] | None = (
+        None
+    )
+    response_format: Literal["b64_json"] = "b64_json"
+    user: Annotated[str, Field(max_length=200)] | None = None
+
+
+@router.post("/images/generations", summary="Images of a text", response_model=None)
+async def images(front: FrontDep, request: Request, body: ImageBody) -> Response:
+    """PNG files in base64. A client that leaves ends the work at the next step."""
+    return await front.gateway.forward(
+        "/v1/images/generations", body.model_dump(exclude_none=True, exclude=IMAGE_SAID_TO_US), request.is_disconnected
     )
 
 

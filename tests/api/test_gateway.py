@@ -1,6 +1,7 @@
 """Requests that wait for a model, without a model."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import httpx
 import pytest
@@ -123,14 +124,30 @@ def test_what_cannot_or_must_not_be_loaded_is_told(
     assert loads(ledger) == []
 
 
-def test_who_makes_no_vectors_is_not_loaded_for_that(serve: Serve, ledger: Ledger) -> None:
+def test_who_makes_something_else_is_not_loaded_for_that(serve: Serve, ledger: Ledger) -> None:
+    paths = {
+        "llm": ("/v1/chat/completions", BODY), "embedding": ("/v1/embeddings", {"input": "x"}),
+        "image_gen": ("/v1/images/generations", {"prompt": "x"}),
+    }  # fmt: skip
     installed(ledger, "one")
     api = serve()
-    for name in ("one", "llm"):
-        answer = api.http.post("/v1/embeddings", json={"model": name, "input": "x"})
-        assert (answer.status_code, answer.json()["code"]) == (409, "wrong_type")
+    for type_, own in product(paths, paths):
+        if type_ == own:
+            continue
+        with ledger.database.session() as session:
+            session.exec(update(Model).where(col(Model.id) == "one").values(type=own))
+        path, body = paths[type_]
+        for name in ("one", own):
+            answer = api.http.post(path, json={**body, "model": name})
+            assert (answer.status_code, answer.json()["code"]) == (409, "wrong_type"), (type_, own)
+            assert paths[own][0] in answer.json()["hint"]
+        assert api.http.post(path, json={**body, "model": "nobody"}).status_code == 404
     assert loads(ledger) == []
-    assert api.http.post("/v1/embeddings", json={"model": "nobody", "input": "x"}).status_code == 404
+
+
+def test_a_model_without_a_runner_is_told_apart(serve: Serve, ledger: Ledger) -> None:
+    installed(ledger, "one")
+    api = serve()
     anew = api.http.post("/api/v1/models/one/reload").json()
     assert (anew["code"], anew["hint"]) == ("model_not_loaded", "Load it: modelyard load one.")
 
@@ -255,3 +272,21 @@ def test_servers_are_told_with_what_failed_lately(serve: Serve, ledger: Ledger) 
 def test_what_a_runner_must_not_be_told_never_reaches_one(serve: Serve, more: dict[str, object]) -> None:
     answer = serve().http.post("/v1/chat/completions", json={**BODY, **more})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+@pytest.mark.fault("A-91")
+def test_what_a_pipeline_must_not_be_told_never_reaches_one(serve: Serve) -> None:
+    api, wrong = serve(), []
+    for more in (
+        {"prompt": ""}, {"prompt": "x" * 4001}, {"prompt": ["one", "two"]}, {"negative_prompt": "x" * 4001},
+        {"n": 0}, {"n": 5}, {"steps": 0}, {"steps": 101}, {"seed": -1}, {"seed": 2**32}, {"guidance_scale": -1},
+        {"guidance_scale": 101}, {"size": "1024"}, {"size": "1024x1025"}, {"size": "56x64"}, {"size": "64x2056"},
+        {"size": "-64x64"}, {"response_format": "url"}, {"output_type": "latent"}, {"num_inference_steps": 1},
+        {"image": "file:///etc/passwd"}, {"callback_on_step_end": "os.system"}, {"cross_attention_kwargs": {}},
+    ):  # fmt: skip
+        body = {"model": "image_gen", "prompt": "A lighthouse", **more}
+        answer = api.http.post("/v1/images/generations", json=body)
+        told = answer.json()
+        if (answer.status_code, told["code"]) != (422, "invalid_request") or not told["error"]["message"]:
+            wrong.append((more, answer.text))
+    assert not wrong

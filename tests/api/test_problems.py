@@ -31,6 +31,7 @@ BODIES = {
     "/api/v1/plan": {"action": "switch", "model_id": "one"},
     "/v1/completions": {"model": "llm", "prompt": "Once"},
     "/v1/embeddings": {"model": "llm", "input": ["one text", "another"]},
+    "/v1/images/generations": {"model": "llm", "prompt": "A lighthouse"},
     "/api/pull": {"model": "one"},
     "/api/show": {"model": "one"},
 }
@@ -196,7 +197,7 @@ def test_values_that_no_field_takes(api: Served, untouched: Any) -> None:
                 if checked(answer) not in (400, 404, 422):
                     wrong.append((path, body[:200], answer.text))
     for value in values[:8]:
-        for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
+        for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/images/generations"):
             for body in places(BODIES[path], value):
                 answer = api.http.post(path, content=body.encode(), headers=JSON)
                 if checked(answer) not in (400, 404, 409, 422):

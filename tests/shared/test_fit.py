@@ -6,7 +6,18 @@ import pytest
 
 from api.compatibility import Level, Place, Wanted, judge, level
 from shared.db.placement import taken
-from shared.fit import MIB, RUNTIME_BYTES, Basis, Footprint, Setting, at_rest, longest_context, need, runtime_of
+from shared.fit import (
+    MIB,
+    RUNTIME_BYTES,
+    Basis,
+    Footprint,
+    Setting,
+    at_rest,
+    longest_context,
+    need,
+    runnable,
+    runtime_of,
+)
 from shared.states import Holder
 
 GIB = 1024 * MIB
@@ -15,10 +26,20 @@ LLAMA_8B: dict[str, Any] = {
     "contextLength": 131_072, "vocabulary": 128_256, "parameterCount": 8_030_261_312,
 }  # fmt: skip
 """Llama 3.1 8B in Q4_K_M, as its header has it."""
+SDXL: dict[str, Any] = {
+    "format": "diffusers", "weightBytes": 6_938_000_000, "quantization": "F16", "parameterCount": 3_469_000_000,
+    "imageSize": 1024,
+}  # fmt: skip
+"""Stable Diffusion XL in 16 bits."""
 ON_GPU = Setting("llamacpp", "gpu", 8192)
 HD = {"max_resolution": "1280x720"}
 NO_LLAMA = {"llamacpp": {"missing": "None here.", "hint": "Build it."}}
-RUNTIMES = {"llamacpp": {"version": "1"}, "torch": {"version": "2.13.0"}}
+RUNTIMES = {
+    "llamacpp": {"version": "1"}, "torch": {"version": "2.13.0"}, "diffusers": {"missing": "None.", "hint": "pip"},
+}  # fmt: skip
+PIPELINES = {"runtimes": {"diffusers": {"version": "0.42.1"}}}
+AN_IMAGE = {"facts": SDXL, "model_type": "image_gen"}
+TOO_SMALL = ("memory_too_small", Level.NONE)
 
 
 def test_the_cache_is_a_key_and_a_value_of_every_head_in_every_layer_for_every_token() -> None:
@@ -44,6 +65,36 @@ def test_a_context_is_as_long_as_it_can_be(setting: Setting, tokens: int) -> Non
 @pytest.mark.parametrize("facts", [{}, {"format": "diffusers"}, {"format": "gguf", "layers": 32}])
 def test_what_files_do_not_tell_is_not_guessed(facts: dict[str, Any]) -> None:
     assert (need(facts, GIB, ON_GPU).weights, need(facts, GIB, ON_GPU).cache) == (GIB, 0)
+
+
+def test_an_image_takes_a_handful_of_layers_at_its_full_size() -> None:
+    setting = Setting("diffusers", "gpu", 8192)
+    found = need(SDXL, 0, setting)
+    assert found.cache == 1024 * 1024 * 4 * 256 * 2 == 2 * GIB
+    assert found.total == found.weights + found.cache + RUNTIME_BYTES["diffusers", "gpu"]
+    assert need({**SDXL, "quantization": "F32", "imageSize": 512}, 0, setting).cache == GIB
+    loaded = Footprint(8 * GIB, at_rest(SDXL, 0, setting))
+    assert need(SDXL, 0, setting, loaded).total == 10 * GIB, "what it takes to make one comes with use"
+    assert [longest_context(SDXL, 0, setting, room) for room in (found.total, found.total - 1)] == [8192, 0]
+
+
+@pytest.mark.parametrize(
+    ("facts", "type_", "runtime", "advice"),
+    [
+        ({"format": "gguf"}, "llm", "llamacpp", ""), ({"format": "gguf"}, "embedding", "llamacpp", ""),
+        ({"format": "transformers"}, "tts", "torch", ""), ({"format": "diffusers"}, "image_gen", "diffusers", ""),
+        ({"format": "gguf"}, "image_gen", None, "diffusers folders"),
+        ({"format": "diffusers"}, "video_gen", None, "as models of the type `image_gen`"),
+        ({"format": "safetensors"}, "llm", None, "bare weights"),
+        ({"format": "safetensors"}, "image_gen", None, "bare weights"),
+        ({"format": "adapter"}, "llm", None, "transformers folders"), ({}, "embedding", None, "GGUF"),
+    ],
+)  # fmt: skip
+def test_who_runs_what_and_what_to_do_where_nobody_does(
+    facts: dict[str, Any], type_: str, runtime: str | None, advice: str
+) -> None:
+    assert runtime_of(facts, Holder.STORE, type_) == (runtime or "")
+    assert advice in runnable(facts, type_)
 
 
 def test_measurements_take_the_place_of_the_formula() -> None:
@@ -92,7 +143,8 @@ def test_what_is_measured_is_the_device_s_memory(
 
 def judged(place: dict[str, Any] | None = None, disk_free: int | None = None, **wanted: Any) -> list[tuple[str, Level]]:
     given = {"facts": LLAMA_8B, "size": 4_920_734_720, **wanted}
-    given["setting"] = ON_GPU._replace(runtime=runtime_of(given["facts"], Holder.STORE))
+    runtime = runtime_of(given["facts"], Holder.STORE, given.get("model_type", "llm"))
+    given["setting"] = ON_GPU._replace(runtime=runtime)
     found = judge(
         Wanted(**given, need=need(given["facts"], given["size"], given["setting"])),
         Place(
@@ -115,6 +167,13 @@ def judged(place: dict[str, Any] | None = None, disk_free: int | None = None, **
         ({"fault": "It fell off the bus."}, {}, [("device_unhealthy", Level.NONE)]),
         ({"runtimes": NO_LLAMA}, {}, [("runtime_missing", Level.NONE)]),
         ({}, {"facts": {"format": "safetensors"}}, [("no_runtime", Level.NONE)]),
+        ({}, {"model_type": "image_gen"}, [("no_runtime", Level.NONE)]),
+        ({}, {"facts": SDXL}, [("no_runtime", Level.NONE)]),
+        ({}, {"facts": SDXL, "model_type": "image_gen"}, [("runtime_missing", Level.NONE)]),
+        (PIPELINES, {"facts": SDXL, "model_type": "image_gen"}, []),
+        ({**PIPELINES, "memory_total": 8 * GIB}, {"facts": SDXL, "model_type": "image_gen"}, [TOO_SMALL]),
+        (PIPELINES, {**AN_IMAGE, "resolution": (1024, 1024)}, []),
+        (PIPELINES, {**AN_IMAGE, "resolution": (1536, 1024)}, [("resolution", Level.PARTIAL)]),
         ({}, {"facts": {}}, [("format_unknown", Level.PARTIAL)]),
         ({}, {"facts": {}, "size": 0}, [("format_unknown", Level.PARTIAL), ("size_unknown", Level.PARTIAL)]),
         ({"kind": "cpu"}, {"requirements": {"gpu_memory": "8GB"}}, [("no_gpu", Level.PARTIAL)]),

@@ -29,7 +29,7 @@ from workers.residency.watch import Watch
 from workers.runtimes.base import Request, Runtime
 from workers.runtimes.llamacpp import LlamaCpp, LlamaCppEmbedder
 from workers.runtimes.ollama import OllamaRuntime
-from workers.runtimes.torch_runner import TorchEmbedder, TorchRunner
+from workers.runtimes.torch_runner import TorchEmbedder, TorchImageGenerator, TorchRunner
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ class Manager:
         self._services = services
         self._settings = services.settings.runners
         self._secret = installation_secret(services.settings)
-        kinds = (TorchRunner, TorchEmbedder, LlamaCpp, LlamaCppEmbedder)
+        kinds = (TorchRunner, TorchEmbedder, TorchImageGenerator, LlamaCpp, LlamaCppEmbedder)
         ollama = OllamaRuntime(self._settings, services.settings.sources)
         self.runtimes: tuple[Runtime, ...] = (
             *(kind(self._settings) for kind in kinds), ollama, replace(ollama, output=Output.VECTORS),
@@ -98,7 +98,7 @@ class Manager:
                 raise outdated()
             return row, False
         folder, trusted = to_load(self._services, installation)
-        runtime = runtime_for(self.runtimes, folder, model)
+        runtime = runtime_for(self.runtimes, folder, model, installation.facts)
         gently = set_aside is ResidencyState.IDLE
         planned = plan_for(
             self._services, self.device, installation, runtime.name,

@@ -1,26 +1,22 @@
 """How a model is to be loaded: by which runtime, and in whose place; and when it is worth waiting for a better plan."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from shared import fit
 from shared.db import footprints
 from shared.db.placement import Plan, free_bytes, occupants, plan
 from shared.db.tables import Installation, Model
 from shared.errors import Conflict, Failed, Snooze
-from shared.states import Output, ResidencyState, output_of
+from shared.states import ResidencyState, output_of
 from workers.devices import inventory
 from workers.devices.base import Device
 from workers.job import Services
 from workers.runtimes.base import Runtime
 
 DRAIN_LOOK_SECONDS = 2.0
-RUNNABLE = {
-    Output.TEXT: "Runnable are transformers folders of safetensors that generate text, and GGUF files.",
-    Output.VECTORS: "Runnable are transformers folders of safetensors, and GGUF files.",
-    Output.IMAGES: "Enter it as another type where it is a language model: modelyard pull … --type llm.",
-}
 
 
 def plan_for(services: Services, device: Device, installation: Installation, runtime: str, stay: float) -> Plan:
@@ -59,7 +55,7 @@ def plan_for(services: Services, device: Device, installation: Installation, run
     )  # fmt: skip
 
 
-def runtime_for(runtimes: Iterable[Runtime], folder: Path, model: Model) -> Runtime:
+def runtime_for(runtimes: Iterable[Runtime], folder: Path, model: Model, facts: Mapping[str, Any]) -> Runtime:
     """The first that makes of these files what the model's type is for.
 
     Raises:
@@ -69,6 +65,5 @@ def runtime_for(runtimes: Iterable[Runtime], folder: Path, model: Model) -> Runt
     for runtime in runtimes:
         if runtime.output is output and runtime.accepts(folder):
             return runtime
-    raise Failed(
-        "no_runtime", f"No runtime here can run the files of {model.id!r} as {model.type!r}.", RUNNABLE[output]
-    )
+    message = f"No runtime here can run the files of {model.id!r} as {model.type!r}."
+    raise Failed("no_runtime", message, fit.runnable(facts, model.type))

@@ -12,6 +12,8 @@ TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 """The first inference on a GPU may compile kernels."""
 MAX_ANSWER_BYTES = 256 * 1024
 SHOWN = 300
+PNG = "iVBORw0KGgo"
+"""How a PNG file begins, in base64."""
 
 
 def ask(base_url: str, path: str, key: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +68,19 @@ def check_vector(answer: dict[str, Any]) -> None:
         failed("no vector came back", 200, json.dumps(answer).encode())
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in vector) or not any(vector):
         failed("its numbers are not finite, or all zero", 200, json.dumps(answer).encode())
+
+
+def probe_image(base_url: str, key: str) -> None:
+    """One small image after one step; the server refuses numbers that are not finite, and an image that shows nothing.
+
+    Raises:
+        Failed: code `probe_failed`.
+    """
+    answer = ask(base_url, "/v1/images/generations", key, {"prompt": "Hello", "size": "64x64", "steps": 1, "seed": 0})
+    data = answer.get("data")
+    image = data[0].get("b64_json") if isinstance(data, list) and data and isinstance(data[0], dict) else None
+    if not isinstance(image, str) or not image.startswith(PNG):
+        failed("no image came back", 200, json.dumps(answer).encode())
 
 
 def failed(why: str, status: int, content: bytes) -> NoReturn:

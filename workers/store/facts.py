@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from pydantic.alias_generators import to_camel
 
+from shared.states import EMBEDDING, IMAGE_GEN
+from workers import pipelines
 from workers.headers import Content, GgufHeader, read_gguf, read_safetensors, sniff
 from workers.headers.plain import Openable, open_plain, read_exactly
 
@@ -15,9 +17,9 @@ MAX_CONFIG = 16 * 1024**2
 MAX_TEXT = 200
 
 _GGUF_TYPES = {
-    **dict.fromkeys(("flux", "sd1", "sdxl", "sd3", "aura", "lumina2", "hidream", "qwen_image", "cosmos"), "image_gen"),
+    **dict.fromkeys(("flux", "sd1", "sdxl", "sd3", "aura", "lumina2", "hidream", "qwen_image", "cosmos"), IMAGE_GEN),
     **dict.fromkeys(("wan", "ltxv", "hyvid"), "video_gen"),
-    **dict.fromkeys(("bert", "nomic-bert", "jina-bert-v2"), "embedding"),
+    **dict.fromkeys(("bert", "nomic-bert", "jina-bert-v2"), EMBEDDING),
 }
 """By `general.architecture`; every other one is a language model's."""
 _PIPELINE_TYPES = (
@@ -57,6 +59,8 @@ class Facts(NamedTuple):
     vocabulary: int | None = None
     pooling: str | None = None
     """How one embedding is made of those of its tokens: `mean`, `cls` or `last`."""
+    image_size: int | None = None
+    """Pixels of the side of an image that a pipeline was made for."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, without what is not known."""
@@ -74,15 +78,9 @@ def read_facts(files: Mapping[str, Openable]) -> Facts:
     gguf = [read_gguf(file) for name, file in sorted(files.items()) if sniff(file) is Content.GGUF]
     if gguf:
         return _of_gguf(gguf)
-    dtypes, parameters = _tensors(file for name, file in files.items() if name.lower().endswith(".safetensors"))
-    most = dtypes.most_common(1)[0][0] if dtypes else None
-    common: dict[str, Any] = {
-        "quantization": most, "parameter_count": parameters or None, "weight_bytes": dtypes.total() or None,
-    }  # fmt: skip
     if (index := _json(files.get("model_index.json"))) is not None:
-        kind = _text(index.get("_class_name")) or ""
-        guess = next((type_ for word, type_ in _PIPELINE_TYPES if word in kind), "image_gen")
-        return Facts("diffusers", guess, architecture=kind or None, **common)
+        return _of_diffusers(index, files)
+    common = _tensors(file for name, file in files.items() if name.lower().endswith(".safetensors"))
     if (adapter := _json(files.get("adapter_config.json"))) is not None:
         base, method = _text(adapter.get("base_model_name_or_path")), _text(adapter.get("peft_type"))
         return Facts("adapter", "adapter", architecture=method, base_model=base, **common)
@@ -106,11 +104,22 @@ def _of_gguf(parts: list[GgufHeader]) -> Facts:
     )  # fmt: skip
 
 
+def _of_diffusers(index: dict[str, Any], files: Mapping[str, Openable]) -> Facts:
+    """Of several editions of its weights, those count that are loaded."""
+    kind = _text(index.get("_class_name")) or ""
+    guess = next((type_ for word, type_ in _PIPELINE_TYPES if word in kind), IMAGE_GEN)
+    loaded = pipelines.weights(files, pipelines.parts(index))
+    size = pipelines.image_size(lambda part: _json(files.get(f"{part}/config.json"))) if guess == IMAGE_GEN else None
+    return Facts(
+        "diffusers", guess, architecture=kind or None, image_size=size, **_tensors(files[name] for name in loaded)
+    )
+
+
 def _of_transformers(config: dict[str, Any], common: dict[str, Any]) -> Facts:
     named = config.get("architectures")
     architecture = _text(named[0]) if isinstance(named, list) and named else None
     guess = next((type_ for ending, type_ in _CLASS_TYPES if (architecture or "").endswith(ending)), "other")
-    guess = "embedding" if common["pooling"] is not None else guess
+    guess = EMBEDDING if common["pooling"] is not None else guess
     quantized = config.get("quantization_config")
     method = _text(quantized.get("quant_method")) if isinstance(quantized, dict) else None
     if method:
@@ -136,15 +145,16 @@ def _shape(config: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _tensors(files: Iterable[Openable]) -> tuple[Counter[str], int]:
-    """Bytes by dtype, and how many numbers in all."""
+def _tensors(files: Iterable[Openable]) -> dict[str, Any]:
+    """The number type that takes most bytes, the bytes of all, and how many numbers there are."""
     dtypes: Counter[str] = Counter()
     count = 0
     for file in files:
         for tensor in read_safetensors(file).tensors.values():
             dtypes[tensor.dtype] += tensor.nbytes
             count += prod(tensor.shape)
-    return dtypes, count
+    most = dtypes.most_common(1)[0][0] if dtypes else None
+    return {"quantization": most, "parameter_count": count or None, "weight_bytes": dtypes.total() or None}
 
 
 def _json(file: Openable | None) -> dict[str, Any] | None:

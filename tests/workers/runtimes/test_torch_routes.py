@@ -14,7 +14,7 @@ import pytest
 from workers.runtimes.torch_runner.chat import render
 from workers.runtimes.torch_runner.generate import Engine
 from workers.runtimes.torch_runner.request import Event, Generation, Outcome, Refused
-from workers.runtimes.torch_runner.routes import create_app
+from workers.runtimes.torch_runner.routes import create_app, create_image_app
 from workers.runtimes.torch_runner.server import KeyGuard
 
 DONE = Outcome("stop", 3, 2, 0.5)
@@ -66,7 +66,8 @@ def call(
     hangs_up: Callable[[Answer], bool] = lambda _: False,
 ) -> Answer:
     """One request. `hangs_up` is asked whenever the app looks for the client."""
-    app = KeyGuard(create_app(cast("Engine", engine), "tiny"), "k")
+    create = create_image_app if path.startswith("/v1/images") else create_app
+    app = KeyGuard(create(cast("Engine", engine), "tiny"), "k")
     answer = Answer()
     incoming = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
 
@@ -167,7 +168,7 @@ def test_a_stream_of_completions() -> None:
     assert events[-2]["choices"][0]["finish_reason"] == "stop"
 
 
-@pytest.mark.parametrize("path", ["/run", "/v1/completions"])
+@pytest.mark.parametrize("path", ["/run", "/v1/completions", "/v1/images/generations"])
 def test_hanging_up_ends_a_generation(path: str) -> None:
     engine = ScriptedEngine(["one "])
     call(engine, path, {"prompt": "hi"}, hangs_up=lambda _: bool(engine.taken))

@@ -1,4 +1,4 @@
-"""Transformers folders with safetensors, run by our own small server. Importing this never imports torch."""
+"""Folders of transformers and diffusers, run by our own small server. Importing this never imports torch."""
 
 import json
 import math
@@ -10,10 +10,10 @@ from pathlib import Path
 from shared.errors import Failed, Unsafe
 from shared.settings import RunnerSettings
 from shared.states import Output
-from workers.runtimes.asking import ask, failed, probe_embedding
+from workers.runtimes.asking import ask, failed, probe_embedding, probe_image
 from workers.runtimes.base import Launch, Request
 from workers.runtimes.runner import Launched
-from workers.runtimes.torch_runner.config import embedding_model, text_model
+from workers.runtimes.torch_runner.config import embedding_model, pipeline, text_model
 
 ROOT = Path(__file__).parents[3]
 KEY_VARIABLE = "MODELYARD_RUNNER_KEY"
@@ -52,8 +52,7 @@ class TorchRunner(Launched):
         Raises:
             Unsafe: code `unsafe_format`, there are pickles only and nobody allowed them; `torch_too_old`.
         """
-        pickled = not any(request.folder.glob("*.safetensors"))
-        if pickled:
+        if pickled := self._pickled(request.folder):
             _check_pickles(request)
         argv = (
             *(sys.executable, "-P", "-m", "workers.runtimes.torch_runner.server"),
@@ -88,6 +87,10 @@ class TorchRunner(Launched):
         if not timed or not isinstance(answer.get("text"), str) or answer.get("tokens") != 1:
             failed("no token came back", 200, json.dumps(answer).encode())
 
+    def _pickled(self, folder: Path) -> bool:
+        """Are there weights that come as pickles only?"""
+        return not any(folder.glob("*.safetensors"))
+
 
 class TorchEmbedder(TorchRunner):
     """The same for a model that makes vectors of texts."""
@@ -106,6 +109,49 @@ class TorchEmbedder(TorchRunner):
     def probe(self, base_url: str, key: str) -> None:
         """Raises: Failed: code `probe_failed`."""
         probe_embedding(base_url, key)
+
+
+class TorchImageGenerator(TorchRunner):
+    """The same for a pipeline of diffusers that makes images of texts."""
+
+    name = "diffusers"
+    output = Output.IMAGES
+
+    def version(self) -> str:
+        """Of diffusers.
+
+        Raises:
+            Failed: code `torch_missing`, `diffusers_missing`.
+        """
+        super().version()
+        try:
+            return version("diffusers")
+        except PackageNotFoundError:
+            hint = "pip install 'modelyard[torch]'"
+            message = "Models that make images need diffusers, and there is none here."
+            raise Failed("diffusers_missing", message, hint) from None
+
+    def accepts(self, folder: Path) -> bool:
+        """Is it a pipeline in diffusers' layout?"""
+        return pipeline(folder)
+
+    def launch(self, request: Request) -> Launch:
+        """As `TorchRunner.launch`.
+
+        Raises:
+            Failed: see `version`.
+        """
+        self.version()
+        launch = super().launch(request)
+        return replace(launch, argv=(*launch.argv, "--images"))
+
+    def probe(self, base_url: str, key: str) -> None:
+        """Raises: Failed: code `probe_failed`."""
+        probe_image(base_url, key)
+
+    def _pickled(self, folder: Path) -> bool:
+        parts = [part for part in folder.iterdir() if part.is_dir()]
+        return any(any(part.glob("*.bin")) and not any(part.glob("*.safetensors")) for part in parts)
 
 
 def _has_weights(folder: Path) -> bool:

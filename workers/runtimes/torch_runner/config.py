@@ -1,9 +1,10 @@
-"""What a transformers folder says about itself, read without torch and without running anything."""
+"""What a model's folder says about itself, read without torch and without running anything."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+INDEX = "model_index.json"
 MAX_JSON_BYTES = 16 * 1024 * 1024
 GENERATORS = ("ForCausalLM", "LMHeadModel")
 ENCODERS = ("Model", "ForMaskedLM")
@@ -19,17 +20,23 @@ def embedding_model(folder: Path) -> bool:
     return _names(folder, (*GENERATORS, *ENCODERS))
 
 
-def _names(folder: Path, endings: tuple[str, ...]) -> bool:
-    config = _read(folder / "config.json")
-    names = config.get("architectures") if isinstance(config, dict) else None
-    return isinstance(names, list) and any(isinstance(name, str) and name.endswith(endings) for name in names)
+def pipeline(folder: Path) -> bool:
+    """Does `model_index.json` name a pipeline? Whether it is one for images of texts, diffusers says in the runner."""
+    index = read(folder / INDEX) or {}
+    return isinstance(index.get("_class_name"), str)
 
 
-def _read(file: Path) -> Any:
-    """The JSON in a file; None where it is none, or far too large or deep to be honest."""
+def read(file: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where it is none, or far too large or deep to be honest."""
     try:
         if file.stat().st_size > MAX_JSON_BYTES:
             return None
-        return json.loads(file.read_bytes())
+        found = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
+    return found if isinstance(found, dict) else None
+
+
+def _names(folder: Path, endings: tuple[str, ...]) -> bool:
+    names = (read(folder / "config.json") or {}).get("architectures")
+    return isinstance(names, list) and any(isinstance(name, str) and name.endswith(endings) for name in names)

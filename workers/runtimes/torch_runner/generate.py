@@ -94,11 +94,9 @@ class Engine:
         self._closing.set()
 
     def _load(self) -> None:
-        import torch
         from transformers import AutoTokenizer
 
-        if self._device == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError("torch sees no GPU here")
+        self._check_device()
         self._tokenizer = AutoTokenizer.from_pretrained(
             self._folder, local_files_only=True, trust_remote_code=self._remote_code
         )
@@ -114,6 +112,12 @@ class Engine:
         self._model = model.eval()
         longest = getattr(self._model.config, "max_position_embeddings", None) or self._context_length
         self._context_length = min(self._context_length, longest)
+
+    def _check_device(self) -> None:
+        import torch
+
+        if self._device == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError("torch sees no GPU here")
 
     def _load_model(self, **options: Any) -> Any:
         from transformers import AutoModelForCausalLM

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from workers.runtimes.torch_runner.request import Options, Outcome, Prompt
+from workers.runtimes.torch_runner.request import Drawing, Options, Outcome, Prompt
 
 MAX_TOKENS = 1_000_000
 COMPLETION_TOKENS = 16
@@ -94,6 +94,32 @@ class Embedding(BaseModel):
 
 def _packed(vector: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
+
+
+class ImageGeneration(BaseModel):
+    """POST /v1/images/generations."""
+
+    prompt: str = Field(min_length=1, max_length=4000)
+    n: int = Field(1, ge=1, le=4)
+    size: str | None = Field(None, pattern=r"^\d{2,4}x\d{2,4}$")
+    steps: int | None = Field(None, ge=1, le=100)
+    seed: int | None = Field(None, ge=0, lt=2**32)
+    negative_prompt: str | None = Field(None, max_length=4000)
+    guidance_scale: float | None = Field(None, ge=0, le=100)
+
+    def drawing(self) -> Drawing:
+        """As the engine takes it."""
+        width, _, height = (self.size or "").partition("x")
+        return Drawing(
+            self.prompt, self.n, (int(width), int(height)) if self.size else None, self.steps, self.seed,
+            self.negative_prompt, self.guidance_scale,
+        )  # fmt: skip
+
+
+def images_reply(images: list[bytes]) -> dict[str, Any]:
+    """PNG files in base64."""
+    data = [{"b64_json": base64.b64encode(image).decode("ascii")} for image in images]
+    return {"created": int(time.time()), "data": data}
 
 
 class Run(BaseModel):

@@ -10,6 +10,20 @@ Texts = list[str]
 """To make vectors of."""
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What images are to show, and how. None leaves a value to the model's pipeline."""
+
+    prompt: str
+    n: int = 1
+    size: tuple[int, int] | None = None
+    """Width and height in pixels."""
+    steps: int | None = None
+    seed: int | None = None
+    negative_prompt: str | None = None
+    guidance_scale: float | None = None
+
+
 class Refused(Exception):
     """This request cannot be served, and why. `code` is stable; `status` is for HTTP."""
 
@@ -21,7 +35,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """How to generate. None leaves a value to the model's own generation config."""
+    """How to generate text. None leaves a value to the model's own generation config."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -42,6 +56,8 @@ class Outcome:
     seconds: float
     vectors: list[list[float]] = field(default_factory=list)
     """Of an embedding model, one for each text."""
+    images: list[bytes] = field(default_factory=list)
+    """PNG files."""
 
 
 Event = str | Outcome | Exception
@@ -51,7 +67,7 @@ Event = str | Outcome | Exception
 class Generation:
     """One request on its way. `deliver` is called from the engine's thread: texts, then an Outcome or an exception."""
 
-    prompt: Prompt | Texts
+    prompt: Prompt | Texts | Drawing
     options: Options
     deliver: Callable[[Event], None]
     cancelled: threading.Event = field(default_factory=threading.Event)

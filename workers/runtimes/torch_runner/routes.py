@@ -18,10 +18,12 @@ from workers.runtimes.torch_runner.openai import (
     ChatCompletion,
     Completion,
     Embedding,
+    ImageGeneration,
     Reply,
     Run,
+    images_reply,
 )
-from workers.runtimes.torch_runner.request import Event, Generation, Options, Outcome, Prompt, Refused, Texts
+from workers.runtimes.torch_runner.request import Drawing, Event, Generation, Options, Outcome, Prompt, Refused, Texts
 
 UNAVAILABLE = 503
 BATCH = 16
@@ -35,7 +37,7 @@ class Listener:
         Refused: the model is loading, or the queue is full.
     """
 
-    def __init__(self, engine: Engine, prompt: Prompt | Texts, options: Options) -> None:
+    def __init__(self, engine: Engine, prompt: Prompt | Texts | Drawing, options: Options) -> None:
         if not engine.ready.is_set():
             raise Refused(UNAVAILABLE, "loading", "The model is still loading.")
         self._loop = asyncio.get_running_loop()
@@ -58,7 +60,7 @@ class Listener:
         return "".join(texts), event
 
     def cancel(self) -> None:
-        """Nobody listens any more: the engine ends this generation at its next token."""
+        """Nobody listens any more: the engine ends this generation at its next token, or step."""
         self._generation.cancelled.set()
 
     def _deliver(self, event: Event) -> None:
@@ -121,8 +123,21 @@ def create_embedding_app(engine: Engine, model_id: str) -> FastAPI:
     return app
 
 
+def create_image_app(engine: Engine, model_id: str) -> FastAPI:
+    """The routes for an engine that makes images."""
+    app = _create(engine, model_id)
+
+    @app.post("/v1/images/generations")
+    async def images(body: ImageGeneration, request: Request) -> Response:
+        listener = Listener(engine, body.drawing(), Options())
+        _, outcome = await _unless_gone(request, listener)
+        return JSONResponse(images_reply(outcome.images))
+
+    return app
+
+
 def _create(engine: Engine, model_id: str) -> FastAPI:
-    """What both have."""
+    """What all have."""
     app = FastAPI(title="torch runner", openapi_url=None)
 
     @app.get("/health")

@@ -13,12 +13,14 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from workers.runtimes.torch_runner import KEY_VARIABLE
 from workers.runtimes.torch_runner.embed import Embedder
 from workers.runtimes.torch_runner.generate import Engine
-from workers.runtimes.torch_runner.routes import create_app, create_embedding_app, problem
+from workers.runtimes.torch_runner.image import ImageGenerator
+from workers.runtimes.torch_runner.routes import create_app, create_embedding_app, create_image_app, problem
 
 SHUTDOWN_SECONDS = 2
 
@@ -57,13 +59,9 @@ def main() -> None:
     key = os.environ.pop(KEY_VARIABLE, "")
     if not key:
         sys.exit(f"{KEY_VARIABLE} is not set: a runner without a key would serve anybody on this machine")
-    about = (arguments.folder, arguments.device, arguments.context_length)
-    allowed = {"pickle": arguments.allow_pickle, "remote_code": arguments.allow_remote_code}
-    pooling = arguments.embeddings
-    engine = Engine(*about, **allowed) if pooling is None else Embedder(*about, pooling=pooling, **allowed)
-    make = create_app if pooling is None else create_embedding_app
+    engine, app = _made(arguments)
     config = uvicorn.Config(
-        KeyGuard(make(engine, arguments.model_id), key),
+        KeyGuard(app, key),
         host=arguments.host,
         port=arguments.port,
         access_log=False,
@@ -77,6 +75,20 @@ def main() -> None:
     os._exit(0)  # the engine's thread may be deep in torch, which does not survive an orderly teardown
 
 
+def _made(arguments: argparse.Namespace) -> tuple[Engine, FastAPI]:
+    """The engine, and its routes."""
+    about = (arguments.folder, arguments.device, arguments.context_length)
+    allowed = {"pickle": arguments.allow_pickle, "remote_code": arguments.allow_remote_code}
+    if arguments.images:
+        images = ImageGenerator(*about, **allowed)
+        return images, create_image_app(images, arguments.model_id)
+    if arguments.embeddings is not None:
+        embedder = Embedder(*about, pooling=arguments.embeddings, **allowed)
+        return embedder, create_embedding_app(embedder, arguments.model_id)
+    engine = Engine(*about, **allowed)
+    return engine, create_app(engine, arguments.model_id)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Serve one transformers model over HTTP.")
     parser.add_argument("--folder", type=Path, required=True)
@@ -86,6 +98,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", required=True)
     parser.add_argument("--context-length", type=int, required=True)
     parser.add_argument("--embeddings", choices=["mean", "cls", "last"], help="make vectors, pooled like this")
+    parser.add_argument("--images", action="store_true", help="make images, with a pipeline of diffusers")
     parser.add_argument("--allow-pickle", action="store_true")
     parser.add_argument("--allow-remote-code", action="store_true")
     return parser.parse_args()
