@@ -1,5 +1,6 @@
 """The main job, end to end: a model comes down, is proved, is loaded, is swapped, is broken and healed."""
 
+import base64
 import json
 import threading
 from pathlib import Path
@@ -11,6 +12,7 @@ from openai import OpenAI
 
 from deploy.demo.load import Load
 from tests.conftest import until
+from tests.factories.pipelines import stable_diffusion
 from tests.system.conftest import Yard, needs_llama_server
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
@@ -75,6 +77,31 @@ def test_a_real_openai_client(yard: Yard, models: list[str]) -> None:
         assert chunks[-1].choices[0].finish_reason in ("length", "stop")
         text = client.completions.create(model="llm", prompt="Once", max_tokens=4).choices[0].text
         assert isinstance(text, str)
+
+
+def test_a_real_openai_client_gets_images(yard: Yard, hub_root: Path) -> None:
+    """The first request waits until the model is in memory."""
+    stable_diffusion(hub_root / "tiny" / "dahlia")
+    yard.add("dahlia", "tiny/dahlia", model_type="image_gen")
+    yard.done("/api/v1/models/download", {"model_id": "dahlia"})
+    assert yard.http.get("/api/v1/models/dahlia/compatibility").json()["level"] == "full"
+    with OpenAI(base_url=f"{yard.instance.url}/v1", api_key="none", max_retries=0) as client:
+
+        def image(model: str, seed: int) -> bytes:
+            answer = client.images.generate(
+                model=model, prompt="A lighthouse", response_format="b64_json", extra_body={"steps": 2, "seed": seed}
+            )
+            (one,) = answer.data or []
+            return base64.b64decode(one.b64_json or "")
+
+        first = image("dahlia", 1)
+        assert first.startswith(b"\x89PNG")
+        yard.done("/api/v1/models/activate", {"model_id": "dahlia"})
+        assert image("image_gen", 1) == first != image("image_gen", 2)
+    assert yard.http.get("/api/v1/models/dahlia/requirements").json()["memory"]["basis"] == "measured"
+    assert yard.say("dahlia").json()["code"] == "wrong_type"
+    assert yard.http.get("/api/v1/models/active/image_gen").json()["modelId"] == "dahlia"
+    yard.done("/api/v1/models/deactivate/dahlia")
 
 
 def test_swaps_under_load_cut_nobody(yard: Yard, models: list[str]) -> None:

@@ -1,14 +1,20 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from shared.errors import Unsafe
+from shared.db.tables import Model
+from shared.errors import Failed, Unsafe
 from shared.settings import RunnerSettings
+from tests.factories.folders import diffusers, safetensors, transformers, write
+from workers.residency.planning import runtime_for
 from workers.runtimes.base import Request
-from workers.runtimes.torch_runner import TorchRunner
+from workers.runtimes.torch_runner import TorchEmbedder, TorchImageGenerator, TorchRunner
+from workers.store.essentials import files_of
+from workers.store.facts import read_facts
 
 RUNTIME = TorchRunner(RunnerSettings())
 
@@ -16,6 +22,11 @@ RUNTIME = TorchRunner(RunnerSettings())
 def model(folder: Path, **config: object) -> Path:
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], **config}))
     (folder / "model.safetensors").write_bytes(bytes(16))
+    return folder
+
+
+def bare(folder: Path) -> Path:
+    write(folder / "weights.safetensors", safetensors((4, 8)))
     return folder
 
 
@@ -87,6 +98,40 @@ class TestPickles:
 def test_a_config_that_cannot_be_read_is_not_accepted(tmp_path: Path, text: str) -> None:
     (model(tmp_path) / "config.json").write_text(text)
     assert not RUNTIME.accepts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "type_", "found"),
+    [
+        (transformers, "llm", "TorchRunner"), (transformers, "embedding", "TorchEmbedder"),
+        (diffusers, "image_gen", "TorchImageGenerator"), (diffusers, "video_gen", "make images of texts"),
+        (transformers, "image_gen", "a model_index.json"), (bare, "image_gen", "bare weights"),
+        (bare, "llm", "bare weights"),
+    ],
+)  # fmt: skip
+def test_the_type_decides_what_is_made_of_a_folder(
+    tmp_path: Path, make: Callable[[Path], Path], type_: str, found: str
+) -> None:
+    runtimes = [kind(RunnerSettings()) for kind in (TorchRunner, TorchEmbedder, TorchImageGenerator)]
+    folder, one = make(tmp_path), Model(id="one", type=type_)
+    facts = read_facts(files_of(folder)).to_dict()
+    try:
+        told = type(runtime_for(runtimes, folder, one, facts)).__name__
+    except Failed as error:
+        told = f"{error.code}: {error.hint}"
+    assert found in told
+
+
+def test_without_diffusers_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only torch is left on the path, as its metadata."""
+    place = tmp_path / "site" / "torch-2.13.0.dist-info"
+    place.mkdir(parents=True)
+    (place / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.13.0\n")
+    monkeypatch.setattr(sys, "path", [str(place.parent)])
+    asked = Request(diffusers(tmp_path / "model"), "m", "127.0.0.1", 1, "key", "cpu")
+    with pytest.raises(Failed) as caught:
+        TorchImageGenerator(RunnerSettings()).launch(asked)
+    assert (caught.value.code, caught.value.hint) == ("diffusers_missing", "pip install 'modelyard[torch]'")
 
 
 def test_the_key_is_in_the_environment_only(tmp_path: Path) -> None:
