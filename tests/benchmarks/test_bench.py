@@ -47,7 +47,7 @@ def test_weights_are_safetensors_of_that_size(tmp_path: Path, hollow: bool) -> N
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("row", range(1, 9))
+@pytest.mark.parametrize("row", range(1, 10))
 def test_rows_that_move_files_work(tmp_path: Path, row: int) -> None:
     """Small ones, whose figures mean nothing but where they are not about time."""
     if missing := [name for name in ("nginx", "aria2c", "curl", "openssl") if not shutil.which(name, path=PROGRAMS)]:

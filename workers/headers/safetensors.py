@@ -38,11 +38,12 @@ _BITS = {
 
 
 class Tensor(NamedTuple):
-    """Shape as written, outermost dimension first; `nbytes` on disk."""
+    """Shape as written, outermost dimension first; `nbytes` on disk, from `begin` on in the file."""
 
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
+    begin: int
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def read_safetensors(path: Openable) -> SafetensorsHeader:
         raise invalid_format("its metadata is not text")
     if len(header) > MAX_TENSORS:
         raise invalid_format(f"it has more than {MAX_TENSORS:,} tensors")
-    return SafetensorsHeader(_tensors(header, size - LENGTH_BYTES - length), metadata)
+    return SafetensorsHeader(_tensors(header, LENGTH_BYTES + length, size), metadata)
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
@@ -107,19 +108,15 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
-def _tensors(header: dict[str, Any], held: int) -> dict[str, Tensor]:
-    """Check each tensor alone, then that all together fill the `held` bytes exactly."""
-    tensors: dict[str, Tensor] = {}
-    spans: list[tuple[int, int]] = []
-    for name, info in header.items():
-        tensors[name], begin = _tensor(name, info)
-        spans.append((begin, begin + tensors[name].nbytes))
-    _check_spans(sorted(spans), held)
+def _tensors(header: dict[str, Any], start: int, size: int) -> dict[str, Tensor]:
+    """Check each tensor alone, then that all together fill the file from `start` on exactly."""
+    tensors = {name: _tensor(name, info, start) for name, info in header.items()}
+    spans = sorted((tensor.begin - start, tensor.begin - start + tensor.nbytes) for tensor in tensors.values())
+    _check_spans(spans, size - start)
     return tensors
 
 
-def _tensor(name: str, info: Any) -> tuple[Tensor, int]:
-    """The tensor, and where its bytes begin."""
+def _tensor(name: str, info: Any, start: int) -> Tensor:
     try:
         dtype, shape, (begin, end) = info["dtype"], info["shape"], info["data_offsets"]
         bits = _BITS[dtype]
@@ -135,7 +132,7 @@ def _tensor(name: str, info: Any) -> tuple[Tensor, int]:
             raise _bad_tensor(name, "its shape is too large")
     if (end - begin) * 8 != bits:
         raise _bad_tensor(name, "its shape does not fit its bytes")
-    return Tensor(dtype, tuple(shape), end - begin), begin
+    return Tensor(dtype, tuple(shape), end - begin, start + begin)
 
 
 def _check_spans(spans: Iterable[tuple[int, int]], held: int) -> None:

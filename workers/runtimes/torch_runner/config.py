@@ -26,6 +26,18 @@ def pipeline(folder: Path) -> bool:
     return isinstance(index.get("_class_name"), str)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors that transformers loads of a folder, as it chooses: one file, else those of an index."""
+    whole = folder / "model.safetensors"
+    if whole.is_file():
+        return [whole]
+    places = (read(folder / "model.safetensors.index.json") or {}).get("weight_map")
+    names = set(places.values()) if isinstance(places, dict) else set()
+    if not all(isinstance(name, str) and Path(name).name == name for name in names):
+        return []
+    return [folder / name for name in sorted(names)]
+
+
 def read(file: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None where it is none, or far too large or deep to be honest."""
     try:

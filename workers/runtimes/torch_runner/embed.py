@@ -21,14 +21,17 @@ class Embedder(Engine):
         super().__init__(folder, device, context_length, **allowed)
         self._pooling = pooling
 
-    def _load_model(self, **options: Any) -> Any:
-        from transformers import AutoModel
-
+    def _load(self) -> None:
+        super()._load()
         # Some tokenizers have no padding of their own; what it is does not matter where the mask says to pass it over.
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.unk_token
         self._tokenizer.padding_side = "right"
-        return AutoModel.from_pretrained(self._folder, **options)
+
+    def _auto_class(self) -> Any:
+        from transformers import AutoModel
+
+        return AutoModel
 
     def _answer(self, generation: Generation) -> Outcome:
         import torch

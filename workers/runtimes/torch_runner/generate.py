@@ -42,6 +42,7 @@ class Engine:
         self._remote_code = remote_code
         self._queue: queue.Queue[Generation] = queue.Queue(MAX_QUEUED)
         self._model: Any = None
+        self._weights: Any = None
         self._tokenizer: Any = None
         self._closing = threading.Event()
         self._memory_before: int | None = None
@@ -96,20 +97,16 @@ class Engine:
     def _load(self) -> None:
         from transformers import AutoTokenizer
 
+        from workers.runtimes.torch_runner.loading import load_model
+
         self._check_device()
         self._tokenizer = AutoTokenizer.from_pretrained(
             self._folder, local_files_only=True, trust_remote_code=self._remote_code
         )
         self._memory_before = self._memory()
-        model = self._load_model(
-            local_files_only=True,
-            use_safetensors=not self._pickle,
-            weights_only=True,
-            trust_remote_code=self._remote_code,
-            dtype="auto",
-            device_map=self._device if self._device == "cuda" else None,
+        self._model, self._weights = load_model(
+            self._auto_class(), self._folder, self._device, pickle=self._pickle, remote_code=self._remote_code
         )
-        self._model = model.eval()
         longest = getattr(self._model.config, "max_position_embeddings", None) or self._context_length
         self._context_length = min(self._context_length, longest)
 
@@ -119,18 +116,14 @@ class Engine:
         if self._device == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("torch sees no GPU here")
 
-    def _load_model(self, **options: Any) -> Any:
+    def _auto_class(self) -> Any:
         from transformers import AutoModelForCausalLM
 
-        return AutoModelForCausalLM.from_pretrained(self._folder, **options)
+        return AutoModelForCausalLM
 
     def _memory(self) -> int:
-        """Bytes in use where the weights go."""
-        if self._device == "cpu":
-            return int(psutil.Process().memory_info().rss)
-        import torch
-
-        return int(torch.cuda.memory_allocated())
+        """Bytes in use where the weights go first: a GPU gets them from the host's memory."""
+        return int(psutil.Process().memory_info().rss)
 
     def _answer(self, generation: Generation) -> Outcome:
         import torch

@@ -1,0 +1,138 @@
+"""The weights of a model in one buffer of host memory, from which a model is made without a second copy."""
+
+import mmap
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from shared.errors import Corrupt
+from workers.headers import Tensor, read_safetensors
+from workers.runtimes.torch_runner.reading import PAGE, Span, read
+
+ALIGNMENT = 64
+"""A line of a processor's cache: no vector that it loads crosses two of them."""
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
+    "BOOL": torch.bool, "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+}  # fmt: skip
+
+
+class Place(NamedTuple):
+    """Where a tensor goes."""
+
+    name: str
+    tensor: Tensor
+    span: Span
+
+
+class Arena:
+    """Memory for the tensors of one model at a time; made with the first, and anew only for a larger one.
+
+    Its pages are huge where the system has such: fewer are sooner made.
+    """
+
+    def __init__(self) -> None:
+        self._memory = _memory(PAGE)
+        self._bytes = torch.frombuffer(self._memory, dtype=torch.uint8)
+        self._used = [(0, PAGE)]
+
+    def load(self, files: Sequence[Path]) -> dict[str, torch.Tensor]:
+        """The tensors of these files by their names, as views of this memory; of the same name the last one.
+
+        Raises:
+            Corrupt: code `invalid_format`; a file is not what its header says.
+            OSError: the disk refuses.
+        """
+        with ExitStack() as stack:
+            places, size = _placed([_open(file, stack) for file in files])
+            if size > self._bytes.numel():
+                self._memory = _memory(size)
+                self._bytes = torch.frombuffer(self._memory, dtype=torch.uint8)
+                self._used = [(0, self._bytes.numel())]
+            read(_joined([place.span for place in places]), self._bytes)
+        return {place.name: self._view(place) for place in places}
+
+    def keep(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give all pages back in which none of these has a byte: what a model does not use, or has made another of."""
+        first, size = self._bytes.data_ptr(), self._bytes.numel()
+        places = [(tensor.data_ptr() - first, tensor.nbytes) for tensor in tensors]
+        self._used = _pages(sorted(place for place in places if 0 <= place[0] < size and place[1]))
+        ends, starts = [0, *(end for _, end in self._used)], [*(start for start, _ in self._used), size]
+        for end, start in zip(ends, starts, strict=True):
+            if start > end:
+                self._memory.madvise(mmap.MADV_DONTNEED, end, start - end)
+
+    def pin(self) -> bool:
+        """Lock it for the GPU, which then copies from it as fast as its bus is; False where the system forbids that."""
+        cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call] # torch gives it no types
+        first = self._bytes.data_ptr()
+        return all(int(cudart.cudaHostRegister(first + start, end - start, 0)) == 0 for start, end in self._used)
+
+    def _view(self, place: Place) -> torch.Tensor:
+        begin, size = place.span.begin, place.span.size
+        return self._bytes[begin : begin + size].view(DTYPES[place.tensor.dtype]).view(place.tensor.shape)
+
+
+def _memory(size: int) -> mmap.mmap:
+    made = mmap.mmap(-1, -(-size // PAGE) * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without them
+        made.madvise(mmap.MADV_HUGEPAGE)
+    return made
+
+
+def _open(file: Path, stack: ExitStack) -> int:
+    handle = os.open(file, os.O_RDONLY)  # links are followed: the Hub's own cache is made of them
+    stack.callback(os.close, handle)
+    return handle
+
+
+def _placed(handles: Iterable[int]) -> tuple[list[Place], int]:
+    """Every tensor in the order of the files, and the bytes that all take.
+
+    Raises:
+        Corrupt: see `Arena.load`.
+    """
+    places: list[Place] = []
+    end = 0
+    for handle in handles:
+        tensors = read_safetensors(partial(os.dup, handle)).tensors
+        for name, tensor in sorted(tensors.items(), key=lambda item: item[1].begin):
+            if tensor.dtype not in DTYPES:
+                message = f"Tensor {name!r} is of the type {tensor.dtype}, which torch does not have."
+                raise Corrupt("invalid_format", message, "Choose another variant of the model.")
+            places.append(Place(name, tensor, Span(handle, tensor.begin, end, tensor.nbytes)))
+            end += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+    return places, end
+
+
+def _pages(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Where the pages begin and end in which these lie, given by begin and size and in order; neighbours joined."""
+    found: list[tuple[int, int]] = []
+    for begin, size in places:
+        start, end = begin // PAGE * PAGE, -(-(begin + size) // PAGE) * PAGE
+        if found and start <= found[-1][1]:
+            start = found.pop()[0]
+        found.append((start, end))
+    return found
+
+
+def _joined(spans: Iterable[Span]) -> list[Span]:
+    """The same with fewer: those in one that follow each other in the file and in memory."""
+    joined: list[Span] = []
+    for span in spans:
+        last = joined[-1] if joined else None
+        follows = last is not None and last.handle == span.handle
+        if last is not None and follows and (last.at + last.size, last.begin + last.size) == (span.at, span.begin):
+            joined[-1] = last._replace(size=last.size + span.size)
+        else:
+            joined.append(span)
+    return joined
