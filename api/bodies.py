@@ -9,6 +9,7 @@ from api.views import PriorityName
 from shared.contracts import BundleName, ModelId, ScanPath, Sha256
 from shared.db.tables import Model
 from shared.errors import ModelyardError
+from shared.fallback import MOST_STEPS, Step
 from shared.lock import Lock
 from shared.refs import Ref, SourceKind, checked
 from shared.storable import printable, printable_lines, storable
@@ -140,6 +141,16 @@ class ImportBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"sha256": "0" * 64}]})
 
     sha256: Annotated[Sha256, Field(description="Of the whole file, as its maker told.")] | None = None
+
+
+class FallbackBody(Body):
+    """Steps, the best first; none: strict."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [
+        {"steps": [{"contextLength": 2048}, {"model": "qwen3-0.6b"}]},
+    ]})  # fmt: skip
+
+    steps: Annotated[list[Step], Field(max_length=MOST_STEPS)]
 
 
 class ModelBody(Body):

@@ -237,6 +237,9 @@ class Gateway:
                 self._give_back(lease, answer)
 
         headers = {"X-Modelyard-Model": route.model_id}
+        if route.fallback_for is not None:
+            headers["X-Modelyard-Fallback-For"] = route.fallback_for
+            headers["X-Modelyard-Context-Length"] = str(route.context_length)
         if waited is not None:
             headers["X-Modelyard-Waited"] = f"{time.monotonic() - waited.since:.3f}"
             headers["X-Modelyard-Place"] = str(waited.place)

@@ -14,7 +14,8 @@ from shared.db.placement import Occupant, free_bytes, occupants, plan
 from shared.db.reports import Device
 from shared.db.session import Database
 from shared.db.tables import Installation, Residency
-from shared.errors import Conflict
+from shared.errors import Conflict, ModelyardError, NotFound
+from shared.fallback import Rung, ladder
 from shared.progress import Leases
 from shared.states import ResidencyState
 
@@ -35,6 +36,15 @@ class StepView(View):
     requests_wait: bool = Field(False, description="From here on requests of the type wait, until it is routed anew.")
 
 
+class TriedView(View):
+    """A way that does not work now; the next one is a step that was written down for it."""
+
+    model_id: str
+    context_length: int
+    code: str
+    message: str
+
+
 class PlanView(View):
     """Sizes are bytes."""
 
@@ -43,6 +53,9 @@ class PlanView(View):
     )
     action: str
     model_id: str
+    served_by: str | None = Field(None, description="Who will answer for it: itself, or a model that it falls back to.")
+    context_length: int | None = Field(None, description="Tokens that it is started with.")
+    tried: list[TriedView] = Field([], description="The ways before this one, and why they do not work now.")
     device: str
     steps: list[StepView]
     need: int | None = None
@@ -66,19 +79,39 @@ def planned(database: Database, leases: Leases, body: PlanBody, context_length: 
     if body.action == "unload":
         return _unload(database, leases, body.model_id)
     with database.reading() as session:
-        model, installation = catalog.get_model(session, body.model_id), catalog.installed(session, body.model_id)
+        ways = ladder(body.model_id, catalog.get_model(session, body.model_id).fallback, context_length)
+    tried: list[TriedView] = []
+    errors: list[ModelyardError] = []
+    for rung in ways:
+        try:
+            found = _planned(database, leases, body.action, rung)
+        except (Conflict, NotFound) as error:
+            errors.append(error)
+            about = {"model_id": rung.model_id, "context_length": rung.context_length}
+            tried.append(TriedView(**about, code=error.code, message=error.message))
+        else:
+            return found.model_copy(update={"model_id": body.model_id, "tried": tried})
+    raise errors[0]
+
+
+def _planned(database: Database, leases: Leases, action: str, rung: Rung) -> PlanView:
+    with database.reading() as session:
+        model, installation = catalog.get_model(session, rung.model_id), catalog.installed(session, rung.model_id)
         device, serving = devices.placed(session, model.id), catalog.active(session, model.type)
         kept = (
             serving is not None and serving.model_id != model.id and catalog.get_model(session, serving.model_id).pinned
         )
-        setting = fit.Setting(_runtime(installation), device.kind, context_length)
+        setting = fit.Setting(_runtime(installation), device.kind, rung.context_length)
         there = residency.resident(session, model.id, device.id)
         known = footprints.learned(session, installation, device.id, setting.runtime)
     residents = occupants(database, leases, device.id)
     free = _free(device, residents)
-    about: dict[str, Any] = {"action": body.action, "model_id": model.id, "device": device.id, "free_before": free}
+    about: dict[str, Any] = {
+        "action": action, "model_id": model.id, "device": device.id, "free_before": free, "served_by": model.id,
+        "context_length": rung.context_length,
+    }  # fmt: skip
     comes_back = serving is not None and serving.model_id == model.id
-    routed = [StepView(do="route", model_id=model.id)] if body.action == "switch" or comes_back else []
+    routed = [StepView(do="route", model_id=model.id)] if action == "switch" or comes_back else []
     pinned = {serving.id} if serving is not None and kept else set()
     if there is not None and there.revision == installation.revision:
         replaced = _replaced(serving, {there.id, *pinned}) if routed else []

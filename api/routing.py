@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from shared.contracts import Load
-from shared.db import catalog, jobs
+from shared.db import catalog, jobs, residency
 from shared.db.tables import Job, Model, Residency
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.jobs import Ledger
@@ -26,7 +26,10 @@ class Route(NamedTuple):
     residency_id: str
     model_id: str
     url: str
-    known_as: str | None = None
+    context_length: int | None
+    fallback_for: str | None
+    """The model that was asked for, where this one answers as its fallback."""
+    known_as: str | None
     """What a server that is not ours calls the model; it gets no key."""
 
 
@@ -55,13 +58,10 @@ class Router:
             makes = output_of(type_)
             if makes is not asked and (model is not None or name in catalog.types(session)):
                 raise _wrong_type(name, makes, asked)
-            rows = catalog.residencies(session, [name]) if model else []
-            if not model and (serving := catalog.active(session, name)):
-                rows = [serving]
-            ready = sorted((row for row in rows if row.state == ResidencyState.READY), key=lambda row: not row.active)
-            if ready:
-                return _route(ready[0])
-            active = next((row for row in rows if row.active), None)
+            active, ready = residency.answering(session, name, type_, is_model=model is not None)
+            wanted = name if active is None else active.model_id
+            if ready is not None:
+                return _route(ready, wanted)
             if jobs.switching(session, name):
                 return None
             if active is not None and active.state == ResidencyState.CRASH_LOOP:
@@ -70,13 +70,9 @@ class Router:
                 catalog.installed(session, active.model_id)  # else it does not come back, and nobody need wait
                 return None
             if active is None and (model is None or not model.enabled or not self._load_on_use):
-                loaded = [
-                    row.model_id for row in catalog.in_state(session, ResidencyState.READY) if row.model_type == type_
-                ]
-                raise _nobody(
-                    name, [model.id] if model else loaded, known=model is not None or name in catalog.types(session)
-                )
-            wanted = name if active is None else active.model_id
+                loaded = catalog.in_state(session, ResidencyState.READY)
+                candidates = [model.id] if model else [row.model_id for row in loaded if row.model_type == type_]
+                raise _nobody(name, candidates, known=model is not None or name in catalog.types(session))
             if jobs.switching(session, wanted):
                 return None
             catalog.installed(session, wanted)
@@ -86,8 +82,9 @@ class Router:
         return None
 
 
-def _route(row: Residency) -> Route:
-    return Route(row.id, row.model_id, str(row.url), row.known_as)
+def _route(row: Residency, wanted: str) -> Route:
+    fallback_for = wanted if wanted in row.fallback_for else None
+    return Route(row.id, row.model_id, str(row.url), row.context_length, fallback_for, row.known_as)
 
 
 def _nobody(name: str, candidates: list[str], *, known: bool) -> NotFound | Conflict:

@@ -29,6 +29,8 @@ class ServerView(View):
         None, description="What lies in the host's memory though its device is a GPU, which makes it slow."
     )
     load_seconds: float | None = None
+    context_length: int | None = Field(None, description="Tokens that it was started with.")
+    fallback_for: list[str] = Field([], description="Models that it answers for as their fallback.")
     started_at: datetime
     uptime_seconds: float | None = Field(None, description="Of one that runs.")
 
@@ -60,7 +62,8 @@ def servers_now(database: Database) -> ServersView:
                 runtime=row.runtime, device=row.device, pid=row.pid,
                 port=int(row.url.rpartition(":")[2]) if row.url else None, memory_bytes=row.memory_bytes,
                 offloaded_bytes=row.offloaded_bytes,
-                load_seconds=row.load_seconds, started_at=datetime.fromtimestamp(row.started_at, UTC),
+                load_seconds=row.load_seconds, context_length=row.context_length, fallback_for=row.fallback_for,
+                started_at=datetime.fromtimestamp(row.started_at, UTC),
                 uptime_seconds=None if row.state in (*AWAY, ResidencyState.FAILED) else clock - row.started_at,
             )
             for row in rows

@@ -136,6 +136,9 @@ class ModelView(View):
     config: dict[str, Any]
     enabled: bool
     pinned: bool = Field(description="It leaves memory only where somebody says so.")
+    fallback: list[dict[str, Any]] = Field(
+        [], description="Steps for where it does not fit or does not load: {contextLength} or {model}; none: strict."
+    )
     status: Availability
     active: bool = Field(description="It serves its type.")
     load_state: str | None = Field(
@@ -171,7 +174,8 @@ def view_model(model: Model, facts: Facts) -> ModelView:
         model_id=model.id, model_type=model.type, name=model.name, description=model.description,
         source=SourceKind(model.source), source_url=model.source_url, revision=model.revision,
         file_size=model.file_size, checksum=model.checksum, requirements=model.requirements, tags=model.tags,
-        config=model.config, enabled=model.enabled, pinned=model.pinned, status=facts.availability(model.id),
+        config=model.config, enabled=model.enabled, pinned=model.pinned, fallback=model.fallback,
+        status=facts.availability(model.id),
         active=serving is not None,
         load_state=loaded.state if loaded else None,
         installed_revision=installation.revision if installation else None,
@@ -200,6 +204,10 @@ class ActiveView(View):
     state: str
     memory_bytes: int | None = None
     load_seconds: float | None = None
+    context_length: int | None = Field(None, description="Tokens that it was started with.")
+    fallback_for: list[str] = Field(
+        [], description="Models that it answers for as their fallback; itself where its context is a shorter one."
+    )
 
 
 class Part(View):

@@ -100,6 +100,39 @@ def unpin(model_id: ModelName, as_json: AsJson = False) -> None:
     _pinned(Client().post(f"/api/v1/models/{model_id}/unpin"), as_json)
 
 
+@app.command()
+def fallback(
+    model_id: ModelName,
+    steps: Annotated[list[str] | None, typer.Argument(help="In order: context=2048 or model=OTHER.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="No steps: as it is, or not at all.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What a model falls back to where it does not fit or does not load; shown where no step is named."""
+    client, path = Client(), f"/api/v1/models/{model_id}"
+    told = (
+        client.put(f"{path}/fallback", {"steps": [_step(each) for each in steps or []]})
+        if steps or strict
+        else client.get(path)
+    )
+    if as_json:
+        print_json(told)
+        return
+    out.print(" → ".join([model_id, *map(_step_text, told["fallback"])]) if told["fallback"] else f"{model_id}: strict")
+
+
+def _step(text: str) -> dict[str, Any]:
+    name, _, value = text.partition("=")
+    if name == "context" and value.isdecimal():
+        return {"contextLength": int(value)}
+    if name == "model" and value:
+        return {"model": value}
+    raise typer.BadParameter(f"{text!r} is no step: context=2048 or model=OTHER.")
+
+
+def _step_text(step: dict[str, Any]) -> str:
+    return step.get("model") or f"{step['contextLength']} tokens of context"
+
+
 def _pinned(model: dict[str, Any], as_json: bool) -> None:
     where = "in memory" if model["loadState"] in ("starting", "ready") else "not in memory now"
     pinned = "pinned" if model["pinned"] else "not pinned"
@@ -115,6 +148,8 @@ def plan(
     if as_json:
         print_json(told)
         return
+    for way in told["tried"]:
+        out.print(f"not {way['modelId']} with {way['contextLength']} tokens: {way['message']}", style="yellow")
     for step in told["steps"]:
         waits = ", its requests wait from here" if step["requestsWait"] else ""
         out.print(f"{step['do']} {step['modelId']} {size_text(step['bytes'])}".rstrip() + waits)

@@ -4,13 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.bodies import ModelBody
+from api.bodies import FallbackBody, ModelBody
 from api.deps import AskingDep, Front, FrontDep
 from api.routes.models import check_type
 from api.servers import ServersView, servers_now
 from api.views import Accepted, ActiveView, ModelView, view_model
 from shared.contracts import Load, Switch, Unload
-from shared.db import catalog
+from shared.db import catalog, residency
+from shared.db.tables import Model
 from shared.errors import Conflict, Invalid, NotFound
 
 router = APIRouter(prefix="/models", tags=["lifecycle"])
@@ -62,6 +63,30 @@ def pin(front: FrontDep, model_id: str) -> ModelView:
 def unpin(front: FrontDep, model_id: str) -> ModelView:
     """It stays where it is until somebody needs its room."""
     return _pinned(front, model_id, pinned=False)
+
+
+@router.put("/{model_id}/fallback", summary="What a model falls back to")
+def fallback(front: FrontDep, model_id: str, body: FallbackBody) -> ModelView:
+    """Steps that are tried in order where it does not fit, or does not load: fewer tokens, another model of its type.
+
+    Without steps it is strict. Every answer, job and event says what served; a plan says it before.
+    """
+    with front.database.session() as session:
+        steps = [step.stored() for step in body.steps]
+        model = catalog.change_model(session, model_id, fallback=steps)
+        for step in body.steps:
+            if step.model is not None:
+                _stands_in(model, catalog.get_model(session, step.model))
+        residency.stand_in(session, model_id, None)
+        return view_model(model, catalog.Facts(session, [model_id]))
+
+
+def _stands_in(model: Model, other: Model) -> None:
+    if other.id == model.id or other.type != model.type:
+        hint = "Name another model of the same type; fewer tokens are a step {contextLength}."
+        raise Invalid(
+            "unfit_fallback", f"{other.id!r}, of type {other.type!r}, cannot stand in for {model.id!r}.", hint
+        )
 
 
 def _pinned(front: Front, model_id: str, *, pinned: bool) -> ModelView:

@@ -36,7 +36,7 @@ def add_model(session: Session, model: Model) -> Model:
     return model
 
 
-def change_model(session: Session, model_id: str, **values: str | bool | None) -> Model:
+def change_model(session: Session, model_id: str, **values: str | bool | list[dict[str, Any]] | None) -> Model:
     """Its entry with these values from now on.
 
     Raises:

@@ -182,7 +182,9 @@ def load_failed(session: Session, model_id: str, first: float, longest: float) -
         first: seconds to wait after one that failed or was cancelled, doubled for each one before it that did too.
         longest: seconds to wait at most.
     """
-    query = select(Job, now() - col(Job.finished_at)).where(col(Job.model_id) == model_id, col(Job.kind).in_(LOADS))
+    changed = select(Model.updated_at).where(col(Model.id) == model_id).scalar_subquery()  # it may load now
+    mine = (col(Job.model_id) == model_id) & col(Job.kind).in_(LOADS) & (col(Job.created_at) > changed)
+    query = select(Job, now() - col(Job.finished_at)).where(mine)
     newest = session.exec(query.order_by(col(Job.created_at).desc(), col(Job.id).desc()).limit(FAILURES)).all()
     failed = list(takewhile(lambda found: found[0].state in (JobState.FAILED, JobState.CANCELLED), newest))
     if not failed or (failed[0][0].error or {}).get("code") == OUTDATED:

@@ -37,6 +37,24 @@ def resident(session: Session, model_id: str, device: str) -> Residency | None:
     return session.exec(query.order_by(col(Residency.started_at).desc())).first()
 
 
+def answering(session: Session, name: str, type_: str, *, is_model: bool) -> tuple[Residency | None, Residency | None]:
+    """For the name of a model or of a type: what serves the type, if that is meant; and what answers now, if any does.
+
+    Itself before a fallback of it, and what serves its type before another residency of the same model.
+    """
+    named = [serving] if not is_model and (serving := catalog.active(session, name)) else []
+    rows = catalog.residencies(session, [name]) if is_model else named
+    active = next((row for row in rows if row.active), None)
+    ready = [row for row in rows if row.state == ResidencyState.READY]
+    if not ready:
+        wanted = name if active is None else active.model_id
+        ready = [
+            row for row in catalog.in_state(session, ResidencyState.READY)
+            if row.model_type == type_ and wanted in row.fallback_for
+        ]  # fmt: skip
+    return active, min(ready, key=lambda row: not row.active, default=None)
+
+
 def residents(session: Session, device: str) -> list[Residency]:
     """What is in a device's memory now; the oldest first."""
     query = select(Residency).where(of_device(device), col(Residency.state).in_(IN_MEMORY))
@@ -90,6 +108,23 @@ def take_over(session: Session, new: Residency) -> list[Residency]:
     going = of_ids([row.id for row in before if row.state in IN_MEMORY])
     session.exec(update(Residency).where(going).values(state=ResidencyState.DRAINING))
     return [row for row in before if row.state in IN_MEMORY]
+
+
+def stand_in(session: Session, model_id: str, residency_id: str | None) -> list[str]:
+    """From now on only this residency answers in the place of a model, as a fallback; None: nobody does.
+
+    Returns:
+        All models that it answers for so.
+    """
+    serialise(session, "fallbacks")
+    answers: list[str] = []
+    for row in session.exec(select(Residency).where(col(Residency.state).in_(HELD))).all():
+        wanted = [name for name in row.fallback_for if name != model_id]
+        if row.id == residency_id:
+            wanted = answers = [*wanted, model_id]
+        if wanted != row.fallback_for:
+            update_row(session, row.id, fallback_for=wanted)
+    return answers
 
 
 def draining(session: Session, model_type: str) -> list[Residency]:

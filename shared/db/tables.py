@@ -13,9 +13,9 @@ from shared.states import Holder
 LIVE_STATES = "state IN ('queued', 'running', 'paused')"
 
 
-def json_column(*, nullable: bool = False) -> Any:
+def json_column(*, nullable: bool = False, server_default: str | None = None) -> Any:
     """JSON; None is NULL in it, and not `null`."""
-    return Column(JSON(none_as_null=True), nullable=nullable)
+    return Column(JSON(none_as_null=True), nullable=nullable, server_default=server_default)
 
 
 def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
@@ -45,6 +45,8 @@ class Model(SQLModel, table=True):
     enabled: bool = True
     pinned: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
     """It leaves memory only where somebody says so."""
+    fallback: list[dict[str, Any]] = Field(default_factory=list, sa_column=json_column(server_default="[]"))
+    """Steps for where it does not fit or does not load; see `shared/fallback.py`."""
     created_at: float = Field(sa_column=Column(Float(53), nullable=False))
     updated_at: float = Field(sa_column=Column(Float(53), nullable=False))
 
@@ -158,6 +160,10 @@ class Residency(SQLModel, table=True):
     offloaded_bytes: int | None = Field(default=None, sa_column=Column(BigInteger))
     """What lies in the host's memory though its device is a GPU; None where its server does not tell."""
     load_seconds: float | None = None
+    context_length: int | None = None
+    """Tokens that it was started with."""
+    fallback_for: list[str] = Field(default_factory=list, sa_column=json_column(server_default="[]"))
+    """Models that it answers for as a fallback; its own id where it has fewer tokens than it is to have."""
     started_at: float = Field(sa_column=Column(Float(53), nullable=False))
 
 

@@ -98,6 +98,34 @@ def test_what_is_pinned_stays_and_the_refusal_says_so(yard: Yard) -> None:
     assert states(yard) == {"alder": "ready", "beech": "ready"}
 
 
+def test_one_that_does_not_fit_is_served_by_what_it_falls_back_to(yard: Yard) -> None:
+    for name in ("alder", "beech"):
+        yard.done(f"/api/v1/models/{name}/load")
+        modelyard(yard, "pin", name)
+    steps = modelyard(yard, "fallback", "cedar", "context=128", "model=beech")["fallback"]
+    assert steps == [{"contextLength": 128}, {"model": "beech"}]
+    plan = modelyard(yard, "plan", "load", "cedar")
+    ways = [(way["modelId"], way["contextLength"], way["code"]) for way in plan["tried"]]
+    assert ways == [("cedar", 256, "will_not_fit"), ("cedar", 128, "will_not_fit")]
+    assert (plan["modelId"], plan["servedBy"], plan["steps"]) == ("cedar", "beech", [])
+
+    answer = yard.say("cedar")
+    assert (answer.headers["x-modelyard-model"], answer.headers["x-modelyard-fallback-for"]) == ("beech", "cedar")
+    assert "x-modelyard-fallback-for" not in yard.say("beech").headers
+    result = yard.done("/api/v1/models/cedar/load")["result"]
+    assert (result["servedBy"]["modelId"], result["fallback"]) == ("beech", True)
+    assert [way["code"] for way in result["tried"]] == ["will_not_fit"] * 2
+    assert all(way["needBytes"] > way["freeBytes"] for way in result["tried"])
+    servers = yard.http.get("/api/v1/models/servers").json()["servers"]
+    assert {server["modelId"]: server["fallbackFor"] for server in servers} == {"alder": [], "beech": ["cedar"]}
+
+    modelyard(yard, "unpin", "alder")
+    assert yard.done("/api/v1/models/cedar/load")["result"]["fallback"] is False, "there is room for itself by now"
+    assert yard.say("cedar").headers["x-modelyard-model"] == "cedar"
+    assert "x-modelyard-fallback-for" not in yard.say("beech").headers
+    assert modelyard(yard, "fallback", "cedar", "--strict")["fallback"] == []
+
+
 def test_a_pinned_one_outlives_a_switch(yard: Yard) -> None:
     yard.done("/api/v1/models/activate", {"model_id": "alder"})
     modelyard(yard, "pin", "alder")

@@ -10,7 +10,7 @@ from shared.db import catalog, residency
 from shared.points import reached
 from shared.states import ResidencyState
 from workers.job import Work, job
-from workers.jobs.verify import look_before_load
+from workers.jobs.ladder import bring
 from workers.residency.manager import manager_of
 
 
@@ -21,11 +21,8 @@ def load(args: Load, work: Work) -> dict[str, Any]:
     with manager.exclusive(work):
         with services.database.reading() as session:
             model = catalog.get_model(session, args.model_id)
-            installation = catalog.installed(session, args.model_id)
-        look_before_load(work, installation)
-        new, started = manager.ensure_ready(
-            model, installation, work, fresh=args.fresh, set_aside=ResidencyState.IDLE
-        )  # fmt: skip
+        brought = bring(work, manager, model, fresh=args.fresh, set_aside=ResidencyState.IDLE)
+        new = brought.row
         try:
             work.confirm()
             reached("load.confirmed")
@@ -33,16 +30,14 @@ def load(args: Load, work: Work) -> dict[str, Any]:
                 before = residency.take_over(session, new)
             reached("load.taken_over")
         except BaseException:
-            if started:
+            if brought.started:
                 manager.retire(new.id)
             raise
     if before and new.active:
-        services.events.publish("model.active", modelId=new.model_id, modelType=new.model_type, residencyId=new.id)
+        brought.tell(services)
     work.report("draining", fraction=0.95)
     for old in before:
         manager.retire(old.id)
     return {
-        "modelId": new.model_id, "modelType": new.model_type, "device": new.device, "runtime": new.runtime,
-        "loadSeconds": new.load_seconds, "memoryBytes": new.memory_bytes,
-        "offloadedBytes": new.offloaded_bytes, "active": new.active,
+        **brought.told(model), "active": new.active,
     }  # fmt: skip

@@ -12,7 +12,7 @@ from shared.db.tables import Model
 from shared.points import reached
 from shared.states import ResidencyState
 from workers.job import Work, job
-from workers.jobs.verify import look_before_load
+from workers.jobs.ladder import bring
 from workers.residency.manager import manager_of
 from workers.residency.recovery import RECOVERY
 
@@ -26,10 +26,8 @@ def switch(args: Switch, work: Work) -> dict[str, Any]:
             model = catalog.get_model(session, args.model_id)
         if _comes_too_late(work, model):
             return {"modelId": model.id, "modelType": model.type, "replaced": [], "dropped": True}
-        with services.database.reading() as session:
-            installation = catalog.installed(session, args.model_id)
-        look_before_load(work, installation)
-        new, fresh = manager.ensure_ready(model, installation, work, args.plan)
+        brought = bring(work, manager, model, args.plan)
+        new = brought.row
         try:
             work.report("switching", fraction=0.9)
             work.confirm()
@@ -38,14 +36,12 @@ def switch(args: Switch, work: Work) -> dict[str, Any]:
                 residency.flip(session, new)
             reached("switch.flipped")
         except BaseException:
-            if fresh:  # nobody knows it yet: it must not stay in memory
+            if brought.started:  # nobody knows it yet: it must not stay in memory
                 manager.retire(new.id)
             raise
-        services.events.publish("model.active", modelId=new.model_id, modelType=new.model_type, residencyId=new.id)
+        brought.tell(services)
     return {
-        "modelId": new.model_id, "modelType": new.model_type, "device": new.device, "runtime": new.runtime,
-        "loadSeconds": new.load_seconds, "memoryBytes": new.memory_bytes,
-        "offloadedBytes": new.offloaded_bytes, "replaced": _let_go(work, model.type),
+        **brought.told(model), "replaced": _let_go(work, model.type),
     }  # fmt: skip
 
 

@@ -74,6 +74,7 @@ class Manager:
         work: Work,
         plan_id: str | None = None,
         *,
+        context_length: int,
         fresh: bool = False,
         set_aside: ResidencyState = ResidencyState.LOST,
     ) -> tuple[Residency, bool]:
@@ -81,6 +82,7 @@ class Manager:
 
         Args:
             plan_id: the plan that people have seen; another one is not carried out.
+            context_length: in tokens; of one that is in memory already it does not matter.
             fresh: start another one even where there is one.
             set_aside: what becomes of who serves the type and has to leave for it. LOST comes back by itself where
                 nobody takes its place; IDLE waits for a request, and nobody is made to leave who has just come.
@@ -101,7 +103,7 @@ class Manager:
         runtime = runtime_for(self.runtimes, folder, model, installation.facts)
         gently = set_aside is ResidencyState.IDLE
         planned = plan_for(
-            self._services, self.device, installation, runtime.name,
+            self._services, self.device, installation, runtime.name, context_length,
             self._settings.min_residence_seconds if gently else 0.0,
         )  # fmt: skip
         planned.check(plan_id)
@@ -113,6 +115,7 @@ class Manager:
         row = Residency(
             id=str(uuid.uuid4()), model_id=model.id, model_type=model.type, revision=installation.revision,
             device=self.device.id, runtime=runtime.name, state=ResidencyState.STARTING, started_at=0.0,
+            context_length=context_length,
         )  # fmt: skip
         with self._services.database.session() as session:
             residency.start(session, row)

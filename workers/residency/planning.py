@@ -19,10 +19,13 @@ from workers.runtimes.base import Runtime
 DRAIN_LOOK_SECONDS = 2.0
 
 
-def plan_for(services: Services, device: Device, installation: Installation, runtime: str, stay: float) -> Plan:
+def plan_for(
+    services: Services, device: Device, installation: Installation, runtime: str, context_length: int, stay: float
+) -> Plan:
     """What the model will take here, and who has to leave for it; nothing is touched.
 
     Args:
+        context_length: in tokens.
         stay: seconds that a model may stay at least.
 
     Raises:
@@ -30,7 +33,7 @@ def plan_for(services: Services, device: Device, installation: Installation, run
         Snooze: it will fit once those have gone that leave already, or who is there has been for `stay` seconds.
     """
     settings = services.settings.runners
-    setting = fit.Setting(runtime, device.kind, settings.context_length)
+    setting = fit.Setting(runtime, device.kind, context_length)
     with services.database.reading() as session:
         need = footprints.learned(session, installation, device.id, runtime).need(setting)
     residents = occupants(services.database, services.leases, device.id)

@@ -1,0 +1,98 @@
+"""How a model comes into memory for a job: as it is, or else by the steps that a person wrote down for it."""
+
+from typing import Any, NamedTuple
+
+from shared.db import catalog, residency
+from shared.db.tables import Model, Residency
+from shared.errors import ModelyardError, Unavailable
+from shared.fallback import Rung, ladder
+from shared.states import ResidencyState
+from workers.job import Services, Work
+from workers.jobs.verify import look_before_load
+from workers.residency.manager import Manager
+
+
+class Brought(NamedTuple):
+    """What answers for a model now."""
+
+    row: Residency
+    started: bool
+    """It was not in memory before."""
+    fell_back: bool
+    tried: list[dict[str, Any]]
+    """The ways that did not work, each with its reason and its numbers."""
+
+    def told(self, model: Model) -> dict[str, Any]:
+        """For the result of the job that was to bring in `model`."""
+        row = self.row
+        return {
+            "modelId": model.id, "modelType": row.model_type, "device": row.device, "runtime": row.runtime,
+            "loadSeconds": row.load_seconds, "memoryBytes": row.memory_bytes, "offloadedBytes": row.offloaded_bytes,
+            "servedBy": {"modelId": row.model_id, "contextLength": row.context_length},
+            "fallback": self.fell_back, "tried": self.tried,
+        }  # fmt: skip
+
+    def tell(self, services: Services) -> None:
+        """Let everybody know who serves the type now."""
+        row = self.row
+        services.events.publish(
+            "model.active", modelId=row.model_id, modelType=row.model_type, residencyId=row.id,
+            fallbackFor=row.fallback_for,
+        )  # fmt: skip
+
+
+def bring(
+    work: Work,
+    manager: Manager,
+    model: Model,
+    plan_id: str | None = None,
+    *,
+    fresh: bool = False,
+    set_aside: ResidencyState = ResidencyState.LOST,
+) -> Brought:
+    """Have the model, or what it falls back to, in memory and proved; see `Manager.ensure_ready`.
+
+    Raises:
+        ModelyardError: none of the ways worked; the error is that of the first. What may pass by itself is tried
+            again, and is no reason to fall back.
+    """
+    ways = ladder(model.id, model.fallback, work.services.settings.runners.context_length)
+    tried: list[dict[str, Any]] = []
+    errors: list[ModelyardError] = []
+    for rung in ways:
+        try:
+            row, started = _one(work, manager, rung, plan_id, fresh=fresh, set_aside=set_aside)
+        except ModelyardError as error:
+            if error.code == "plan_outdated" or isinstance(error, Unavailable) or len(ways) == 1:
+                raise
+            errors.append(error)
+            tried.append(_failed(rung, error))
+            work.report(f"falling back: {error.code}")
+            continue
+        if started or tried:
+            with work.services.database.session() as session:
+                row.fallback_for = residency.stand_in(session, model.id, row.id if tried else None)
+        return Brought(row, started, model.id in row.fallback_for, tried)
+    errors[0].details |= {"tried": tried}
+    raise errors[0]
+
+
+def _one(
+    work: Work, manager: Manager, rung: Rung, plan_id: str | None, *, fresh: bool, set_aside: ResidencyState
+) -> tuple[Residency, bool]:
+    with work.services.database.reading() as session:
+        model, installation = catalog.get_model(session, rung.model_id), catalog.installed(session, rung.model_id)
+    look_before_load(work, installation)
+    return manager.ensure_ready(
+        model, installation, work, plan_id, context_length=rung.context_length, fresh=fresh, set_aside=set_aside
+    )
+
+
+def _failed(rung: Rung, error: ModelyardError) -> dict[str, Any]:
+    numbers: dict[str, Any] = {
+        name: error.details[name] for name in ("needBytes", "freeBytes") if name in error.details
+    }
+    return {
+        "modelId": rung.model_id, "contextLength": rung.context_length, "code": error.code, "message": error.message,
+        **numbers,
+    }  # fmt: skip
