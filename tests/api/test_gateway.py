@@ -207,11 +207,20 @@ def test_the_pause_after_loads_that_failed_grows(
         with ledger.database.session() as session:
             moved = {"created_at": 1.0 + number, "finished_at": now() - age}
             session.exec(update(Job).where(col(Job.id) == job.id).values(**moved))
-    with ledger.database.reading() as session:
-        found = jobs.load_failed(session, "one", 15, 600)
+    assert _load_failed(ledger, changed_at=100.0) is None, "whoever changed the model wants to see whether it helped"
+    found = _load_failed(ledger, changed_at=0.0)
     assert (found is None) is (left is None)
     if found is not None and left is not None:
-        assert left - 3 < found[1] <= left
+        assert left - 3 < found <= left
+
+
+def _load_failed(ledger: Ledger, changed_at: float) -> float | None:
+    """Seconds for which `one` is not loaded again, if its entry was changed then."""
+    with ledger.database.session() as session:
+        session.exec(update(Model).where(col(Model.id) == "one").values(updated_at=changed_at))
+    with ledger.database.reading() as session:
+        found = jobs.load_failed(session, "one", 15, 600)
+    return found[1] if found else None
 
 
 def test_who_waits_for_a_type_waits_for_switches_and_not_for_loads(ledger: Ledger) -> None:

@@ -10,7 +10,7 @@ from shared.db import catalog, residency
 from shared.points import reached
 from shared.states import ResidencyState
 from workers.job import Work, job
-from workers.jobs.ladder import bring
+from workers.ladder import bring
 from workers.residency.manager import manager_of
 
 

@@ -85,7 +85,8 @@ def test_another_model_stands_in_until_the_model_itself_is_there(oak: Place) -> 
     assert answering(oak) == {"ash": ["ash", "oak"]}
     with oak.services.database.reading() as session:
         serving = catalog.active(session, "llm")
-    assert serving is not None and serving.model_id == "ash"
+    assert serving is not None
+    assert serving.model_id == "ash"
     steps(oak, "oak", {"contextLength": 256})
     assert oak.run(Load(model_id="oak"))["servedBy"]["modelId"] == "oak"
     assert answering(oak) == {"ash": ["ash"], "oak": ["oak"]}
