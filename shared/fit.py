@@ -155,14 +155,16 @@ def at_rest(facts: Mapping[str, Any], size: int, setting: Setting) -> int:
 def predicted(facts: Mapping[str, Any], size: int, setting: Setting) -> tuple[int, int, int]:
     """Bytes of the weights, of the cache and of the runtime, as the formula has them.
 
-    The cache of a transformer: in every layer, for every token, one key and one value of each KV head.
+    The cache of a transformer: in every layer, for every token, one key and one value of each KV head. On a CPU images
+    are made in 32 bits, whatever the weights are published in.
     """
     weights = facts.get("weightBytes") or size
     per_token = facts.get("layers", 0) * facts.get("kvHeads", 0) * (facts.get("keySize", 0) + facts.get("valueSize", 0))
     context = min(setting.context_length, facts.get("contextLength") or setting.context_length)
     runtime = RUNTIME_BYTES.get((setting.runtime, setting.device_kind), 0)
     if setting.runtime == DIFFUSERS:
-        number_bytes = 4 if facts.get("quantization") == "F32" else 2
+        number_bytes = 4 if setting.device_kind == "cpu" or facts.get("quantization") == "F32" else 2
+        weights = facts["parameterCount"] * number_bytes if "parameterCount" in facts else weights
         return weights, facts.get("imageSize", IMAGE_SIZE) ** 2 * IMAGE_NUMBERS * number_bytes, runtime
     if setting.runtime in CACHE_FIRST:
         context = setting.context_length  # it sets the whole of it aside, whatever the model was made for

@@ -8,6 +8,7 @@ _WEIGHTS = re.compile(
     r"(?P<part>[^/]+)/(?:diffusion_pytorch_model|model)(?:-\d{5}-of-\d{5})?(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?"
     r"\.safetensors"
 )
+_IN_16_BITS = ("fp16", "bf16")
 _DENOISERS = ("unet", "transformer")
 LATENT_SCALE = 8
 """Pixels to one number of a latent, each way, where the decoder does not say; all common families have this."""
@@ -20,21 +21,23 @@ def parts(index: Mapping[str, Any]) -> set[str]:
 
 
 def variant(names: Iterable[str], wanted: set[str]) -> str | None:
-    """Which edition of the weights is loaded: None for the one without a name, unless a part comes in another only.
+    """Which edition of the weights is loaded: the one in 16 bits where all parts have it, else the one without a name,
+    which is None here, or another where a part comes in no other.
 
     Args:
         names: of the model's files.
         wanted: the parts.
     """
     found = _editions(names, wanted)
-    if all(None in editions for editions in found.values()):
-        return None
+    for edition in (*_IN_16_BITS, None):
+        if found and all(edition in editions for editions in found.values()):
+            return edition
     others = sorted({each for editions in found.values() for each in editions if each is not None})
     return next((each for each in others if all(editions & {None, each} for editions in found.values())), None)
 
 
 def weights(names: Iterable[str], wanted: set[str]) -> list[str]:
-    """The files that are loaded: of each part that edition, or the one without a name where it has none of it."""
+    """The files that are loaded: of each part that edition, or where it has none of it the one without a name."""
     names = sorted(names)
     chosen, found = variant(names, wanted), _editions(names, wanted)
     return [

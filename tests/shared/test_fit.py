@@ -73,6 +73,8 @@ def test_an_image_takes_a_handful_of_layers_at_its_full_size() -> None:
     assert found.cache == 1024 * 1024 * 4 * 256 * 2 == 2 * GIB
     assert found.total == found.weights + found.cache + RUNTIME_BYTES["diffusers", "gpu"]
     assert need({**SDXL, "quantization": "F32", "imageSize": 512}, 0, setting).cache == GIB
+    on_cpu = need(SDXL, 0, Setting("diffusers", "cpu", 8192))
+    assert (on_cpu.weights, on_cpu.cache) == (2 * found.weights, 2 * found.cache), "it has 32 bits there"
     loaded = Footprint(8 * GIB, at_rest(SDXL, 0, setting))
     assert need(SDXL, 0, setting, loaded).total == 10 * GIB, "what it takes to make one comes with use"
     assert [longest_context(SDXL, 0, setting, room) for room in (found.total, found.total - 1)] == [8192, 0]

@@ -13,6 +13,12 @@ SHARDS = ["diffusion_pytorch_model-00001-of-00002.safetensors", "diffusion_pytor
     [
         ([f"unet/{PLAIN}", f"vae/{PLAIN}"], None, [f"unet/{PLAIN}", f"vae/{PLAIN}"]),
         ([f"unet/{PLAIN}", f"unet/{FP16}", f"vae/{PLAIN}"], None, [f"unet/{PLAIN}", f"vae/{PLAIN}"]),
+        (
+            [f"{part}/{name}" for part in ("unet", "vae") for name in (PLAIN, FP16)],
+            "fp16",
+            [f"unet/{FP16}", f"vae/{FP16}"],
+        ),
+        ([f"unet/{PLAIN}", "unet/model.ema.safetensors"], None, [f"unet/{PLAIN}"]),
         ([f"unet/{FP16}", f"vae/{PLAIN}", f"vae/{FP16}"], "fp16", [f"unet/{FP16}", f"vae/{FP16}"]),
         ([f"unet/{FP16}", f"vae/{PLAIN}"], "fp16", [f"unet/{FP16}", f"vae/{PLAIN}"]),
         ([f"unet/{name}" for name in SHARDS], None, [f"unet/{name}" for name in SHARDS]),

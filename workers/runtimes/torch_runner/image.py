@@ -73,11 +73,15 @@ class ImageGenerator(Engine):
     def _dtype(self) -> Any:
         """That of most of the weights, for all of them: a pipeline hands numbers from one part to the next.
 
+        On a CPU it is 32 bits in any case: the convolutions of pipelines take it many times as long in 16.
+
         Raises:
             ValueError: they are quantized in a way that pipelines do not compute with.
         """
         import torch
 
+        if self._device == "cpu":
+            return torch.float32
         sizes: Counter[str] = Counter()
         for file in self._files:
             for tensor in read_safetensors(file).tensors.values():
