@@ -14,7 +14,7 @@ from shared.settings import RedisSettings, Settings
 from tests.conftest import RealRedis, until
 from workers.devices.base import Device
 from workers.job import Services
-from workers.residency import manager
+from workers.residency import leaving, manager
 from workers.store.layout import Layout
 
 pytestmark = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
@@ -36,7 +36,7 @@ def drain(
     settings: Settings, ledger: Ledger, server: RealRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[], "Future[None]"]]:
     """Starts the drain of the residency `old`."""
-    monkeypatch.setattr(manager, "LEASES_BACK_SECONDS", BACK_SECONDS)
+    monkeypatch.setattr(leaving, "LEASES_BACK_SECONDS", BACK_SECONDS)
     with connect(RedisSettings(url=server.url)) as client, ThreadPoolExecutor(1) as thread:
         services = Services(
             settings, ledger.database, ledger.broker, ledger.events, Leases(client), Workers(client), ledger,
@@ -44,7 +44,7 @@ def drain(
         )  # fmt: skip
         device = Device(id="cpu", kind="cpu", name="test", memory_total=1, memory_free=1)
         owner = manager.Manager(services, device)
-        yield lambda: thread.submit(owner._drain, "old")
+        yield lambda: thread.submit(owner.leaving.drain, "old")
         owner.stop_waiting()
 
 

@@ -24,7 +24,7 @@ from workers.devices import inventory
 from workers.devices.base import Device
 from workers.job import Services, Work
 from workers.jobs.unload import unload
-from workers.residency import manager as residency_manager
+from workers.residency import leaving
 from workers.residency.manager import Manager
 from workers.residency.watch import Watch
 from workers.runtimes.base import Request
@@ -154,21 +154,21 @@ def test_nor_for_a_load_but_for_a_switch(manager: Manager, ledger: Ledger, redis
     with redis.Redis(port=redis_server.port) as client:
         client.zadd(queues.leases_key("one"), {"a long answer": client.time()[0] + 60})  # type: ignore[index] # as above
     with pytest.raises(Snooze):
-        manager._evict(row, PLAN, ResidencyState.IDLE)
+        manager.leaving.evict(row, PLAN, ResidencyState.IDLE)
     assert states(ledger)["one"] == ("ready", True)
-    manager._evict(row, PLAN, ResidencyState.LOST)
+    manager.leaving.evict(row, PLAN, ResidencyState.LOST)
     assert states(ledger)["one"] == ("lost", True), "a person said so"
 
 
 def test_without_a_time_nobody_leaves(manager: Manager, settings: Settings) -> None:
     settings.runners.idle_seconds = None
-    assert manager.unused() == []
+    assert manager.leaving.unused() == []
 
 
 def test_the_watch_asks_once_for_each(manager: Manager, ledger: Ledger, redis_server: RealRedis) -> None:
     used(redis_server, "one", IDLE_SECONDS + 1)
     used(redis_server, "two", 0)
-    Watch(manager._pool, manager.unused).start()
+    Watch(manager._pool, manager.leaving.unused).start()
 
     def asked() -> list[tuple[str | None, dict[str, object]]]:
         with ledger.database.reading() as session:
@@ -177,7 +177,7 @@ def test_the_watch_asks_once_for_each(manager: Manager, ledger: Ledger, redis_se
 
     until(asked, what="a job")
     looks = []
-    unused = manager.unused
+    unused = manager.leaving.unused
     Watch(manager._pool, lambda: looks.append(1) or unused()).start()  # type: ignore[func-returns-value] # counts
     until(lambda: len(looks) > 2, what="more looks")
     assert asked() == [("one", {"model_id": "one", "if_unused": True})]
@@ -196,12 +196,12 @@ def test_who_makes_room_is_waited_for_until_its_memory_is_back(
         return 100 if back and len(looks) > 3 else 10
 
     monkeypatch.setattr(inventory, "memory_free", free)
-    monkeypatch.setattr(residency_manager, "SETTLE_SECONDS", 1.0)
+    monkeypatch.setattr(leaving, "SETTLE_SECONDS", 1.0)
     with ledger.database.reading() as session:
         row = session.get(Residency, "one")
     assert row is not None
     row.memory_bytes = 90
-    manager._evict(row, PLAN, ResidencyState.IDLE)
+    manager.leaving.evict(row, PLAN, ResidencyState.IDLE)
     assert states(ledger)["one"] == ("idle", True)
     assert (len(looks) == 4) is back
     assert looks[-1] - looks[0] < 3

@@ -31,13 +31,13 @@ def load(args: Load, work: Work) -> dict[str, Any]:
             reached("load.taken_over")
         except BaseException:
             if brought.started:
-                manager.retire(new.id)
+                manager.leaving.retire(new.id)
             raise
     if before and new.active:
         brought.tell(services)
     work.report("draining", fraction=0.95)
     for old in before:
-        manager.retire(old.id)
+        manager.leaving.retire(old.id)
     return {
         **brought.told(model), "active": new.active,
     }  # fmt: skip

@@ -37,7 +37,7 @@ def switch(args: Switch, work: Work) -> dict[str, Any]:
             reached("switch.flipped")
         except BaseException:
             if brought.started:  # nobody knows it yet: it must not stay in memory
-                manager.retire(new.id)
+                manager.leaving.retire(new.id)
             raise
         brought.tell(services)
     return {
@@ -65,7 +65,7 @@ def _let_go(work: Work, model_type: str) -> list[str]:
     work.report("draining", fraction=0.95)
     for old in rows:
         if old.device == manager.device.id:
-            manager.retire(old.id)
+            manager.leaving.retire(old.id)
         else:
             services.ledger.submit(Unload(model_id=old.model_id), origin="switch")
     return sorted({old.model_id for old in rows})

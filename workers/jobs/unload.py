@@ -23,7 +23,7 @@ def unload(args: Unload, work: Work) -> dict[str, Any]:
     reached("unload.closed")
     work.report("draining", fraction=0.5)
     for row in rows:  # outside the lock: the route has moved, and a drain may take a minute
-        manager.retire(row.id)
+        manager.leaving.retire(row.id)
     return {"modelId": args.model_id, "unloaded": len(rows)}
 
 
@@ -32,6 +32,6 @@ def _unused(args: Unload, work: Work) -> dict[str, Any]:
     manager = manager_of(work)
     with manager.exclusive(work):
         work.confirm()
-        rows = [row for row in manager.unused() if row.model_id == args.model_id]
-        rested = sum(manager.rest(row) for row in rows)
+        rows = [row for row in manager.leaving.unused() if row.model_id == args.model_id]
+        rested = sum(manager.leaving.rest(row) for row in rows)
     return {"modelId": args.model_id, "unloaded": rested}

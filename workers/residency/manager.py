@@ -7,21 +7,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import redis
 import structlog
 
 from shared.db import footprints, residency
-from shared.db.placement import Plan, occupants, outdated, taken
+from shared.db.placement import Plan, outdated, taken
 from shared.db.tables import Installation, Model, Residency
-from shared.errors import Snooze, Unavailable
+from shared.errors import Unavailable
 from shared.keys import installation_secret, runner_key
 from shared.points import reached
-from shared.progress import LEASE_RENEWAL_SECONDS
 from shared.states import Output, ResidencyState
 from shared.trust import Trust
 from workers.devices import inventory
 from workers.devices.base import Device
 from workers.job import Services, Work
+from workers.residency.leaving import Leaving
 from workers.residency.loadable import to_load
 from workers.residency.planning import plan_for, runtime_for
 from workers.residency.pool import Pool
@@ -33,14 +32,9 @@ from workers.runtimes.torch_runner import TorchEmbedder, TorchImageGenerator, To
 
 log = structlog.get_logger()
 
-SETTLE_SECONDS = 5.0
-"""Longest wait for memory that a runner had."""
-SETTLE_LOOK_SECONDS = 0.1
-LEASES_BACK_SECONDS = LEASE_RENEWAL_SECONDS + 5.0
-
 
 class Manager:
-    """Starts, proves, drains and stops runners, for jobs."""
+    """Starts and proves runners, for jobs; `leaving` drains and stops them."""
 
     def __init__(self, services: Services, device: Device) -> None:
         self.device = device
@@ -53,6 +47,7 @@ class Manager:
             *(kind(self._settings) for kind in kinds), ollama, replace(ollama, output=Output.VECTORS),
         )  # fmt: skip
         self._pool = Pool(services, device)
+        self.leaving = Leaving(self._pool)
 
     # -- jobs ----------------------------------------------------------------------------------------------
 
@@ -111,7 +106,7 @@ class Manager:
             work.report("making room")
             work.confirm()
         for old in planned.evictions:
-            self._evict(old, planned, set_aside)
+            self.leaving.evict(old, planned, set_aside)
         row = Residency(
             id=str(uuid.uuid4()), model_id=model.id, model_type=model.type, revision=installation.revision,
             device=self.device.id, runtime=runtime.name, state=ResidencyState.STARTING, started_at=0.0,
@@ -128,34 +123,6 @@ class Manager:
                 self._pool.end(row.id, ResidencyState.FAILED)
             raise
 
-    def retire(self, residency_id: str) -> None:
-        """Let the requests end that hold it, then stop it. Not to be cancelled: its route has moved already."""
-        self._pool.mark(residency_id, state=ResidencyState.DRAINING)
-        self._drain(residency_id)
-        reached("residency.drained")
-        self._pool.end(residency_id, ResidencyState.STOPPED)
-        reached("residency.stopped")
-
-    def rest(self, row: Residency) -> bool:
-        """Put out who is not needed now; its type stays with it. False: a request held it too long, so it stays."""
-        self._pool.mark(row.id, state=ResidencyState.DRAINING)
-        if not self._drain(row.id) and self._serves_on(row):
-            return False
-        self._pool.end(row.id, ResidencyState.IDLE)
-        self._pool.tell(row, ResidencyState.IDLE if row.active else ResidencyState.STOPPED)
-        return True
-
-    def unused(self) -> list[Residency]:
-        """What is ready here, not pinned, and was held by no request for the time that is set; none where none is."""
-        seconds = self._settings.idle_seconds
-        if seconds is None:
-            return []
-        found = occupants(self._services.database, self._services.leases, self.device.id)
-        return [
-            one.row for one in found
-            if one.row.state == ResidencyState.READY and one.known and not one.pinned and one.unused >= seconds
-        ]  # fmt: skip
-
     # -- the process ----------------------------------------------------------------------------------------
 
     def recover(self) -> None:
@@ -168,7 +135,7 @@ class Manager:
                 log.warning("runner.stray", residency_id=row.id, pid=row.pid, known_as=row.known_as)
         with self._services.database.session() as session:
             residency.lose(session, residency.of_device(self.device.id))
-        Watch(self._pool, self.unused).start()
+        Watch(self._pool, self.leaving.unused).start()
 
     def stop_waiting(self) -> None:
         """This worker shuts down: drains end now."""
@@ -179,28 +146,6 @@ class Manager:
         self._pool.close()
 
     # -- inside ---------------------------------------------------------------------------------------------
-
-    def _evict(self, row: Residency, planned: Plan, into: ResidencyState) -> None:
-        """It makes room: its requests end, and those that come for its type wait. One that is to be IDLE is not cut.
-
-        Returns once its memory is back, or is not coming: some drivers take seconds.
-        """
-        self._pool.mark(row.id, state=ResidencyState.DRAINING)
-        reached("evict.closed")
-        if not self._drain(row.id) and into is ResidencyState.IDLE and self._serves_on(row):
-            raise Snooze(
-                max(1.0, self._settings.min_residence_seconds), f"{row.model_id} has requests that take long.",
-                "memory_in_use", "It goes on by itself; a switch would cut them.",
-            )  # fmt: skip
-        reached("evict.drained")
-        self._pool.end(row.id, into)
-        reached("evict.stopped")
-        self._pool.tell(row, into if row.active else ResidencyState.STOPPED)
-        until = time.monotonic() + SETTLE_SECONDS
-        while (free := inventory.memory_free(self.device.id)) is not None and time.monotonic() < until:
-            back = free >= min(planned.need.total, (planned.free or 0) + (row.memory_bytes or 0))
-            if back or self._pool.closing.wait(SETTLE_LOOK_SECONDS):
-                return
 
     def _start(
         self, row: Residency, runtime: Runtime, folder: Path, planned: Plan, trusted: Trust, pooling: str, work: Work
@@ -237,42 +182,6 @@ class Manager:
             setattr(row, name, value)
         self._pool.tell(row, ResidencyState.READY)
         return row
-
-    def _serves_on(self, row: Residency) -> bool:
-        """Let one that a request holds for too long take new ones again. False: it has to go all the same, as nobody
-        can be told that it stays; closed and draining it would be out of everybody's reach."""
-        if self._pool.closing.is_set():
-            return False
-        try:
-            self._services.leases.reopen(row.id)
-            self._pool.mark(row.id, state=ResidencyState.READY)
-        except (redis.RedisError, Unavailable) as error:
-            log.warning("drain.not_undone", residency_id=row.id, error=type(error).__name__)
-            return False
-        return True
-
-    def _drain(self, residency_id: str) -> bool:
-        """Wait for the last lease, at most the drain time; whether it came back.
-
-        While Redis is away requests are served without a lease; they take one as soon as it is back, also where it
-        came back empty. Until they had the time to, a count of none means nothing.
-        """
-        deadline, believed = time.monotonic() + self._settings.drain_seconds, 0.0
-        closed = False
-        while (moment := time.monotonic()) < deadline and not self._pool.closing.is_set():
-            try:
-                if self._services.leases.close(residency_id) and closed:
-                    believed = moment + LEASES_BACK_SECONDS
-                closed = True
-                if self._services.leases.count(residency_id) == 0 and moment >= believed:
-                    return True
-            except redis.RedisError as error:
-                if moment >= believed:
-                    log.warning("drain.blind", residency_id=residency_id, error=type(error).__name__)
-                believed = moment + LEASES_BACK_SECONDS
-            self._pool.closing.wait(0.05)
-        log.warning("drain.timeout", residency_id=residency_id)
-        return False
 
 
 def manager_of(work: Work) -> Manager:
