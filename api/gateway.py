@@ -11,6 +11,7 @@ a part of its answer has gone out.
 
 import asyncio
 import contextlib
+import ssl
 import time
 import uuid
 from collections import Counter
@@ -88,7 +89,9 @@ class Gateway:
         self._router = router
         self._secret = installation_secret(settings)
         limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
-        self._http = httpx.AsyncClient(timeout=TIMEOUT, limits=limits, trust_env=False)
+        bundle = settings.sources.ca_bundle  # for an Ollama behind TLS
+        trusted = True if bundle is None else ssl.create_default_context(cafile=str(bundle))
+        self._http = httpx.AsyncClient(timeout=TIMEOUT, limits=limits, trust_env=False, verify=trusted)
         self._redis = redis.Redis.from_url(
             settings.redis.url.get_secret_value(), socket_connect_timeout=PATIENCE_SECONDS,
             socket_timeout=PATIENCE_SECONDS, socket_keepalive=True, retry=Retry(NoBackoff(), 0),

@@ -1,16 +1,22 @@
 """Certificates that must not be believed, each made by an authority that the operator trusts, and the one that is."""
 
+import asyncio
 import ssl
 import subprocess
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from api.gateway import Gateway
+from api.routing import Router
 from shared.errors import Forbidden, ModelyardError
 from shared.refs import Ref, SourceKind
-from shared.settings import SourceSettings
+from shared.settings import Settings, SourceSettings
+from tests.fakes.ollama import FakeOllama
 from tests.fakes.origin import Origin
 from tests.workers.sources.fetching import QUICK, SMALL
+from workers.runtimes.ollama import OllamaRuntime
 from workers.sources.base import RemoteFile
 from workers.sources.https import Https
 from workers.sources.huggingface import HuggingFace
@@ -128,3 +134,21 @@ class TestCertificates:
 
     def test_there_is_no_setting_that_believes_anybody(self) -> None:
         assert not [name for name in SourceSettings.model_fields if "insecure" in name or "verify" in name]
+
+
+@pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+def test_an_ollama_with_a_certificate_of_the_operators_is_believed_by_worker_and_gateway(
+    authority: Authority, good: Path, settings: Settings
+) -> None:
+    with FakeOllama(certificate=good) as fake:
+        settings.sources = SourceSettings(ollama_host=fake.url, ca_bundle=authority.bundle)
+        assert OllamaRuntime(settings.runners, settings.sources).version() == fake.manners.version
+
+        async def asked() -> int:
+            gateway = Gateway(settings, cast("Router", None))
+            try:
+                return (await gateway._http.get(f"{fake.url}/api/version")).status_code
+            finally:
+                await gateway.stop()
+
+        assert asyncio.run(asked()) == 200

@@ -5,10 +5,12 @@ import hashlib
 import itertools
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
 from tests.fakes import ollama_memory
@@ -70,7 +72,7 @@ class FakeOllama:
     """`library` is what its registry has, `models` what it has itself, `partial` the bytes of each layer so far,
     `memory` what is loaded; the memory is what goes with the daemon."""
 
-    def __init__(self, port: int = 0, **manners: Any) -> None:
+    def __init__(self, port: int = 0, certificate: Path | None = None, **manners: Any) -> None:
         self.manners = Manners(**manners)
         self.library: dict[str, Published] = {}
         self.models: dict[str, Published] = {}
@@ -88,7 +90,11 @@ class FakeOllama:
         self.over = threading.Event()
         self._server = _Server(self, port)
         self.port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self.port}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="ollama")

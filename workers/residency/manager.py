@@ -130,6 +130,8 @@ class Manager:
         with self._services.database.reading() as session:
             before = residency.residents(session, self.device.id)
         runtimes = {runtime.name: runtime for runtime in self.runtimes}
+        for row in before:  # nobody may ask one that is to end, and a later worker must still find it
+            self._pool.mark(row.id, state=ResidencyState.DRAINING)
         for row in before:
             if (runtime := runtimes.get(row.runtime)) and runtime.end_stray(row.pid, row.id, row.known_as):
                 log.warning("runner.stray", residency_id=row.id, pid=row.pid, known_as=row.known_as)

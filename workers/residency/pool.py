@@ -88,6 +88,7 @@ class Pool:
             if self._servers.get(residency_id) is not server:
                 return
             log.warning("runner.died", residency_id=residency_id, exit_code=server.exit_code, log=server.log_tail(5))
+            server.stop(0)  # where it is not ours, it may have something left
             with self.services.database.session() as session:
                 residency.lose(session, residency.of_ids([residency_id]))
             self._servers.pop(residency_id, None)

@@ -124,6 +124,8 @@ def test_one_that_ollama_lets_go_of_comes_back(
     place.run(Recovery(model_id="llama"))
     assert row(place).state == ResidencyState.READY
     assert fake.memory.models[NAME].keep_alive == -1
+    place.run(Unload(model_id="llama"))
+    assert fake.memory.models == {}
 
 
 @pytest.mark.fault("F-49")
