@@ -242,7 +242,8 @@ class Gateway:
         headers = {"X-Modelyard-Model": route.model_id}
         if route.fallback_for is not None:
             headers["X-Modelyard-Fallback-For"] = route.fallback_for
-            headers["X-Modelyard-Context-Length"] = str(route.context_length)
+            if route.context_length is not None:
+                headers["X-Modelyard-Context-Length"] = str(route.context_length)
         if waited is not None:
             headers["X-Modelyard-Waited"] = f"{time.monotonic() - waited.since:.3f}"
             headers["X-Modelyard-Place"] = str(waited.place)

@@ -29,7 +29,7 @@ class ServerView(View):
         None, description="What lies in the host's memory though its device is a GPU, which makes it slow."
     )
     load_seconds: float | None = None
-    context_length: int | None = Field(None, description="Tokens that it was started with.")
+    context_length: int | None = Field(None, description="Tokens that it serves with.")
     fallback_for: list[str] = Field([], description="Models that it answers for as their fallback.")
     started_at: datetime
     uptime_seconds: float | None = Field(None, description="Of one that runs.")

@@ -204,7 +204,7 @@ class ActiveView(View):
     state: str
     memory_bytes: int | None = None
     load_seconds: float | None = None
-    context_length: int | None = Field(None, description="Tokens that it was started with.")
+    context_length: int | None = Field(None, description="Tokens that it serves with.")
     fallback_for: list[str] = Field(
         [], description="Models that it answers for as their fallback; itself where its context is a shorter one."
     )

@@ -13,6 +13,7 @@ from shared.contracts import Load, Switch, Unload
 from shared.db import catalog, residency
 from shared.db.tables import Model
 from shared.errors import Conflict, Invalid, NotFound
+from shared.refs import SourceKind
 
 router = APIRouter(prefix="/models", tags=["lifecycle"])
 
@@ -77,6 +78,9 @@ def fallback(front: FrontDep, model_id: str, body: FallbackBody) -> ModelView:
         for step in body.steps:
             if step.model is not None:
                 _stands_in(model, catalog.get_model(session, step.model))
+            elif model.source == SourceKind.OLLAMA:
+                hint = "Name another model of the same type; OLLAMA_CONTEXT_LENGTH, set for Ollama, is for all of its."
+                raise Invalid("unfit_fallback", f"The context of {model.id!r} is Ollama's to choose.", hint)
         residency.stand_in(session, model_id, None)
         return view_model(model, catalog.Facts(session, [model_id]))
 

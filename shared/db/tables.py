@@ -161,7 +161,7 @@ class Residency(SQLModel, table=True):
     """What lies in the host's memory though its device is a GPU; None where its server does not tell."""
     load_seconds: float | None = None
     context_length: int | None = None
-    """Tokens that it was started with."""
+    """Tokens that it serves with; None where its server does not tell."""
     fallback_for: list[str] = Field(default_factory=list, sa_column=json_column(server_default="[]"))
     """Models that it answers for as a fallback; its own id where it has fewer tokens than it is to have."""
     started_at: float = Field(sa_column=Column(Float(53), nullable=False))

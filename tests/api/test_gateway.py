@@ -94,6 +94,15 @@ def test_a_model_in_ollama_is_asked_by_its_name_there_and_gets_no_key(serve: Ser
     assert ollama.keys == [None]
 
 
+def test_a_model_of_ollama_falls_back_to_another_model_and_not_to_fewer_tokens(serve: Serve, ledger: Ledger) -> None:
+    with ledger.database.session() as session:
+        session.exec(update(Model).values(source="ollama"))
+    http = serve().http
+    assert http.put("/api/v1/models/one/fallback", json={"steps": [{"model": "two"}]}).status_code == 200
+    answer = http.put("/api/v1/models/one/fallback", json={"steps": [{"contextLength": 512}]})
+    assert (answer.status_code, answer.json()["code"]) == (422, "unfit_fallback")
+
+
 def test_many_who_name_a_model_are_one_load(serve: Serve, ledger: Ledger) -> None:
     installed(ledger, "one")
     api = serve(hold_seconds=1)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 KEEP_SECONDS = 300
 """How long a model stays that nobody asked to keep."""
+CONTEXT_LENGTH = 8192
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 DEFAULT_TOKENS = 8
 
@@ -126,7 +127,7 @@ class Memory:
             return [
                 {
                     "name": name, "model": name, "size": one.size, "digest": one.digest, "size_vram": one.size_vram,
-                    "expires_at": "2318-01-01T00:00:00Z", "context_length": 4096,
+                    "expires_at": "2318-01-01T00:00:00Z", "context_length": CONTEXT_LENGTH,
                 }
                 for name, one in self.models.items()
             ]  # fmt: skip

@@ -45,11 +45,13 @@ class Here(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A model in Ollama's memory. `size` are all the bytes that it takes, `on_gpu` those of them on GPUs."""
+    """A model in Ollama's memory. `size` are all the bytes that it takes, `on_gpu` those of them on GPUs; the length of
+    its context is in tokens, None where Ollama does not tell."""
 
     digest: str
     size: int
     on_gpu: int
+    context_length: int | None = None
 
 
 class Ollama:
@@ -251,7 +253,9 @@ def _loaded(entry: dict[str, Any]) -> Loaded:
     digest, size, on_gpu = entry.get("digest"), entry.get("size"), entry.get("size_vram", 0)
     if not (type(size) is int and type(on_gpu) is int and 0 <= size < MAX_SIZE and 0 <= on_gpu < MAX_SIZE):
         raise malformed("what a model takes of its memory is no sane number")
-    return Loaded(str(digest).removeprefix("sha256:"), size, min(on_gpu, size))
+    context = entry.get("context_length")
+    told = context if type(context) is int and 0 < context < MAX_SIZE else None
+    return Loaded(str(digest).removeprefix("sha256:"), size, min(on_gpu, size), told)
 
 
 def _shape(info: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -173,7 +173,8 @@ class Manager:
         seconds = round(time.monotonic() - began, 3)
         values = {
             "state": ResidencyState.READY, "url": server.url, "pid": server.pid, "memory_bytes": memory,
-            "offloaded_bytes": told.offloaded(self.device.kind), "load_seconds": seconds,
+            "offloaded_bytes": told.offloaded(self.device.kind), "context_length": server.context_length,
+            "load_seconds": seconds,
         }  # fmt: skip
         with self._services.database.session() as session:
             residency.update_row(session, row.id, **values)

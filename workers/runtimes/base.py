@@ -100,6 +100,11 @@ class Server(Protocol):
         ...
 
     @property
+    def context_length(self) -> int | None:
+        """Tokens of context that it serves with, once it is ready; None where it does not tell."""
+        ...
+
+    @property
     def exit_code(self) -> int | None:
         """Of a child that has ended; negative for the signal that ended it."""
         ...

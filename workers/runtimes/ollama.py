@@ -156,6 +156,11 @@ class OllamaModel:
     def url(self) -> str:
         return address(self._runtime.sources.ollama_host).url
 
+    @property
+    def context_length(self) -> int | None:
+        """Ollama chooses it, not who has a model loaded."""
+        return None if self._seen is None else self._seen.context_length
+
     def alive(self) -> bool:
         """Ollama lists it in memory, and still has the bytes that were loaded; as of a moment ago."""
         if not self._over and self._seen is not None and time.monotonic() - self._looked_at >= LOOK_SECONDS:

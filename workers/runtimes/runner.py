@@ -107,6 +107,11 @@ class Runner:
         """It knows its model by the id, and wants its key."""
 
     @property
+    def context_length(self) -> int:
+        """As was asked for."""
+        return self._asked.context_length
+
+    @property
     def exit_code(self) -> int | None:
         """None while the child runs; negative for the signal that ended it."""
         return self._child.exit_code

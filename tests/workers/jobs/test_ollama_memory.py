@@ -17,6 +17,7 @@ from shared.errors import Conflict, Unavailable
 from shared.states import Availability, ResidencyState
 from tests.conftest import until
 from tests.fakes.ollama import FakeOllama, published
+from tests.fakes.ollama_memory import CONTEXT_LENGTH
 from tests.workers.jobs.conftest import Place
 from workers.devices.base import Device
 from workers.residency.manager import Manager
@@ -76,6 +77,7 @@ def test_it_is_loaded_beside_another_switched_to_and_unloaded(place: Place, mana
     assert (told["runtime"], told["memoryBytes"], told["offloadedBytes"]) == ("ollama", size, None)
     there = row(place)
     assert (there.state, there.url, there.known_as, there.pid) == ("ready", fake.url, NAME, None)
+    assert there.context_length == CONTEXT_LENGTH, "Ollama's, and not ours"
     with place.services.database.reading() as session:
         measured = session.exec(select(Footprint)).one()
     assert (measured.runtime, measured.memory_bytes) == ("ollama", size)
