@@ -15,9 +15,24 @@ from api.deps import Front
 from api.doorbell import Doorbell
 from api.events.hub import EventHub
 from api.gateway import Gateway
-from api.routes import events, fit, jobs, lifecycle, limits, locks, models, ollama, openai, storage, system, trust
+from api.routes import (
+    events,
+    fit,
+    jobs,
+    lifecycle,
+    limits,
+    locks,
+    models,
+    ollama,
+    openai,
+    storage,
+    system,
+    trust,
+    usage,
+)
 from api.routing import Router
 from api.security import KEY, Guard, check_bind
+from api.usage import Meter
 from shared import logs
 from shared.broker import Broker, make_app
 from shared.db.session import Database
@@ -55,6 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         await front.gateway.stop()
         await front.hub.stop()
+        front.meter.close()
         front.doorbell.close()
         front.database.close()
 
@@ -65,7 +81,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Guard, settings=settings.api)
     problems.install(app)
     for prefix in ("/api/v1", "/api"):  # the paths that clients of older systems know have no version
-        for router in (*fit.ROUTERS, lifecycle.router, trust.router, storage.router, locks.router, models.router):
+        for router in (
+            *fit.ROUTERS,
+            lifecycle.router,
+            trust.router,
+            storage.router,
+            locks.router,
+            usage.router,
+            models.router,
+        ):
             app.include_router(
                 router, prefix=prefix, dependencies=[KEY], responses=ERRORS, include_in_schema=prefix == "/api/v1"
             )
@@ -90,6 +114,8 @@ def _open(settings: Settings) -> Front:
     doorbell = Doorbell()
     ledger = Ledger(database, settings.jobs, broker, Events(client, settings.redis), doorbell)
     doorbell.start(ledger.announce)
+    meter = Meter(database)
+    meter.start()
     return Front(
         settings=settings,
         database=database,
@@ -98,5 +124,6 @@ def _open(settings: Settings) -> Front:
         redis=client,
         workers=Workers(client),
         hub=EventHub(settings, database),
-        gateway=Gateway(settings, Router(ledger, load_on_use=settings.runners.load_on_use)),
+        gateway=Gateway(settings, Router(ledger, load_on_use=settings.runners.load_on_use), meter.note),
+        meter=meter,
     )

@@ -153,6 +153,13 @@ class FallbackBody(Body):
     steps: Annotated[list[Step], Field(max_length=MOST_STEPS)]
 
 
+class UseBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"seconds": 1.8}]})
+
+    seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False, description="How long the answer took.")]
+    failed: bool = False
+
+
 class ModelBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model_id": "qwen3-0.6b"}]})
 

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from api.doorbell import Doorbell
 from api.events.hub import EventHub
 from api.gateway import Gateway
+from api.usage import Meter
 from api.views import Accepted, view_job
 from shared.contracts import Contract
 from shared.db import catalog, jobs
@@ -39,6 +40,7 @@ class Front:
     workers: Workers
     hub: EventHub
     gateway: Gateway
+    meter: Meter
 
 
 async def front(request: Request) -> Front:  # async, as all that only looks: FastAPI gives others a thread each

@@ -29,6 +29,7 @@ from starlette.responses import Response, StreamingResponse
 
 from api.routing import Route, Router
 from shared import queues
+from shared.db.usage import Use
 from shared.errors import Failed, Unavailable
 from shared.keys import installation_secret, runner_key
 from shared.progress import (
@@ -84,8 +85,9 @@ class Waiting(NamedTuple):
 class Gateway:
     """Shared by all requests of one API process."""
 
-    def __init__(self, settings: Settings, router: Router) -> None:
+    def __init__(self, settings: Settings, router: Router, note: Callable[[Use], None]) -> None:
         self._settings = settings
+        self._note = note
         self._router = router
         self._secret = installation_secret(settings)
         limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
@@ -127,7 +129,8 @@ class Gateway:
             Unavailable: also where the wait took too long, or too many wait already.
         """
         name, asked, waiting = str(body["model"]), OUTPUTS.get(path, Output.TEXT), None
-        deadline = time.monotonic() + self._settings.api.hold_seconds
+        began = time.monotonic()
+        deadline = began + self._settings.api.hold_seconds
         cut = 0
         try:
             while not await gone():
@@ -135,7 +138,7 @@ class Gateway:
                 if route is not None and await self._lease(route, lease := str(uuid.uuid4())):
                     answer = await self._send(route, path, body, lease, gone)
                     if isinstance(answer, httpx.Response):
-                        return self._pass_on(answer, route, lease, waiting)
+                        return self._pass_on(answer, route, lease, began, waiting)
                     cut += answer is Away.CUT
                 if cut > RESENDS:
                     hint = "The request may be what ends it: look at the runner's log before you send it again."
@@ -231,13 +234,21 @@ class Gateway:
             return {}
         return {"Authorization": f"Bearer {runner_key(self._secret, route.residency_id)}"}
 
-    def _pass_on(self, answer: httpx.Response, route: Route, lease: str, waited: Waiting | None) -> Response:
+    def _pass_on(
+        self, answer: httpx.Response, route: Route, lease: str, began: float, waited: Waiting | None
+    ) -> Response:
         async def content() -> AsyncIterator[bytes]:
+            failed = answer.is_server_error
             try:
                 async for chunk in answer.aiter_raw():
                     yield chunk
+            except httpx.HTTPError:
+                failed = True
+                raise
             finally:
                 self._give_back(lease, answer)
+                if not answer.is_client_error:  # a request that was refused used nothing
+                    self._note(Use(route.model_id, time.monotonic() - began, failed))
 
         headers = {"X-Modelyard-Model": route.model_id}
         if route.fallback_for is not None:

@@ -12,6 +12,7 @@ import redis
 import structlog
 
 from shared.broker import Broker, make_app
+from shared.db import usage
 from shared.db.session import Database
 from shared.errors import Conflict, ModelyardError
 from shared.jobs import Ledger
@@ -105,10 +106,14 @@ def trash_chore(services: Services) -> Callable[[], None]:
 
 
 def prune_chore(services: Services) -> Callable[[], None]:
-    """Forgets jobs that ended long ago; looks once an hour."""
+    """Forgets jobs that ended, and uses of models, long ago; looks once an hour."""
 
     def prune() -> None:
-        if services.ledger.first_in_slot("prune", PRUNE_LOOK_SECONDS) and (forgotten := services.ledger.prune()):
+        if not services.ledger.first_in_slot("prune", PRUNE_LOOK_SECONDS):
+            return
+        if forgotten := services.ledger.prune():
             log.info("jobs.pruned", jobs=forgotten)
+        with services.database.session() as session:
+            usage.prune(session)
 
     return prune

@@ -101,6 +101,29 @@ def unpin(model_id: ModelName, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def usage(
+    model_id: Annotated[str | None, typer.Argument(help="One model; all that were used where missing.")] = None,
+    days: Annotated[int, typer.Option(min=1, max=30)] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """How often models were used, and how long their answers took."""
+    path = f"/api/v1/models/{model_id}/usage" if model_id else "/api/v1/usage"
+    told = Client().get(f"{path}?days={days}")
+    if as_json:
+        print_json(told)
+        return
+    table = Table("MODEL", "USES", "FAILED", "A DAY", "MEAN", "P95", "LAST USED (UTC)", box=None)
+    for model in [told] if model_id else told["models"]:
+        mean, p95 = (
+            f"{each:.2f} s" if each is not None else "" for each in (model["meanSeconds"], model["p95Seconds"])
+        )
+        last = (model["lastUsedAt"] or "never")[:16].replace("T", " ")
+        per_day = f"{model['usesPerDay']:.2g}"
+        table.add_row(model["modelId"], str(model["uses"]), str(model["failures"]), per_day, mean, p95, last)
+    out.print(table)
+
+
+@app.command()
 def fallback(
     model_id: ModelName,
     steps: Annotated[list[str] | None, typer.Argument(help="In order: context=2048 or model=OTHER.")] = None,

@@ -220,6 +220,12 @@ def types(session: Session) -> set[str]:
     return set(session.exec(select(Model.type).distinct()).all())
 
 
+def ages(session: Session, model_ids: list[str]) -> dict[str, tuple[str, float]]:
+    """Type of each of these that is in the registry, and for how many seconds it has been."""
+    query = select(Model.id, Model.type, now() - col(Model.created_at)).where(col(Model.id).in_(model_ids))
+    return {model_id: (type_, age) for model_id, type_, age in session.exec(query).all()}
+
+
 def residencies(session: Session, model_ids: list[str]) -> list[Residency]:
     """What is, or should be, in memory of these models."""
     query = select(Residency).where(col(Residency.model_id).in_(model_ids), col(Residency.state).in_(HELD))

@@ -54,3 +54,20 @@ class Footprint(SQLModel, table=True):
     predicted_bytes: int = Field(sa_column=Column(BigInteger, nullable=False))
     load_seconds: float
     measured_at: float = Field(sa_column=Column(Float(53), nullable=False))
+
+
+class UsageCount(SQLModel, table=True):
+    """How many answers of one length a model gave on one day; see `shared/db/usage.py`."""
+
+    __tablename__ = "usage_counts"
+
+    model_id: str = Field(primary_key=True, max_length=96)
+    day: int = Field(primary_key=True, index=True, sa_column_kwargs={"autoincrement": False})
+    """Since 1970, in UTC."""
+    length: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    """In steps of a tenth; 0 is a millisecond, and what is shorter."""
+    uses: int
+    failures: int
+    seconds: float = Field(sa_column=Column(Float(53), nullable=False))
+    """Of all of them."""
+    last_used_at: float = Field(sa_column=Column(Float(53), nullable=False))

@@ -126,6 +126,21 @@ def test_one_that_does_not_fit_is_served_by_what_it_falls_back_to(yard: Yard) ->
     assert modelyard(yard, "fallback", "cedar", "--strict")["fallback"] == []
 
 
+def test_every_answer_is_counted_for_the_model_that_gave_it(yard: Yard) -> None:
+    def uses() -> tuple[int, int]:
+        found = modelyard(yard, "usage", "alder")
+        return found["uses"], found["failures"]
+
+    before = uses()
+    for _ in range(3):
+        assert yard.say("alder").status_code == 200
+    assert yard.http.post("/v1/embeddings", json={"model": "alder", "input": "x"}).status_code == 409
+    until(lambda: uses() == (before[0] + 3, before[1]), 30, "three more uses")
+    told = modelyard(yard, "usage")
+    assert told["models"][0]["p95Seconds"] >= 0.001
+    assert told["types"]["llm"]["uses"] == sum(model["uses"] for model in told["models"])
+
+
 def test_a_pinned_one_outlives_a_switch(yard: Yard) -> None:
     yard.done("/api/v1/models/activate", {"model_id": "alder"})
     modelyard(yard, "pin", "alder")

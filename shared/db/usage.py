@@ -1,0 +1,128 @@
+"""How often models are used, and how long their answers take: counted by day and by length, so that rows stay few."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, Dialect, case, delete
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Session, col, select
+
+from shared.db.reports import UsageCount
+from shared.db.session import now
+
+KEEP_DAYS = 30
+DAY_SECONDS = 86_400
+STEP = 1.1
+"""Between two lengths that are told apart: a percentile is off by a twentieth at most."""
+SHORTEST_SECONDS = 0.001
+
+
+class Use(NamedTuple):
+    """One answer of a model."""
+
+    model_id: str
+    seconds: float
+    """From the request to the last byte, with the wait for the model."""
+    failed: bool
+
+
+@dataclass
+class Usage:
+    """What is known of a model's uses within some days."""
+
+    uses: int = 0
+    failures: int = 0
+    seconds: float = 0.0
+    last_used_at: float | None = None
+    lengths: dict[int, int] = field(default_factory=dict)
+
+    def add(self, row: UsageCount) -> None:
+        self.uses += row.uses
+        self.failures += row.failures
+        self.seconds += row.seconds
+        self.last_used_at = max(self.last_used_at or 0.0, row.last_used_at)
+        self.lengths[row.length] = self.lengths.get(row.length, 0) + row.uses
+
+    @property
+    def mean_seconds(self) -> float | None:
+        return self.seconds / self.uses if self.uses else None
+
+    def percentile(self, share: float) -> float | None:
+        """Seconds within which this share of the answers was complete; by nearest rank, the middle of its step."""
+        rank = math.ceil(share * self.uses)
+        for length in sorted(self.lengths):
+            rank -= self.lengths[length]
+            if rank <= 0:
+                return float(SHORTEST_SECONDS * STEP ** (length - 0.5)) if length else SHORTEST_SECONDS
+        return None
+
+
+def record(session: Session, uses: Iterable[Use]) -> None:
+    """Count these as of now."""
+    moment = session.exec(select(now())).one()
+    counts: dict[tuple[str, int], list[Use]] = {}
+    for use in uses:
+        counts.setdefault((use.model_id, _length(use.seconds)), []).append(use)
+    for (model_id, length), alike in sorted(
+        counts.items()
+    ):  # in one order, so that two of these cannot lock each other
+        session.exec(_counted(session.get_bind().dialect, UsageCount(
+            model_id=model_id, day=int(moment // DAY_SECONDS), length=length, uses=len(alike),
+            failures=sum(use.failed for use in alike), seconds=sum(use.seconds for use in alike), last_used_at=moment,
+        )))  # fmt: skip
+
+
+def _counted(dialect: Dialect, row: UsageCount) -> sqlite.Insert | postgresql.Insert:
+    insert: sqlite.Insert | postgresql.Insert
+    insert = (postgresql if dialect.name == "postgresql" else sqlite).insert(UsageCount).values(**row.model_dump())
+    new, old = insert.excluded, UsageCount
+    later: ColumnElement[float] = case((new.last_used_at > old.last_used_at, new.last_used_at), else_=old.last_used_at)
+    return insert.on_conflict_do_update(
+        index_elements=["model_id", "day", "length"],
+        set_={
+            "uses": old.uses + new.uses, "failures": old.failures + new.failures,
+            "seconds": old.seconds + new.seconds, "last_used_at": later,
+        },
+    )  # fmt: skip
+
+
+def _length(seconds: float) -> int:
+    """0 for the shortest, and one more for each step of a tenth."""
+    return max(0, math.ceil(math.log(max(seconds, SHORTEST_SECONDS) / SHORTEST_SECONDS, STEP)))
+
+
+def since(session: Session, days: int, model_id: str | None = None) -> Mapping[str, dict[int, Usage]]:
+    """Of every model, or of one, the days of the last `days` on which it was used; today is one of them.
+
+    A day is counted from 1970, in UTC.
+    """
+    first = int(session.exec(select(now())).one() // DAY_SECONDS) - days + 1
+    query = select(UsageCount).where(col(UsageCount.day) >= first)
+    if model_id is not None:
+        query = query.where(col(UsageCount.model_id) == model_id)
+    found: dict[str, dict[int, Usage]] = {}
+    for row in session.exec(query.order_by(col(UsageCount.model_id), col(UsageCount.day))).all():
+        found.setdefault(row.model_id, {}).setdefault(row.day, Usage()).add(row)
+    return found
+
+
+def total(days: Iterable[Usage]) -> Usage:
+    """Several days as one."""
+    whole = Usage()
+    for day in days:
+        whole.uses += day.uses
+        whole.failures += day.failures
+        whole.seconds += day.seconds
+        whole.last_used_at = max(whole.last_used_at or 0.0, day.last_used_at or 0.0)
+        for length, uses in day.lengths.items():
+            whole.lengths[length] = whole.lengths.get(length, 0) + uses
+    return whole
+
+
+def prune(session: Session) -> int:
+    """Forget what is older than is kept; how many rows that were."""
+    oldest = session.exec(select(now())).one() // DAY_SECONDS - KEEP_DAYS
+    gone = session.exec(delete(UsageCount).where(col(UsageCount.day) <= int(oldest)))
+    return int(gone.rowcount)
