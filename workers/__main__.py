@@ -48,7 +48,7 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
         migrate(settings)
     elif options.role == "beat":
         configure(settings, "beat")
-        from workers.app import make_beat_app
+        from workers.beat import make_beat_app
 
         beat = make_beat_app(settings).Beat(scheduler="celery.beat:Scheduler")
         _assembled()

@@ -9,8 +9,7 @@ from celery.bootsteps import StartStopStep
 from shared.broker import TICKET_HEADER, make_app, named_queue
 from shared.contracts import KINDS, RESCUE
 from shared.errors import Invalid
-from shared.queues import IO, queue_name, worker_queues
-from shared.settings import Settings
+from shared.queues import queue_name, worker_queues
 from shared.states import Priority
 from workers import guard
 from workers.job import BODIES, Heart, Message, Services, receive
@@ -113,19 +112,3 @@ def _unknown(services: Services, *, name: str, id: str, message: Any, **_: Any) 
     error = Invalid("unknown_kind", f"There is no kind of job {name!r}.", f"Known kinds: {', '.join(sorted(KINDS))}.")
     log.warning("message.rejected", job_id=id, kind=name, code=error.code)
     services.ledger.reject(id, name, {}, error)
-
-
-def make_beat_app(settings: Settings) -> Celery:
-    """The schedule. What it sends is idempotent per slot, so two beats are one."""
-    app = make_app(settings)
-    app.conf.beat_schedule = {
-        "rescue": {
-            "task": RESCUE,
-            "schedule": settings.jobs.rescue_seconds,
-            "options": {
-                "queue": named_queue(queue_name(Priority.CRITICAL, IO)),
-                "expires": settings.jobs.rescue_seconds,
-            },
-        }
-    }
-    return app
