@@ -29,6 +29,8 @@ demo: setup ## Show it all on real models made on the spot
 up: setup ## Run the service on this machine
 	$(BIN)/modelyard up
 
+# Thousands of processes start in it: what the first of them compiles, the others read, whatever the shell says.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: setup system-packages llama lint ## Run the whole suite, style and types first
 	$(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile
 

@@ -14,7 +14,7 @@ import psutil
 from sqlalchemy import text
 
 from deploy.demo.hub import Hub
-from deploy.demo.models import make_gguf_llm, make_transformers_llm
+from deploy.demo.models import make_transformers_llm
 from deploy.local import READY_SECONDS, Instance
 from shared.db import catalog, jobs
 from shared.db.session import Database
@@ -23,8 +23,8 @@ from shared.errors import ModelyardError
 from shared.settings import Settings
 from shared.states import ENDED
 from tests.conftest import RealRedis, until
+from tests.factories.quick import make_quick_llm
 from tests.faults.databases import Losable, Postgresql, Sqlite
-from workers.runtimes.llamacpp import find_binary
 from workers.store.layout import Layout
 
 MIB = 1024 * 1024
@@ -49,15 +49,8 @@ def stock(root: Path) -> str:
     """Put the models on the hub that the cells fetch; answers the runtime that the loadable ones have."""
     make_transformers_llm(root / "tiny" / "oak", 4, 20 * MIB, "oak")
     make_transformers_llm(root / "tiny" / "elm", 5, MIB, "elm")
-    try:
-        find_binary(Settings().runners)
-    except ModelyardError:
-        for seed, name in enumerate(("acorn", "birch"), 1):
-            make_transformers_llm(root / "tiny" / name, seed, MIB, name)
-        return "torch"
-    for seed, name in enumerate(("acorn", "birch"), 1):
-        make_gguf_llm(root / "tiny" / name / f"{name}.gguf", seed, name=name)
-    return "llama.cpp"
+    (runtime,) = {make_quick_llm(root / "tiny" / name, seed, MIB) for seed, name in enumerate(("acorn", "birch"), 1)}
+    return runtime
 
 
 class House:

@@ -18,6 +18,7 @@ from shared.settings import Settings
 from shared.states import ENDED
 from tests.conftest import until
 from tests.factories.folders import gguf, write
+from tests.factories.quick import make_quick_llm
 
 MIB = 1024 * 1024
 
@@ -95,14 +96,16 @@ class Yard:
 
 @pytest.fixture(scope="session")
 def hub_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models that start in a moment, one as a single file, and one that torch takes seconds to load."""
     root = tmp_path_factory.mktemp("hub")
-    make_transformers_llm(root / "tiny" / "acorn", 1, 6 * MIB, "acorn")
-    make_transformers_llm(root / "tiny" / "birch", 2, 6 * MIB, "birch")
+    make_quick_llm(root / "tiny" / "acorn", 1, 6 * MIB)
+    make_quick_llm(root / "tiny" / "birch", 2, 6 * MIB)
     make_gguf_llm(root / "tiny" / "cedar" / "cedar.gguf", 3, name="cedar")
+    make_transformers_llm(root / "tiny" / "larch", 4, 6 * MIB, "larch")
     return root
 
 
-def start(folder: Path, hub: Hub, **settings: str) -> Instance:
+def start(folder: Path, hub: Hub, *, flower: bool = False, **settings: str) -> Instance:
     """A new instance whose only source is the hub."""
     environment = {
         "HF_ENDPOINT": hub.url, "MODELYARD_DATA_DIR": str(folder), "MODELYARD_API__PORT": "0",
@@ -112,7 +115,7 @@ def start(folder: Path, hub: Hub, **settings: str) -> Instance:
     before = dict(os.environ)
     os.environ.update(environment)
     try:
-        instance = Instance(Settings())
+        instance = Instance(Settings(), flower=flower)
         instance.start()
         instance.wait_ready(READY_SECONDS)
     finally:
@@ -122,10 +125,10 @@ def start(folder: Path, hub: Hub, **settings: str) -> Instance:
 
 
 @contextmanager
-def opened(folder: Path, hub_root: Path, **settings: str) -> Iterator[Yard]:
+def opened(folder: Path, hub_root: Path, *, flower: bool = False, **settings: str) -> Iterator[Yard]:
     """An instance with these settings beside the usual ones, and its end."""
     with Hub(hub_root) as hub:
-        instance = start(folder, hub, **settings)
+        instance = start(folder, hub, flower=flower, **settings)
         yard = Yard(instance, hub)
         yield yard
         yard.http.close()

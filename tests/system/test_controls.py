@@ -122,17 +122,17 @@ def test_a_running_verify(yard: Yard, broad: str, order: Path) -> None:
 
 @pytest.mark.fault("F-27")
 def test_a_running_load_leaves_the_old_model_serving(yard: Yard) -> None:
-    for name in ("acorn", "birch"):
+    for name in ("acorn", "larch"):
         yard.pull(name, f"tiny/{name}")
     yard.done("/api/v1/models/activate", {"model_id": "acorn"})
-    job_id = yard.submitted("/api/v1/models/birch/switch")
+    job_id = yard.submitted("/api/v1/models/larch/switch")
     at_work(yard, job_id, "loading")
     heard(yard, "load", job_id, "cancel", "cancelled")
     assert yard.http.get("/api/v1/models/active/llm").json()["modelId"] == "acorn"
     assert yard.say().headers["x-modelyard-model"] == "acorn"
     held = [model["modelId"] for model in yard.http.get("/api/v1/models").json()["models"] if model["loadState"]]
     assert held == ["acorn"], "the one that was on its way has left memory"
-    job_id = yard.submitted("/api/v1/models/birch/switch")
+    job_id = yard.submitted("/api/v1/models/larch/switch")
     at_work(yard, job_id, "loading")
     heard(yard, "load", job_id, "pause", "paused")
     assert yard.say().headers["x-modelyard-model"] == "acorn"

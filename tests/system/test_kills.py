@@ -90,7 +90,7 @@ def test_beat_dies(slow_yard: Yard) -> None:
 def test_the_device_worker_dies(slow_yard: Yard) -> None:
     """Its runners die with it; the model that served its type is loaded again, and requests wait for it."""
     yard = slow_yard
-    for name in ("acorn", "birch"):
+    for name in ("acorn", "larch"):
         yard.pull(name, f"tiny/{name}")
     yard.done("/api/v1/models/activate", {"model_id": "acorn"})
     assert yard.say().status_code == 200
@@ -116,7 +116,7 @@ def test_a_runner_dies(slow_yard: Yard) -> None:
 def test_the_device_worker_dies_in_a_switch(slow_yard: Yard) -> None:
     """The recovery of the old model does not undo the switch: the new one is active, and answers."""
     yard = slow_yard
-    job_id = yard.submitted("/api/v1/models/birch/switch")
+    job_id = yard.submitted("/api/v1/models/larch/switch")
     until(lambda: yard.job(job_id)["phase"] == "loading", what="loading")
     kill(yard, "device-cpu")
     job = yard.ended(job_id, 120)
@@ -124,7 +124,7 @@ def test_the_device_worker_dies_in_a_switch(slow_yard: Yard) -> None:
     until(lambda: not yard.http.get("/api/v1/jobs?status=queued").json()["jobs"], 60)
     active = yard.http.get("/api/models/active/llm").json()["modelId"]
     answer = yard.say()
-    assert (answer.status_code, answer.headers["x-modelyard-model"], active) == (200, "birch", "birch")
+    assert (answer.status_code, answer.headers["x-modelyard-model"], active) == (200, "larch", "larch")
 
 
 def test_interrupt_leaves_nothing(tmp_path: Path, hub_root: Path) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.conftest import Yard, opened
+from deploy.demo.models import make_transformers_llm
+from tests.system.conftest import MIB, Yard, opened
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
@@ -20,11 +20,11 @@ MODELS = ("ash", "elm")
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory, hub_root: Path) -> Path:
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hub's folder of our own, whose repositories change."""
     root = tmp_path_factory.mktemp("library")
-    for name, like in zip(MODELS, ("acorn", "birch"), strict=True):
-        shutil.copytree(hub_root / "tiny" / like, root / "tiny" / name)
+    for seed, name in enumerate(MODELS):
+        make_transformers_llm(root / "tiny" / name, seed, 6 * MIB, name)
     return root
 
 

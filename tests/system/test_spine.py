@@ -2,7 +2,9 @@
 
 import base64
 import json
+import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -11,11 +13,28 @@ from celery import Celery
 from openai import OpenAI
 
 from deploy.demo.load import Load
+from deploy.demo.models import make_transformers_llm
 from tests.conftest import until
 from tests.factories.pipelines import stable_diffusion
-from tests.system.conftest import Yard, needs_llama_server
+from tests.system.conftest import MIB, Yard, needs_llama_server, opened
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module")
+def hub_root(hub_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Here both runtimes are at work: acorn and birch are of the slower one, whatever else there is."""
+    root = tmp_path_factory.mktemp("both")
+    for seed, name in enumerate(("acorn", "birch")):
+        make_transformers_llm(root / "tiny" / name, seed, 6 * MIB, name)
+    shutil.copytree(hub_root / "tiny" / "cedar", root / "tiny" / "cedar")
+    return root
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory, hub_root: Path) -> Iterator[Yard]:
+    with opened(tmp_path_factory.mktemp("yard"), hub_root, flower=True) as yard:
+        yield yard
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +67,7 @@ def test_a_second_download_finds_it_there(yard: Yard, models: list[str]) -> None
 
 def test_activate_and_ask(yard: Yard, models: list[str]) -> None:
     assert yard.say().status_code == 409
+    before = yard.http.get("/api/v1/models/acorn/requirements").json()["memory"]
     job = yard.done("/api/v1/models/activate", {"model_id": "acorn"})
     assert job["result"]["runtime"] == "torch"
     assert job["result"]["memoryBytes"] > 0
@@ -57,6 +77,10 @@ def test_activate_and_ask(yard: Yard, models: list[str]) -> None:
     assert answer.headers["x-modelyard-model"] == "acorn"
     assert isinstance(answer.json()["choices"][0]["message"]["content"], str)
     assert yard.say("acorn").status_code == 200
+    after = yard.http.get("/api/v1/models/acorn/requirements").json()["memory"]
+    assert (before["basis"], after["basis"]) == ("estimated", "measured")
+    assert after["total"] == job["result"]["memoryBytes"] + after["cache"], "torch's cache comes later"
+    assert abs(before["total"] - after["total"]) < before["spread"]
 
 
 def test_a_model_that_is_named_is_loaded_for_that(yard: Yard, models: list[str]) -> None:

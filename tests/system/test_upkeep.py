@@ -67,7 +67,7 @@ def test_what_is_typed_now_counts(yard: Yard) -> None:
     refused = run(yard, "pull", "hf:tiny/birch@nope", "--id", "typed")
     assert (refused.returncode, "nope" in refused.stdout + refused.stderr) == (1, True)
     assert modelyard(yard, "pull", "hf:tiny/birch", "--id", "typed")["result"]["alreadyPresent"] is True
-    url = f"{yard.hub.url}/files/tiny/birch/model.safetensors"
+    url = f"{yard.hub.url}/files/tiny/larch/model.safetensors"
     modelyard(yard, "pull", url, "--id", "summed")
     wrong = run(yard, "pull", url, "--id", "summed", "--checksum", f"sha256:{'0' * 64}")
     assert (wrong.returncode, "checksum_mismatch" in wrong.stdout + wrong.stderr) == (1, True)
