@@ -11,6 +11,7 @@ from shared.db import catalog, devices, footprints, upkeep
 from shared.db.reports import Device
 from shared.db.session import Database
 from shared.db.tables import Installation, Model
+from shared.errors import Conflict
 from shared.states import Output, output_of
 
 CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
@@ -78,7 +79,7 @@ class CompatibilityView(View):
 
 
 def requirements(database: Database, model_id: str, device_id: str | None, context_length: int) -> RequirementsView:
-    """Raises: NotFound; Unavailable, where no device has been reported."""
+    """Raises: NotFound; Conflict, code `size_unknown`; Unavailable, where no device has been reported."""
     with database.reading() as session:
         model, installation = catalog.get_model(session, model_id), catalog.installation(session, model_id)
         device, row = devices.named(session, device_id), installation or _not_yet(model)
@@ -109,7 +110,7 @@ def requirements(database: Database, model_id: str, device_id: str | None, conte
 def compatible(
     database: Database, model_id: str, context_length: int, mode: str | None, resolution: tuple[int, int] | None
 ) -> CompatibilityView:
-    """Raises: NotFound; Unavailable, where no device has been reported."""
+    """Raises: NotFound; Conflict, code `size_unknown`; Unavailable, where no device has been reported."""
     with database.reading() as session:
         model, installation = catalog.get_model(session, model_id), catalog.installation(session, model_id)
         row, disk_free = installation or _not_yet(model), upkeep.disk_free(session)
@@ -147,7 +148,12 @@ def _setting(row: Installation, device: Device, context_length: int) -> fit.Sett
 
 def _not_yet(model: Model) -> Installation:
     """All that is known of a model that is not on disk: what the registry says of its size."""
-    size = model.file_size or size_of(model.requirements.get("disk")) or 0
+    size = model.file_size or size_of(model.requirements.get("disk"))
+    if not size:
+        raise Conflict(
+            "size_unknown", f"Nothing tells the size of {model.id!r} before it is here.",
+            f"Download it: modelyard pull {model.id}; its files tell what it needs.",
+        )  # fmt: skip
     return Installation(
         model_id=model.id, model_type=model.type, revision="", state="", size=size, files=0, integrity=0.0,
         path="", facts={}, published_at=0.0, verified_at=0.0,

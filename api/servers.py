@@ -40,7 +40,9 @@ class ServersView(View):
     ready_servers: int
     starting_servers: int
     failed_servers: int = Field(description="Failed to start, lost, or in a crash loop.")
-    ready: bool = Field(description="All that should be ready are; one that is idle need not be.")
+    ready: bool = Field(
+        description="All that should answer do; one that is idle need not, one that is started anew does."
+    )
     servers: list[ServerView]
 
 
@@ -53,9 +55,11 @@ def servers_now(database: Database) -> ServersView:
         states.count(state) for state in (ResidencyState.FAILED, ResidencyState.LOST, ResidencyState.CRASH_LOOP)
     )
     starting = states.count(ResidencyState.STARTING)
+    answering = {row.model_id for row in rows if row.state == ResidencyState.READY}
+    awaited = sum(row.state == ResidencyState.STARTING and row.model_id not in answering for row in rows)
     return ServersView(
         total_servers=len(rows), ready_servers=states.count(ResidencyState.READY), starting_servers=starting,
-        failed_servers=broken, ready=broken == starting == 0,
+        failed_servers=broken, ready=broken == awaited == 0,
         servers=[
             ServerView(
                 model_id=row.model_id, model_type=row.model_type, state=ResidencyState(row.state), active=row.active,

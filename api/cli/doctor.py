@@ -42,7 +42,7 @@ def _models(client: Client) -> list[dict[str, Any]]:
             _finding(
                 f"{m['modelId']}: download failed",
                 False,
-                f"modelyard jobs, then retry; or modelyard rm {m['modelId']}",
+                f"modelyard pull {m['modelId']} tries again and says why; modelyard rm {m['modelId']} forgets it",
                 needed=False,
             )
             for m in failed

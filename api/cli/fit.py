@@ -183,3 +183,5 @@ def plan(
         out.print(f"takes about {told['seconds']:.0f} s")
     if told["id"] is not None:
         out.print(f"modelyard switch {model_id} --plan {told['id']}", style="dim")
+    elif action != "switch":
+        out.print(f"modelyard {action} {model_id}", style="dim")

@@ -57,12 +57,13 @@ def list_models(
     if as_json:
         print_json(models)
         return
-    table = Table(ID, "TYPE", "STATUS", "SIZE", "ACTIVE", "SOURCE", box=None)
+    table = Table(ID, "TYPE", "STATUS", "SIZE", "ACTIVE", "MEMORY", "SOURCE", box=None)
     for model in models:
         size = model["size"] or model["fileSize"]
         active = "●" if model["active"] else ""
+        memory = " ".join(filter(None, (model["loadState"], "pinned" if model["pinned"] else "")))
         source = f"{model['source']}:{model['sourceUrl']}"
-        table.add_row(model["modelId"], model["modelType"], model["status"], size_text(size), active, source)
+        table.add_row(model["modelId"], model["modelType"], model["status"], size_text(size), active, memory, source)
     out.print(table)
 
 

@@ -1,14 +1,16 @@
 """`modelyard pull`: from a reference to a model on disk."""
 
+from difflib import get_close_matches
 from typing import Annotated
 
 import typer
 
 from api.cli.client import Client, Refused
 from api.cli.options import AsJson, PriorityOption, WaitFor, priority_named
-from api.cli.terminal import end
+from api.cli.terminal import end, pages
 from shared.errors import Invalid
 from shared.refs import parse_ref, slug
+from shared.states import EMBEDDING
 
 app = typer.Typer()
 
@@ -49,9 +51,21 @@ def _known(text: str) -> str:
     raise Invalid("invalid_reference", f"{text!r} is no model id.", f"Did you mean {meant}?")
 
 
+def _check_type(client: Client, model_type: str) -> None:
+    """Any type may be new; one that is nearly a type that there is was mistyped.
+
+    Raises:
+        Invalid
+    """
+    known = {EMBEDDING, *(model["modelType"] for model in pages(client, "/api/v1/models", "models"))}
+    if model_type not in known and (meant := get_close_matches(model_type, known, 1)):
+        raise Invalid("unknown_type", f"There is no type {model_type!r}.", f"Did you mean --type {meant[0]}?")
+
+
 def _register(client: Client, text: str, model_id: str | None, model_type: str, checksum: str | None) -> str:
     """Enter the reference in the registry unless it is there already. Answers its id."""
     ref = parse_ref(text)
+    _check_type(client, model_type)
     model_id = model_id or slug(ref.location.rstrip("/").rpartition("/")[2])
     body = {
         "model_id": model_id, "model_type": model_type, "name": ref.location.rpartition("/")[2] or ref.location,

@@ -181,7 +181,8 @@ def _words(name: str) -> str:
 
 
 def _brief(result: dict[str, Any]) -> str:
-    told = {name: value for name, value in result.items() if name not in UNTOLD and value}
+    untold = UNTOLD if result.get("fallback") else {*UNTOLD, "servedBy"}
+    told = {name: value for name, value in result.items() if name not in untold and value}
     if result.get("alreadyPresent"):
         return "already there, whole"
     if "repaired" in result and not result["repaired"]:

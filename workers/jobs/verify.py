@@ -66,7 +66,10 @@ def proven(work: Work, manifest: Manifest, tier: VerifyTier, promised: Promised)
         work.report("verifying", done=done, total=total)
         reached("verify.hashed")
 
-    work.report("verifying", done=0, total=total)
+    if tier == VerifyTier.STAT:  # of which no byte is read, but of what was written to since
+        work.report("looking")
+    else:
+        work.report("verifying", done=0, total=total)
     return verify_files(
         work.services.layout, manifest, tier=tier, promised=promised, checkpoint=work.checkpoint, on_bytes=on_bytes
     )
