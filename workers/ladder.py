@@ -27,7 +27,8 @@ class Brought(NamedTuple):
         row = self.row
         return {
             "modelId": model.id, "modelType": row.model_type, "device": row.device, "runtime": row.runtime,
-            "loadSeconds": row.load_seconds if self.started else None, "memoryBytes": row.memory_bytes, "offloadedBytes": row.offloaded_bytes,
+            "loadSeconds": row.load_seconds if self.started else None, "memoryBytes": row.memory_bytes,
+            "offloadedBytes": row.offloaded_bytes,
             "servedBy": {"modelId": row.model_id, "contextLength": row.context_length},
             "fallback": self.fell_back, "tried": self.tried,
         }  # fmt: skip
