@@ -9,7 +9,7 @@ from api.bodies import Body
 from api.views import View
 from shared import fit
 from shared.contracts import ModelId
-from shared.db import catalog, devices, footprints, residency
+from shared.db import catalog, devices, footprints, residency, sleep
 from shared.db.placement import Occupant, free_bytes, occupants, plan
 from shared.db.reports import Device
 from shared.db.session import Database
@@ -104,8 +104,9 @@ def _planned(database: Database, leases: Leases, action: str, rung: Rung) -> Pla
         setting = fit.Setting(_runtime(installation), device.kind, rung.context_length)
         there = residency.resident(session, model.id, device.id)
         known = footprints.learned(session, installation, device.id, setting.runtime)
+        asleep = sleep.asleep(session, device.id)
     residents = occupants(database, leases, device.id)
-    free = _free(device, residents)
+    free = _free(device, residents, asleep)
     about: dict[str, Any] = {
         "action": action, "model_id": model.id, "device": device.id, "free_before": free, "served_by": model.id,
         "context_length": rung.context_length,
@@ -155,8 +156,8 @@ def _runtime(installation: Installation) -> str:
     return found
 
 
-def _free(device: Device, residents: list[Occupant]) -> int | None:
-    return free_bytes(device.details.get("memoryFree"), device.details.get("memoryLimit"), residents)
+def _free(device: Device, residents: list[Occupant], asleep: list[Residency]) -> int | None:
+    return free_bytes(device.details.get("memoryFree"), device.details.get("memoryLimit"), residents, asleep)
 
 
 def _unload(database: Database, leases: Leases, model_id: str) -> PlanView:
@@ -166,9 +167,11 @@ def _unload(database: Database, leases: Leases, model_id: str) -> PlanView:
         if not rows:
             raise Conflict("model_not_active", f"{model_id!r} is not in memory.", "modelyard devices shows what is.")
         device = devices.named(session, rows[0].device)
-    free = _free(device, occupants(database, leases, device.id))
+        asleep = sleep.asleep(session, device.id)
+    free = _free(device, occupants(database, leases, device.id), asleep)
+    gone = [row for row in rows if row.state != ResidencyState.ASLEEP]
     return PlanView(
         id=None, action="unload", model_id=model_id, device=device.id,
         steps=[_stop(row) for row in rows],
-        free_before=free, free_after=_after(free, rows, device.id, 0),
+        free_before=free, free_after=_after(free, gone, device.id, 0),
     )  # fmt: skip

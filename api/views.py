@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_camel
 from shared.db.catalog import Facts
 from shared.db.tables import Job, Model, Residency
 from shared.refs import SourceKind
-from shared.states import Availability, Holder, JobState, Priority
+from shared.states import AWAY, Availability, Holder, JobState, Priority, ResidencyState
 
 PriorityName = Literal["CRITICAL", "HIGH", "MEDIUM", "LOW"]
 
@@ -169,7 +169,8 @@ def view_model(model: Model, facts: Facts) -> ModelView:
     installation = facts.installations.get(model.id)
     residencies: list[Residency] = facts.residencies.get(model.id, [])
     serving = next((row for row in residencies if row.active), None)
-    loaded = serving or next(iter(residencies), None)
+    near = next((row for row in residencies if row.state == ResidencyState.ASLEEP), None)
+    loaded = near if near and serving and serving.state in AWAY else serving or next(iter(residencies), None)
     return ModelView(
         model_id=model.id, model_type=model.type, name=model.name, description=model.description,
         source=SourceKind(model.source), source_url=model.source_url, revision=model.revision,

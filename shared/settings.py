@@ -150,6 +150,11 @@ class RunnerSettings(BaseSettings):
     min_residence_seconds: float = Field(
         20, ge=0, description="A model that a request brought into memory is not put out by another's for so long."
     )
+    sleep_bytes: ByteSize | None = Field(
+        None,
+        description="Memory of a machine in which models that were put out of a device sleep, to come back without "
+        "the disk; such as 32GB, or 0. When unset, a quarter of it for those of GPUs, and none for those of the CPU.",
+    )
     memory_limit: ByteSize | None = Field(
         None, description="Memory of each device that models may take together, such as 20GB; what is free when unset."
     )

@@ -121,6 +121,9 @@ class ResidencyState(StrEnum):
     request brings it back."""
     CRASH_LOOP = "crash_loop"
     """Lost again and again. It serves its type all the same, and is tried again every few minutes."""
+    ASLEEP = "asleep"
+    """Out of the device's memory, its weights still in the machine's: a load wakes it by a copy. It serves no type, and
+    ends where its room is needed, its model is removed or has another revision."""
     STOPPED = "stopped"
     FAILED = "failed"
     """Never became ready."""
@@ -129,5 +132,5 @@ class ResidencyState(StrEnum):
 IN_MEMORY = (ResidencyState.STARTING, ResidencyState.READY, ResidencyState.DRAINING)
 AWAY = (ResidencyState.LOST, ResidencyState.IDLE, ResidencyState.CRASH_LOOP)
 """Without a runner, and meant to have one."""
-HELD = (*IN_MEMORY, *AWAY)
-"""In memory, or meant to be."""
+HELD = (*IN_MEMORY, *AWAY, ResidencyState.ASLEEP)
+"""In memory, or meant to be, or near it."""

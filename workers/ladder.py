@@ -9,7 +9,7 @@ from shared.fallback import Rung, ladder
 from shared.states import ResidencyState
 from workers.job import Services, Work
 from workers.jobs.verify import look_before_load
-from workers.residency.manager import Manager
+from workers.residency.manager import Manager, Ready
 
 
 class Brought(NamedTuple):
@@ -18,6 +18,8 @@ class Brought(NamedTuple):
     row: Residency
     started: bool
     """It was not in memory before."""
+    woken: bool
+    """It was asleep: no byte of it was read."""
     fell_back: bool
     tried: list[dict[str, Any]]
     """The ways that did not work, each with its reason and its numbers."""
@@ -28,7 +30,7 @@ class Brought(NamedTuple):
         return {
             "modelId": model.id, "modelType": row.model_type, "device": row.device, "runtime": row.runtime,
             "loadSeconds": row.load_seconds if self.started else None, "memoryBytes": row.memory_bytes,
-            "offloadedBytes": row.offloaded_bytes,
+            "offloadedBytes": row.offloaded_bytes, "woken": self.woken,
             "servedBy": {"modelId": row.model_id, "contextLength": row.context_length},
             "fallback": self.fell_back, "tried": self.tried,
         }  # fmt: skip
@@ -62,7 +64,7 @@ def bring(
     errors: list[ModelyardError] = []
     for rung in ways:
         try:
-            row, started = _one(work, manager, rung, plan_id, fresh=fresh, set_aside=set_aside)
+            row, started, woken = _one(work, manager, rung, plan_id, fresh=fresh, set_aside=set_aside)
         except ModelyardError as error:
             if error.code == "plan_outdated" or isinstance(error, Unavailable) or len(ways) == 1:
                 raise
@@ -73,14 +75,14 @@ def bring(
         if started or tried:
             with work.services.database.session() as session:
                 row.fallback_for = residency.stand_in(session, model.id, row.id if tried else None)
-        return Brought(row, started, model.id in row.fallback_for, tried)
+        return Brought(row, started, woken, model.id in row.fallback_for, tried)
     errors[0].details |= {"tried": tried}
     raise errors[0]
 
 
 def _one(
     work: Work, manager: Manager, rung: Rung, plan_id: str | None, *, fresh: bool, set_aside: ResidencyState
-) -> tuple[Residency, bool]:
+) -> Ready:
     with work.services.database.reading() as session:
         model, installation = catalog.get_model(session, rung.model_id), catalog.installed(session, rung.model_id)
     look_before_load(work, installation)

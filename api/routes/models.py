@@ -12,7 +12,7 @@ from shared.contracts import Download, Remove, Repair, Scan, Verify
 from shared.db import catalog
 from shared.errors import Conflict, Invalid
 from shared.refs import Ref, SourceKind, checked, scan_root
-from shared.states import Availability, Priority, VerifyTier
+from shared.states import Availability, Priority, ResidencyState, VerifyTier
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -128,7 +128,7 @@ def not_in_use(front: Front, model_id: str) -> None:
     """Raises: Conflict, while the model is in memory or comes down."""
     with front.database.reading() as session:
         facts = catalog.Facts(session, [model_id])
-    if model_id in facts.residencies:
+    if any(row.state != ResidencyState.ASLEEP for row in facts.residencies.get(model_id, [])):
         raise Conflict("model_in_use", "The model is in memory.", f"Unload it first: modelyard unload {model_id}.")
     if facts.availability(model_id) in BUSY:
         job = facts.fetches[model_id].id

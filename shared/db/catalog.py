@@ -11,7 +11,7 @@ from shared.db.reports import StoreReport
 from shared.db.session import now, serialise
 from shared.db.tables import FileList, Installation, Job, LockedEntry, Model, Residency, ScheduleRun
 from shared.errors import Conflict, ModelyardError, NotFound, Unavailable
-from shared.states import HELD, LIVE, Availability, Holder, InstallationState, JobState, ResidencyState
+from shared.states import AWAY, HELD, IN_MEMORY, LIVE, Availability, Holder, InstallationState, JobState, ResidencyState
 
 UPDATE = "model.update"
 FETCHES = ("model.download", "model.repair", UPDATE)
@@ -245,7 +245,8 @@ def whole(session: Session) -> list[tuple[Model, Installation]]:
 
 def loaded(session: Session) -> frozenset[str]:
     """Models that are, or should be, in memory."""
-    return frozenset(session.exec(select(Residency.model_id).where(col(Residency.state).in_(HELD))).all())
+    there = col(Residency.state).in_((*IN_MEMORY, *AWAY))
+    return frozenset(session.exec(select(Residency.model_id).where(there)).all())
 
 
 def in_state(session: Session, state: ResidencyState) -> list[Residency]:

@@ -91,8 +91,8 @@ def named(session: Session, device_id: str | None) -> Device:
 
 
 def residents(session: Session) -> list[Residency]:
-    """Models in the memory of any device, or on their way back to it."""
-    there = (*IN_MEMORY, ResidencyState.LOST)
+    """Models in the memory of any device, asleep beside it, or on their way back to it."""
+    there = (*IN_MEMORY, ResidencyState.ASLEEP, ResidencyState.LOST)
     return list(session.exec(select(Residency).where(col(Residency.state).in_(there))).all())
 
 

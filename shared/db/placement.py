@@ -18,6 +18,8 @@ from shared.progress import Leases
 from shared.states import ResidencyState
 
 GB = 10**9
+CPU = "cpu"
+"""The id of the device that is no GPU."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,16 @@ def outdated() -> Conflict:
     )  # fmt: skip
 
 
-def free_bytes(seen: int | None, limit: int | None, residents: Sequence[Occupant]) -> int | None:
-    """What a model could take of a device: what was seen to be free, within what models may take together."""
+def free_bytes(
+    seen: int | None, limit: int | None, residents: Sequence[Occupant], asleep: Sequence[Residency] = ()
+) -> int | None:
+    """What a model could take of a device: what was seen to be free, within what models may take together.
+
+    Args:
+        asleep: sleepers of the device; on a CPU theirs is the same memory, which they give up to whoever needs it.
+    """
+    if seen is not None:
+        seen += sum(row.memory_bytes or 0 for row in asleep if row.device == CPU)
     if limit is None:
         return seen
     left = max(0, limit - sum(one.row.memory_bytes or 0 for one in residents))

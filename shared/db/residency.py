@@ -163,7 +163,7 @@ def clear(session: Session, model_id: str, device: str) -> list[Residency]:
 
 def lose(session: Session, which: ColumnElement[bool], into: ResidencyState = ResidencyState.LOST) -> None:
     """These runners are gone: those that serve a type are marked lost, or idle, and the others are over."""
-    gone = which & col(Residency.state).in_(IN_MEMORY)
+    gone = which & col(Residency.state).in_((*IN_MEMORY, ResidencyState.ASLEEP))
     nothing = dict.fromkeys(("pid", "url", "known_as", "memory_bytes", "offloaded_bytes"))
     session.exec(update(Residency).where(gone, col(Residency.active)).values(state=into, **nothing))
     session.exec(update(Residency).where(gone, ~col(Residency.active)).values(state=ResidencyState.STOPPED, **nothing))

@@ -13,7 +13,7 @@ from shared.db.session import now
 from shared.db.tables import Installation, Job, Model
 from shared.errors import Conflict, NotFound, Snooze
 from shared.refs import SourceKind
-from shared.states import LIVE, Holder, InstallationState
+from shared.states import LIVE, Holder, InstallationState, ResidencyState
 
 HARMLESS = (Scrub.kind, UpdateCheck.kind)
 """They only look, and find nothing to say about a model that is gone."""
@@ -150,7 +150,7 @@ def refuse_if_used(session: Session, model_id: str, job_id: str) -> None:
         Conflict: it is in memory.
         Snooze: another job works on it.
     """
-    if catalog.residencies(session, [model_id]):
+    if any(row.state != ResidencyState.ASLEEP for row in catalog.residencies(session, [model_id])):
         raise Conflict("model_in_use", "The model is in memory.", f"First: modelyard unload {model_id}.")
     others = [job.id for job in live(session, [model_id]) if job.id != job_id and job.kind not in HARMLESS]
     if others:

@@ -13,6 +13,7 @@ from workers.runtimes.torch_runner import TorchRunner
 SERVER = """
 import http.server, os, signal, sys
 host, port, key = sys.argv[1], int(sys.argv[2]), os.environ["FAKE_KEY"]
+REFUSED = ()
 HEALTH, ANSWER = 200, b'{"text": "hi", "tokens": 1, "seconds": 0.1}'
 BEFORE
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -26,7 +27,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.reply(HEALTH if self.headers["Authorization"] == "Bearer " + key else 401, b"{}")
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
-        self.reply(200, ANSWER)
+        self.reply(500 if self.path in REFUSED else 200, ANSWER)
     def log_message(self, *_):
         pass
 http.server.ThreadingHTTPServer((host, port), Handler).serve_forever()
@@ -39,6 +40,8 @@ CRASHES = "print('reading tensors'); print('the third tensor is broken, said ' +
 OUT_OF_MEMORY = "print('ggml: failed to allocate buffer of size 123'); sys.exit(1)"
 GARBAGE = "ANSWER = bytes([0, 255]) + b' not json'"
 NOT_A_NUMBER = """ANSWER = b'{"text": "", "tokens": 1, "seconds": NaN}'"""
+NEVER_WAKES = "REFUSED = ('/wake',)"
+NEVER_SLEEPS = "REFUSED = ('/sleep',)"
 ENDLESS_ANSWER = "ANSWER = b'x' * 50_000_000"
 IGNORES_SIGTERM = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 FLOODS_STDOUT = """

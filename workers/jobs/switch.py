@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.contracts import Switch, Unload
 from shared.db import catalog, jobs, residency
-from shared.db.tables import Model
+from shared.db.tables import Model, Residency
 from shared.points import reached
 from shared.states import ResidencyState
 from workers.job import Work, job
@@ -41,7 +41,7 @@ def switch(args: Switch, work: Work) -> dict[str, Any]:
             raise
         brought.tell(services)
     return {
-        **brought.told(model), "replaced": _let_go(work, model.type),
+        **brought.told(model), "replaced": _let_go(work, new),
     }  # fmt: skip
 
 
@@ -54,17 +54,20 @@ def _comes_too_late(work: Work, model: Model) -> bool:
     return serving is None or serving.model_id != model.id or serving.state != ResidencyState.LOST
 
 
-def _let_go(work: Work, model_type: str) -> list[str]:
-    """The route has moved: drain and stop what served before here, or have its own device's worker do so.
+def _let_go(work: Work, new: Residency) -> list[str]:
+    """The route has moved: drain what served before here, or have its own device's worker do so. Another model sleeps
+    where it can; another runner of the same one stops.
 
     The rows say what is to be let go, so that an attempt that was cut off here is finished by the next one.
     """
     services, manager = work.services, manager_of(work)
     with services.database.reading() as session:
-        rows = residency.draining(session, model_type)
+        rows = residency.draining(session, new.model_type)
     work.report("draining", fraction=0.95)
     for old in rows:
-        if old.device == manager.device.id:
+        if old.device == manager.device.id and old.model_id != new.model_id:
+            manager.leaving.replaced(old)
+        elif old.device == manager.device.id:
             manager.leaving.retire(old.id)
         else:
             services.ledger.submit(Unload(model_id=old.model_id), origin="switch")

@@ -1,4 +1,4 @@
-"""How models leave a device's memory: their requests end first, then their runners."""
+"""How models leave a device's memory: their requests end first, then their runners, or these fall asleep."""
 
 import time
 
@@ -13,6 +13,7 @@ from shared.progress import LEASE_RENEWAL_SECONDS
 from shared.states import ResidencyState
 from workers.devices import inventory
 from workers.residency.pool import Pool
+from workers.residency.sleepers import Sleepers
 
 log = structlog.get_logger()
 
@@ -23,12 +24,21 @@ LEASES_BACK_SECONDS = LEASE_RENEWAL_SECONDS + 5.0
 
 
 class Leaving:
-    """Drains and stops the runners of a pool."""
+    """Drains the runners of a pool, and stops them or has them sleep."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self.sleepers = Sleepers(pool)
         self._settings = pool.services.settings.runners
         self._leases = pool.services.leases
+
+    def replaced(self, row: Residency) -> None:
+        """Another model serves its type: as `retire`, and it sleeps where it can."""
+        self._pool.mark(row.id, state=ResidencyState.DRAINING)
+        self.drain(row.id)
+        reached("residency.drained")
+        self._put_out(row, ResidencyState.STOPPED)
+        reached("residency.stopped")
 
     def retire(self, residency_id: str) -> None:
         """Let the requests end that hold it, then stop it. Not to be cancelled: its route has moved already."""
@@ -43,8 +53,7 @@ class Leaving:
         self._pool.mark(row.id, state=ResidencyState.DRAINING)
         if not self.drain(row.id) and self._serves_on(row):
             return False
-        self._pool.end(row.id, ResidencyState.IDLE)
-        self._pool.tell(row, ResidencyState.IDLE if row.active else ResidencyState.STOPPED)
+        self._put_out(row, ResidencyState.IDLE)
         return True
 
     def unused(self) -> list[Residency]:
@@ -71,14 +80,30 @@ class Leaving:
                 "memory_in_use", "It goes on by itself; a switch would cut them.",
             )  # fmt: skip
         reached("evict.drained")
-        self._pool.end(row.id, into)
+        slept = self._put_out(row, into, planned.need.total)
         reached("evict.stopped")
-        self._pool.tell(row, into if row.active else ResidencyState.STOPPED)
+        if slept:  # its runner has given the memory back before it said so
+            return
         until = time.monotonic() + SETTLE_SECONDS
         while (free := inventory.memory_free(self._pool.device.id)) is not None and time.monotonic() < until:
             back = free >= min(planned.need.total, (planned.free or 0) + (row.memory_bytes or 0))
             if back or self._pool.closing.wait(SETTLE_LOOK_SECONDS):
                 return
+
+    def _put_out(self, row: Residency, into: ResidencyState, need: int = 0) -> bool:
+        """Have a drained one sleep, or end it; whether it sleeps.
+
+        Args:
+            need: bytes for which it goes. On a CPU a sleeper gives none back: it has to go where they are not free.
+        """
+        free = inventory.memory_free(self._pool.device.id)
+        enough = self._pool.device.kind == "gpu" or free is None or free >= need
+        slept = enough and self.sleepers.take_in(row, into)
+        if not slept:
+            self._pool.end(row.id, into)
+        over = ResidencyState.ASLEEP if slept else ResidencyState.STOPPED
+        self._pool.tell(row, into if row.active else over)
+        return slept
 
     def _serves_on(self, row: Residency) -> bool:
         """Let one that a request holds for too long take new ones again. False: it has to go all the same, as nobody

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+import redis
 import structlog
 
-from shared.db import footprints, residency
+from shared.db import footprints, residency, sleep
 from shared.db.placement import Plan, outdated, taken
 from shared.db.tables import Installation, Model, Residency
-from shared.errors import Unavailable
+from shared.errors import Failed, Unavailable
 from shared.keys import installation_secret, runner_key
 from shared.points import reached
 from shared.states import Output, ResidencyState
@@ -25,12 +27,22 @@ from workers.residency.loadable import to_load
 from workers.residency.planning import plan_for, runtime_for
 from workers.residency.pool import Pool
 from workers.residency.watch import Watch
-from workers.runtimes.base import Request, Runtime
+from workers.runtimes.base import Request, Runtime, Server
 from workers.runtimes.llamacpp import LlamaCpp, LlamaCppEmbedder
 from workers.runtimes.ollama import OllamaRuntime
 from workers.runtimes.torch_runner import TorchEmbedder, TorchImageGenerator, TorchRunner
 
 log = structlog.get_logger()
+
+
+class Ready(NamedTuple):
+    """A model in memory."""
+
+    row: Residency
+    started: bool
+    """It was not in memory before."""
+    woken: bool
+    """It was asleep: no byte of it was read."""
 
 
 class Manager:
@@ -48,6 +60,7 @@ class Manager:
         )  # fmt: skip
         self._pool = Pool(services, device)
         self.leaving = Leaving(self._pool)
+        self._sleepers = self.leaving.sleepers
 
     # -- jobs ----------------------------------------------------------------------------------------------
 
@@ -72,8 +85,9 @@ class Manager:
         context_length: int,
         fresh: bool = False,
         set_aside: ResidencyState = ResidencyState.LOST,
-    ) -> tuple[Residency, bool]:
-        """The model's residency here, started and proved by a real inference if there is none; and if it is fresh.
+    ) -> Ready:
+        """The model's residency here; if there is none, one that sleeps is woken, or one is started, and is proved by a
+        real inference.
 
         Args:
             plan_id: the plan that people have seen; another one is not carried out.
@@ -93,20 +107,16 @@ class Manager:
         if row is not None and there and not fresh:
             if plan_id is not None and work.attempt == 1:  # plans are of loads: somebody else was quicker
                 raise outdated()
-            return row, False
+            return Ready(row, started=False, woken=False)
+        asleep = None if fresh else self._sleepers.find(model.id, installation.revision, context_length)
+        if asleep is not None:
+            self._make_room(installation, asleep.runtime, context_length, plan_id, set_aside, work, asleep)
+            plan_id = None  # it was carried out this far
+            if self._wake(asleep, work):
+                return Ready(asleep, started=True, woken=True)
         folder, trusted = to_load(self._services, installation)
         runtime = runtime_for(self.runtimes, folder, model, installation.facts)
-        gently = set_aside is ResidencyState.IDLE
-        planned = plan_for(
-            self._services, self.device, installation, runtime.name, context_length,
-            self._settings.min_residence_seconds if gently else 0.0,
-        )  # fmt: skip
-        planned.check(plan_id)
-        if planned.evictions:
-            work.report("making room")
-            work.confirm()
-        for old in planned.evictions:
-            self.leaving.evict(old, planned, set_aside)
+        planned = self._make_room(installation, runtime.name, context_length, plan_id, set_aside, work)
         row = Residency(
             id=str(uuid.uuid4()), model_id=model.id, model_type=model.type, revision=installation.revision,
             device=self.device.id, runtime=runtime.name, state=ResidencyState.STARTING, started_at=0.0,
@@ -117,18 +127,20 @@ class Manager:
         self._pool.tell(row, ResidencyState.STARTING)
         try:
             pooling = str(installation.facts.get("pooling", "mean"))
-            return self._start(row, runtime, folder, planned, trusted, pooling, work), True
+            self._start(row, runtime, folder, planned, trusted, pooling, work)
         except BaseException:
             with suppress(Unavailable):  # the watch records it once the database is back
                 self._pool.end(row.id, ResidencyState.FAILED)
             raise
+        self._sleepers.end_of(model.id)
+        return Ready(row, started=True, woken=False)
 
     # -- the process ----------------------------------------------------------------------------------------
 
     def recover(self) -> None:
         """This worker starts anew: what the one before has left behind is ended; what served is loaded again."""
         with self._services.database.reading() as session:
-            before = residency.residents(session, self.device.id)
+            before = [*residency.residents(session, self.device.id), *sleep.asleep(session, self.device.id)]
         runtimes = {runtime.name: runtime for runtime in self.runtimes}
         for row in before:  # nobody may ask one that is to end, and a later worker must still find it
             self._pool.mark(row.id, state=ResidencyState.DRAINING)
@@ -149,15 +161,58 @@ class Manager:
 
     # -- inside ---------------------------------------------------------------------------------------------
 
+    def _make_room(
+        self, installation: Installation, runtime: str, context_length: int, plan_id: str | None,
+        set_aside: ResidencyState, work: Work, woken: Residency | None = None,
+    ) -> Plan:  # fmt: skip
+        """Whoever has to leave for it does; see `ensure_ready`. Sleepers do too, but the one that is to be woken."""
+        gently = set_aside is ResidencyState.IDLE
+        planned = plan_for(
+            self._services, self.device, installation, runtime, context_length,
+            self._settings.min_residence_seconds if gently else 0.0,
+        )  # fmt: skip
+        planned.check(plan_id)
+        if planned.evictions:
+            work.report("making room")
+            work.confirm()
+        for old in planned.evictions:
+            self.leaving.evict(old, planned, set_aside)
+        self._sleepers.give_way(planned.need.total, woken)
+        return planned
+
+    def _wake(self, row: Residency, work: Work) -> bool:
+        """Have one that sleeps ready again. False: that failed, and it is over."""
+        began, server = time.monotonic(), self._pool.server(row.id)
+        work.report("waking", fraction=0.1)
+        with self._services.database.session() as session:
+            if server is None or not sleep.wake_up(session, row):
+                return False
+        self._pool.tell(row, ResidencyState.STARTING)
+        try:
+            before = inventory.memory_free(self.device.id)
+            server.wake()
+            self._services.leases.reopen(row.id)
+            self._prove(row, server, before, began, work)
+        except (Failed, redis.RedisError) as error:
+            log.warning("wake.failed", residency_id=row.id, error=str(error))
+            self._pool.end(row.id, ResidencyState.STOPPED)
+            return False
+        except BaseException:
+            with suppress(Unavailable):  # the watch records it once the database is back
+                self._pool.end(row.id, ResidencyState.STOPPED)
+            raise
+        return True
+
     def _start(
         self, row: Residency, runtime: Runtime, folder: Path, planned: Plan, trusted: Trust, pooling: str, work: Work
-    ) -> Residency:
+    ) -> None:
         began = time.monotonic()
         work.report("loading", fraction=0.1)
         request = Request(
             folder=folder, model_id=row.model_id, host=self._settings.host, port=0,
             key=runner_key(self._secret, row.id), device=self.device.id, context_length=planned.setting.context_length,
             allow_pickle=trusted.pickle, allow_remote_code=trusted.remote_code, mark=row.id, pooling=pooling,
+            keep_weights=self._sleepers.keeps(planned.need.weights),
         )  # fmt: skip
         before = inventory.memory_free(self.device.id)
         server = self._pool.start(row.id, runtime, request)
@@ -165,6 +220,15 @@ class Manager:
         self._pool.mark(row.id, pid=server.pid, known_as=server.known_as)
         reached("runner.started")
         server.wait_ready(work.checkpoint)
+        memory, seconds = self._prove(row, server, before, began, work)
+        if memory is not None:
+            with self._services.database.session() as session:
+                footprints.record(session, planned.footprint(row, memory, seconds))
+
+    def _prove(
+        self, row: Residency, server: Server, before: int | None, began: float, work: Work
+    ) -> tuple[int | None, float]:
+        """Ready, once it has answered; the bytes of the device that it took, and the seconds since it began."""
         work.report("probing", fraction=0.8)
         server.probe()
         reached("runner.probed")
@@ -176,15 +240,12 @@ class Manager:
             "offloaded_bytes": told.offloaded(self.device.kind), "context_length": server.context_length,
             "load_seconds": seconds,
         }  # fmt: skip
-        with self._services.database.session() as session:
-            residency.update_row(session, row.id, **values)
-            if memory is not None:
-                footprints.record(session, planned.footprint(row, memory, seconds))
+        self._pool.mark(row.id, **values)
         self._services.leases.note_use(row.id)
         for name, value in values.items():
             setattr(row, name, value)
         self._pool.tell(row, ResidencyState.READY)
-        return row
+        return memory, seconds
 
 
 def manager_of(work: Work) -> Manager:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from shared import fit
-from shared.db import footprints
+from shared.db import footprints, sleep
 from shared.db.placement import Plan, free_bytes, occupants, plan
 from shared.db.tables import Installation, Model
 from shared.errors import Conflict, Failed, Snooze
@@ -36,8 +36,9 @@ def plan_for(
     setting = fit.Setting(runtime, device.kind, context_length)
     with services.database.reading() as session:
         need = footprints.learned(session, installation, device.id, runtime).need(setting)
+        asleep = sleep.asleep(session, device.id)
     residents = occupants(services.database, services.leases, device.id)
-    free = free_bytes(inventory.memory_free(device.id), settings.memory_limit, residents)
+    free = free_bytes(inventory.memory_free(device.id), settings.memory_limit, residents, asleep)
     about = (installation, device.id, setting, need)
     try:
         return plan(*about, free, residents, stay)

@@ -45,8 +45,11 @@ class Pool:
         """Residency and server of all that were started and not ended."""
         return list(self._servers.items())
 
+    def server(self, residency_id: str) -> Server | None:
+        return self._servers.get(residency_id)
+
     def lives(self, residency_id: str) -> bool:
-        server = self._servers.get(residency_id)
+        server = self.server(residency_id)
         return server is not None and server.alive()
 
     def end(self, residency_id: str, state: ResidencyState) -> None:

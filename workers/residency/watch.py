@@ -16,6 +16,7 @@ from shared.errors import ModelyardError
 from shared.states import Priority, ResidencyState
 from workers.residency.pool import Pool
 from workers.residency.recovery import RECOVERY, Recovery
+from workers.residency.sleepers import Sleepers
 from workers.runtimes.base import Server
 
 log = structlog.get_logger()
@@ -35,6 +36,7 @@ class Watch:
     def __init__(self, pool: Pool, unused: Callable[[], list[Residency]]) -> None:
         self._pool = pool
         self._unused = unused
+        self._sleepers = Sleepers(pool)
         self._asked: dict[str, deque[float]] = {}
 
     def start(self) -> None:
@@ -52,6 +54,8 @@ class Watch:
                 self._replace_lost()
             with _noted():
                 self._rest()
+            with _noted():
+                self._sleepers.end_outdated()
 
     def _rest(self) -> None:
         """What nobody uses leaves memory, by a job: a load may want it at this moment."""

@@ -38,6 +38,8 @@ class Request:
     """A person allowed this revision its pickles; they are read with `weights_only=True` even so."""
     allow_remote_code: bool = False
     """A person allowed this revision to bring code of its own."""
+    keep_weights: bool = False
+    """Its weights are to stay in host memory, so that it can sleep; for a runtime that has that."""
     pooling: str = "mean"
     """How an embedding model makes one vector of those of its tokens: `mean`, `cls` or `last`."""
     mark: str = ""
@@ -141,6 +143,19 @@ class Server(Protocol):
 
         Raises:
             Failed: code `probe_failed`, with what came back.
+        """
+        ...
+
+    def sleep(self) -> bool:
+        """Hold nothing but the weights in host memory, and answer nothing until `wake`. False: it cannot, or has a
+        request under way; it is as it was."""
+        ...
+
+    def wake(self) -> None:
+        """Have the model on its device again; `probe` is the proof.
+
+        Raises:
+            Failed: code `wake_failed`.
         """
         ...
 

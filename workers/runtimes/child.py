@@ -46,6 +46,14 @@ def environment(ours: Mapping[str, str], added: Mapping[str, str]) -> dict[str, 
     return kept | OFFLINE | dict(added)
 
 
+def signal_name(number: int) -> str:
+    """For people."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         leashed(list(argv), os.getpid()),

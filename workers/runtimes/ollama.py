@@ -214,6 +214,12 @@ class OllamaModel:
             failed("no token came back", 200, json.dumps(answer).encode())
         self._served_at = time.monotonic()
 
+    def sleep(self) -> bool:
+        return False
+
+    def wake(self) -> None:
+        """It never sleeps."""
+
     def stop(self, grace_seconds: float) -> None:
         """Have Ollama let go of it, unless it has another residency here; without a grace nobody waits for that.
 

@@ -5,7 +5,6 @@ import contextlib
 import glob
 import os
 import re
-import signal
 import socket
 import threading
 import time
@@ -20,8 +19,9 @@ import httpx
 from shared.errors import Failed
 from shared.settings import RunnerSettings
 from workers.devices.base import CPU_ID
+from workers.runtimes.addresses import base_url, free_port, reached_as
 from workers.runtimes.base import Launcher, Memory, Request
-from workers.runtimes.child import MARK, Child, end_stray, environment
+from workers.runtimes.child import MARK, Child, end_stray, environment, signal_name
 from workers.runtimes.log_ring import LogRing
 
 READ_RATE = 50_000_000
@@ -31,12 +31,13 @@ FIRST_LOOK_SECONDS = 0.02
 """Between the first looks at one that starts."""
 LOOK_SECONDS = 5.0
 """Between two looks at one that serves."""
+MOVE_SECONDS = 60.0
+"""Longest wait for weights to be copied between host and device."""
 LOG_LINES = 20
 HTTP_TIMEOUT = httpx.Timeout(2.0)
 OUT_OF_MEMORY = re.compile(
     r"out of memory|OutOfMemory|failed to allocate|unable to allocate|bad_alloc|MemoryError", re.IGNORECASE
 )
-WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - told apart, not bound
 
 
 class Runner:
@@ -98,9 +99,7 @@ class Runner:
     @property
     def url(self) -> str:
         """Where requests go, under the name that other machines know."""
-        return _address(
-            self._settings.advertise_host or WILDCARDS.get(self._request.host, self._request.host), self.port
-        )
+        return base_url(self._settings.advertise_host or reached_as(self._request.host), self.port)
 
     @property
     def known_as(self) -> None:
@@ -176,6 +175,20 @@ class Runner:
         """
         self._runtime.probe(self._local, self._asked.key)
 
+    def sleep(self) -> bool:
+        """Keep nothing but the weights in host memory, until `wake`. False: it cannot, or has a request under way."""
+        return self._told("/sleep")
+
+    def wake(self) -> None:
+        """Have the model on its device again.
+
+        Raises:
+            Failed: code `wake_failed`.
+        """
+        if not self._told("/wake"):
+            message = f"The runner of {self._asked.model_id} could not take its model back out of host memory."
+            raise Failed("wake_failed", message, "It is started anew.", {"log": self.log_tail()})
+
     def stop(self, grace_seconds: float) -> None:
         """End the child: SIGTERM to its group, SIGKILL after the grace. Again, or on a dead one: does nothing.
 
@@ -187,13 +200,21 @@ class Runner:
         self._http.close()
         self._child.stop(grace_seconds)
 
+    def _told(self, path: str) -> bool:
+        """Has it done so?"""
+        try:
+            with self._http.stream("POST", self._local + path, timeout=MOVE_SECONDS) as answer:
+                return answer.status_code == httpx.codes.OK
+        except (httpx.HTTPError, RuntimeError):  # RuntimeError: the client was closed by a stop meanwhile
+            return False
+
     @property
     def _local(self) -> str:
-        return _address(WILDCARDS.get(self._request.host, self._request.host), self.port)
+        return base_url(reached_as(self._request.host), self.port)
 
     def _launch(self) -> None:
         self._ports += 1
-        self._request = replace(self._asked, port=self._asked.port or _free_port(self._asked.host))
+        self._request = replace(self._asked, port=self._asked.port or free_port(self._asked.host))
         launch = self._runtime.launch(self._request)
         env = environment(os.environ, {**launch.env, MARK: self._asked.mark})
         if self._request.device == CPU_ID:
@@ -216,7 +237,7 @@ class Runner:
 
     def _answered(self) -> bool:
         """Does anybody listen on the port?"""
-        host = WILDCARDS.get(self._request.host, self._request.host)
+        host = reached_as(self._request.host)
         with contextlib.suppress(OSError), socket.create_connection((host, self.port), timeout=1):
             return True
         return False
@@ -234,7 +255,7 @@ class Runner:
     def _exited(self) -> Failed:
         code = self._child.exit_code or 0
         lines = self.log_tail()
-        how = f"was ended by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
+        how = f"was ended by {signal_name(-code)}" if code < 0 else f"exited with code {code}"
         memory = any(OUT_OF_MEMORY.search(line) for line in lines)
         return Failed(
             "runner_exited",
@@ -274,22 +295,3 @@ def startup_seconds(folder: Path, settings: RunnerSettings) -> float:
     files = folder.rglob("*") if folder.is_dir() else folder.parent.glob(parts)
     size = sum(file.stat().st_size for file in files if file.is_file())
     return settings.max_startup_seconds + size / READ_RATE
-
-
-def _free_port(host: str) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _address(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -29,7 +29,7 @@ def test_it_is_the_same_model(tmp_path: Path, family: str, auto: Any) -> None:
     name, dtype, shape = FAMILIES[family]
     folder = transformers_llm(tmp_path, name, dtype, **shape)
     wanted = auto.from_pretrained(folder, dtype="auto").eval()
-    found, weights = load_model(auto, folder, "cpu", pickle=False, remote_code=False)
+    found, weights = load_model(auto, folder, "cpu", pickle=False, remote_code=False, keep_weights=True)
     assert weights is not None
     assert type(found) is type(wanted)
     theirs, ours = dict(wanted.state_dict()), dict(found.state_dict())

@@ -29,6 +29,7 @@ class ScriptedEngine:
     loaded: bool = True
     taken: list[Generation] = field(default_factory=list)
     waiting: int = 0
+    asleep: bool = False
 
     def __post_init__(self) -> None:
         self.ready = threading.Event()

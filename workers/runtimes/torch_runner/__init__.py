@@ -64,6 +64,7 @@ class TorchRunner(Launched):
             *("--context-length", str(request.context_length)),
             *(["--allow-pickle"] if pickled else []),
             *(["--allow-remote-code"] if request.allow_remote_code else []),
+            *(["--keep-weights"] if request.keep_weights else []),
         )
         env = {
             KEY_VARIABLE: request.key,

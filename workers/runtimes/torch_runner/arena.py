@@ -44,6 +44,7 @@ class Arena:
         self._memory = _memory(PAGE)
         self._bytes = torch.frombuffer(self._memory, dtype=torch.uint8)
         self._used = [(0, PAGE)]
+        self._pinned: list[int] = []
 
     def load(self, files: Sequence[Path]) -> dict[str, torch.Tensor]:
         """The tensors of these files by their names, as views of this memory; of the same name the last one.
@@ -73,13 +74,26 @@ class Arena:
 
     def pin(self) -> bool:
         """Lock it for the GPU, which then copies from it as fast as its bus is; False where the system forbids that."""
-        cudart: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call] # torch gives it no types
         first = self._bytes.data_ptr()
-        return all(int(cudart.cudaHostRegister(first + start, end - start, 0)) == 0 for start, end in self._used)
+        for start, end in self._used:
+            if int(_cudart().cudaHostRegister(first + start, end - start, 0)):
+                self.unpin()
+                return False
+            self._pinned.append(first + start)
+        return True
+
+    def unpin(self) -> None:
+        """The GPU forgets it, so that it can be given back."""
+        while self._pinned:
+            _cudart().cudaHostUnregister(self._pinned.pop())
 
     def _view(self, place: Place) -> torch.Tensor:
         begin, size = place.span.begin, place.span.size
         return self._bytes[begin : begin + size].view(DTYPES[place.tensor.dtype]).view(place.tensor.shape)
+
+
+def _cudart() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call] # torch gives it no types
 
 
 def _memory(size: int) -> mmap.mmap:

@@ -30,16 +30,22 @@ class Engine:
         context_length: most tokens of prompt and completion together.
         pickle: its weights are in torch's pickles, which are read as tensors and nothing else; else in safetensors.
         remote_code: it may import the Python files of the model.
+        keep_weights: they stay in host memory, so that it can sleep.
     """
 
     def __init__(
-        self, folder: Path, device: str, context_length: int, *, pickle: bool = False, remote_code: bool = False
-    ) -> None:
+        self, folder: Path, device: str, context_length: int, *, pickle: bool = False, remote_code: bool = False,
+        keep_weights: bool = False,
+    ) -> None:  # fmt: skip
         self._folder = folder
         self._device = "cpu" if device == CPU_ID else "cuda"
         self._context_length = context_length
         self._pickle = pickle
         self._remote_code = remote_code
+        self._keep_weights = keep_weights
+        self._working = threading.Lock()
+        """Held while something is done with the model."""
+        self._asleep = False
         self._queue: queue.Queue[Generation] = queue.Queue(MAX_QUEUED)
         self._model: Any = None
         self._weights: Any = None
@@ -59,8 +65,10 @@ class Engine:
         while True:
             generation = self._queue.get()
             try:
-                if not generation.cancelled.is_set():
-                    generation.deliver(self._answer(generation))
+                with self._working:
+                    self._check_awake()
+                    if not generation.cancelled.is_set():
+                        generation.deliver(self._answer(generation))
             except Exception as error:  # noqa: BLE001 - it belongs to the request, which hears of it
                 generation.deliver(self._recover(error))
 
@@ -68,14 +76,47 @@ class Engine:
         """Queue a request.
 
         Raises:
-            Refused: 503, the queue is full or the runner is stopping.
+            Refused: 503, the queue is full, or the runner is stopping or sleeps.
         """
         if self._closing.is_set():
             raise Refused(503, "stopping", "This runner is stopping.")
+        self._check_awake()
         try:
             self._queue.put_nowait(generation)
         except queue.Full:
             raise Refused(503, "busy", f"{MAX_QUEUED} requests are waiting already.") from None
+
+    @property
+    def asleep(self) -> bool:
+        return self._asleep
+
+    def sleep(self) -> None:
+        """Hold no memory but that of the weights on the host, and answer nothing until `wake`. Again: does nothing.
+
+        Raises:
+            Refused: 409, a request is under way, or the weights are not kept on the host.
+        """
+        if self._weights is None:
+            raise Refused(409, "cannot_sleep", "This runner does not keep its weights in host memory.")
+        if self.waiting or not self._working.acquire(blocking=False):
+            raise Refused(409, "busy", "A request is under way.")
+        try:
+            self._asleep = True
+            self._weights.drop()
+        finally:
+            self._working.release()
+
+    def wake(self) -> None:
+        """Be as before the sleep. Again: does nothing."""
+        with self._working:
+            if self._asleep:
+                self._weights.to(self._device)
+                self._asleep = False
+
+    def _check_awake(self) -> None:
+        """Raises: Refused: 503."""
+        if self._asleep:
+            raise Refused(503, "asleep", "The model sleeps.")
 
     @property
     def waiting(self) -> int:
@@ -105,8 +146,9 @@ class Engine:
         )
         self._memory_before = self._memory()
         self._model, self._weights = load_model(
-            self._auto_class(), self._folder, self._device, pickle=self._pickle, remote_code=self._remote_code
-        )
+            self._auto_class(), self._folder, self._device, pickle=self._pickle, remote_code=self._remote_code,
+            keep_weights=self._keep_weights,
+        )  # fmt: skip
         longest = getattr(self._model.config, "max_position_embeddings", None) or self._context_length
         self._context_length = min(self._context_length, longest)
 

@@ -1,5 +1,7 @@
 """Making a model of its folder: of an arena where its weights are plain safetensors, else by transformers alone."""
 
+import ctypes
+import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,18 +30,24 @@ class Weights:
             torch.cuda.synchronize()
 
     def drop(self) -> None:
-        """Have it hold no memory but the host's."""
+        """Have it hold no memory but the host's, and give back what was used for requests."""
         for tensor, kept in self._kept:
             tensor.data = kept
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        ctypes.CDLL(None).malloc_trim(0)
 
 
-def load_model(auto: Any, folder: Path, device: str, *, pickle: bool, remote_code: bool) -> tuple[Any, Weights | None]:
+def load_model(
+    auto: Any, folder: Path, device: str, *, pickle: bool, remote_code: bool, keep_weights: bool
+) -> tuple[Any, Weights | None]:
     """A model on the device, and its weights where they stay in host memory.
 
     Args:
         auto: the class of transformers that finds the model's own.
         device: `cpu` or `cuda`.
-        pickle, remote_code: as `Engine` has them.
+        pickle, remote_code, keep_weights: as `Engine` has them.
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=remote_code)
     files = weight_files(folder)
@@ -69,7 +77,11 @@ def load_model(auto: Any, folder: Path, device: str, *, pickle: bool, remote_cod
         sys.stderr.write("this system lets nobody lock memory for the GPU: loads and wakes are slower\n")
     weights = Weights(model)
     weights.to(device)
-    return model.eval(), weights
+    if keep_weights:
+        return model.eval(), weights
+    if device == "cuda":
+        arena.unpin()
+    return model.eval(), None
 
 
 def _plain(config: Any, *, remote_code: bool) -> bool:

@@ -143,12 +143,23 @@ def _create(engine: Engine, model_id: str) -> FastAPI:
     @app.get("/health")
     async def health() -> Response:
         ready = engine.ready.is_set()
-        body = {"status": "ok" if ready else "loading", "progress": engine.progress(), "waiting": engine.waiting}
+        status = "asleep" if engine.asleep else "ok" if ready else "loading"
+        body = {"status": status, "progress": engine.progress(), "waiting": engine.waiting}
         return JSONResponse(body, 200 if ready else UNAVAILABLE)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [{"id": model_id, "object": "model", "owned_by": "modelyard"}]}
+
+    @app.post("/sleep")
+    def sleep() -> Response:
+        engine.sleep()
+        return JSONResponse({"status": "asleep"})
+
+    @app.post("/wake")
+    def wake() -> Response:
+        engine.wake()
+        return JSONResponse({"status": "ok"})
 
     _answer_errors(app)
     return app

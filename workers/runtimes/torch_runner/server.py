@@ -78,7 +78,10 @@ def main() -> None:
 def _made(arguments: argparse.Namespace) -> tuple[Engine, FastAPI]:
     """The engine, and its routes."""
     about = (arguments.folder, arguments.device, arguments.context_length)
-    allowed = {"pickle": arguments.allow_pickle, "remote_code": arguments.allow_remote_code}
+    allowed = {
+        "pickle": arguments.allow_pickle, "remote_code": arguments.allow_remote_code,
+        "keep_weights": arguments.keep_weights,
+    }  # fmt: skip
     if arguments.images:
         images = ImageGenerator(*about, **allowed)
         return images, create_image_app(images, arguments.model_id)
@@ -101,6 +104,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", action="store_true", help="make images, with a pipeline of diffusers")
     parser.add_argument("--allow-pickle", action="store_true")
     parser.add_argument("--allow-remote-code", action="store_true")
+    parser.add_argument("--keep-weights", action="store_true", help="in host memory, so that it can sleep")
     return parser.parse_args()
 
 

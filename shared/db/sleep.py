@@ -1,0 +1,77 @@
+"""Rows of residencies that sleep: out of a device's memory, their weights still in the machine's."""
+
+import uuid
+
+from sqlalchemy import func, update
+from sqlmodel import Session, col, select
+
+from shared.db import catalog
+from shared.db.reports import Device
+from shared.db.session import now, serialise
+from shared.db.tables import Installation, Residency
+from shared.states import ResidencyState
+
+
+def fall_asleep(session: Session, row: Residency, into: ResidencyState, memory_bytes: int) -> tuple[bool, str | None]:
+    """A drained residency sleeps from now on. If it serves a type, a row without a runner takes its place there.
+
+    Args:
+        into: the state of that row, LOST or IDLE.
+        memory_bytes: what the runner has of the machine's memory now.
+
+    Returns:
+        Whether it sleeps, and is not over; and the id of the row in its place.
+    """
+    serialise(session, f"route {row.model_type}")
+    drained = (col(Residency.id) == row.id) & (col(Residency.state) == ResidencyState.DRAINING)
+    serves = session.exec(select(Residency.active).where(drained)).first()
+    values = {"state": ResidencyState.ASLEEP, "active": False, "memory_bytes": memory_bytes, "offloaded_bytes": None}
+    fell = update(Residency).where(drained).values(started_at=now(), fallback_for=[], **values)
+    if session.exec(fell.returning(col(Residency.id))).first() is None:
+        return False, None
+    if not serves:
+        return True, None
+    in_its_place = Residency(
+        id=str(uuid.uuid4()), model_id=row.model_id, model_type=row.model_type, revision=row.revision,
+        device=row.device, runtime=row.runtime, state=into, active=True, started_at=row.started_at,
+        context_length=row.context_length, fallback_for=row.fallback_for,
+    )  # fmt: skip
+    session.add(in_its_place)
+    return True, in_its_place.id
+
+
+def wake_up(session: Session, row: Residency) -> bool:
+    """It is about to be ready again, and a removal can no longer take its installation away unseen. False: it is over.
+
+    Raises:
+        NotFound, Conflict: the model or its installation is gone by now.
+    """
+    catalog.hold_model(session, row.model_id)
+    if catalog.installed(session, row.model_id).revision != row.revision:
+        return False
+    asleep = (col(Residency.id) == row.id) & (col(Residency.state) == ResidencyState.ASLEEP)
+    woken = update(Residency).where(asleep).values(state=ResidencyState.STARTING, started_at=now())
+    return session.exec(woken.returning(col(Residency.id))).first() is not None
+
+
+def asleep(session: Session, device: str) -> list[Residency]:
+    """Those of a device; who fell asleep first is first."""
+    query = select(Residency).where(col(Residency.device) == device, col(Residency.state) == ResidencyState.ASLEEP)
+    return list(session.exec(query.order_by(col(Residency.started_at))).all())
+
+
+def bytes_of_node(session: Session, node: str) -> int:
+    """What all sleepers of a machine have of its memory."""
+    query = (
+        select(func.coalesce(func.sum(col(Residency.memory_bytes)), 0))
+        .join(Device, col(Device.id) == col(Residency.device))
+        .where(col(Device.node) == node, col(Residency.state) == ResidencyState.ASLEEP)
+    )
+    return int(session.exec(query).one() or 0)
+
+
+def outdated(session: Session, device: str) -> list[Residency]:
+    """Those of a device whose revision is installed no more: nothing will wake them."""
+    installed = select(Installation.revision).where(col(Installation.model_id) == col(Residency.model_id))
+    mine = (col(Residency.device) == device) & (col(Residency.state) == ResidencyState.ASLEEP)
+    return list(session.exec(select(Residency).where(mine, col(Residency.revision).not_in(installed))).all())

@@ -1,0 +1,158 @@
+"""A real runner sleeps and wakes: the same words after it, no byte read for it, no memory lost by it."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from deploy.demo.models import make_transformers_llm
+from shared.settings import RunnerSettings
+from workers.runtimes.base import Request
+from workers.runtimes.runner import Runner
+from workers.runtimes.torch_runner import TorchRunner
+
+MIB = 1024**2
+WEIGHTS = 24 * MIB
+KEY = "the-key-of-this-runner"
+SETTINGS = RunnerSettings(readiness_interval=0.05)
+ASKED = {"prompt": "Hello", "max_tokens": 8, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def spawn() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    make_transformers_llm(folder, seed=1, weight_bytes=WEIGHTS, name="tiny")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runner(folder: Path, spawn: ThreadPoolExecutor) -> Iterator[Runner]:
+    request = Request(folder, "tiny", "127.0.0.1", 0, KEY, "cpu", 256, keep_weights=True)
+    runner = Runner.start(TorchRunner(SETTINGS), request, spawn, SETTINGS)
+    try:
+        runner.wait_ready(lambda: None)
+        runner.probe()
+        yield runner
+    finally:
+        runner.stop(5)
+
+
+@pytest.fixture(scope="module")
+def client(runner: Runner) -> Iterator[httpx.Client]:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=runner.url, headers=headers, timeout=60, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def _awake(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "runner" in request.fixturenames:
+        request.getfixturevalue("runner").wake()
+
+
+def said(client: httpx.Client) -> str:
+    text: str = client.post("/v1/completions", json=ASKED).json()["choices"][0]["text"]
+    return text
+
+
+def read_bytes(runner: Runner) -> int:
+    """What it has read of any file so far, from the disk or not."""
+    return int(psutil.Process(runner.pid).io_counters().read_chars)
+
+
+def test_it_answers_nothing_asleep_and_the_same_after_it(runner: Runner, client: httpx.Client) -> None:
+    before = said(client)
+    assert runner.sleep()
+    assert runner.sleep(), "again does nothing"
+    for path in ("/v1/completions", "/run"):
+        answer = client.post(path, json=ASKED)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "asleep")
+    assert client.get("/health").json()["status"] == "asleep"
+    assert runner.healthy(), "it is no runner that hangs"
+    runner.wake()
+    runner.probe()
+    assert client.get("/health").json()["status"] == "ok"
+    assert said(client) == before
+
+
+def test_its_files_are_not_needed(runner: Runner, client: httpx.Client, folder: Path) -> None:
+    before, weights = said(client), folder / "model.safetensors"
+    assert runner.sleep()
+    weights.rename(folder / "away")
+    read = read_bytes(runner)
+    try:
+        runner.wake()
+        runner.probe()
+        assert said(client) == before
+        assert read_bytes(runner) - read < MIB
+    finally:
+        (folder / "away").rename(weights)
+
+
+def test_its_memory_is_flat(runner: Runner, client: httpx.Client) -> None:
+    sizes = []
+    for _ in range(20):
+        assert runner.sleep()
+        sizes.append(runner.memory().host)
+        runner.wake()
+        said(client)
+    assert max(sizes[5:]) - min(sizes[5:]) < WEIGHTS / 4
+
+
+def test_who_is_asked_something_does_not_sleep(runner: Runner, client: httpx.Client) -> None:
+    asked = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 200, "stream": True}
+    with client.stream("POST", "/v1/chat/completions", json=asked) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        assert not runner.sleep()
+    assert said(client)
+
+
+@pytest.mark.parametrize("path", ["/sleep", "/wake"])
+def test_it_wants_the_key(runner: Runner, path: str) -> None:
+    assert httpx.post(runner.url + path, trust_env=False).status_code == httpx.codes.UNAUTHORIZED
+
+
+def test_one_that_was_not_told_to_keep_its_weights_does_not(folder: Path, spawn: ThreadPoolExecutor) -> None:
+    request = Request(folder, "tiny", "127.0.0.1", 0, KEY, "cpu", 256)
+    runner = Runner.start(TorchRunner(SETTINGS), request, spawn, SETTINGS)
+    try:
+        runner.wait_ready(lambda: None)
+        assert not runner.sleep()
+        runner.probe()
+    finally:
+        runner.stop(5)
+    assert not runner.sleep(), "nor does one that is gone"
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_its_memory_is_given_back(folder: Path, spawn: ThreadPoolExecutor) -> None:
+    import pynvml
+
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    uuid = pynvml.nvmlDeviceGetUUID(handle)
+    request = Request(folder, "tiny", "127.0.0.1", 0, KEY, uuid.lower(), 256, keep_weights=True)
+    runner = Runner.start(TorchRunner(SETTINGS), request, spawn, SETTINGS)
+    try:
+        runner.wait_ready(lambda: None)
+        with httpx.Client(
+            base_url=runner.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60, trust_env=False
+        ) as client:
+            before, awake = said(client), pynvml.nvmlDeviceGetMemoryInfo(handle).used
+            assert runner.sleep()
+            assert pynvml.nvmlDeviceGetMemoryInfo(handle).used <= awake - WEIGHTS // 2
+            runner.wake()
+            assert said(client) == before
+    finally:
+        runner.stop(5)

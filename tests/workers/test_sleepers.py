@@ -1,0 +1,250 @@
+"""Who sleeps when it is put out, who wakes, and who ends for whom; with real children."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from sqlmodel import select, update
+
+from shared import fit, queues
+from shared.contracts import Load, Unload
+from shared.db import catalog
+from shared.db.placement import Plan
+from shared.db.tables import Installation, Residency
+from shared.db.upkeep import refuse_if_used
+from shared.jobs import Ledger
+from shared.keys import runner_key
+from shared.progress import Leases, Workers, connect
+from shared.settings import Settings
+from shared.states import Holder, InstallationState, ResidencyState
+from tests.conftest import RealRedis, until
+from tests.fakes import runtimes
+from tests.fakes.runtimes import FakeRuntime
+from workers.devices import inventory
+from workers.devices.base import Device
+from workers.job import Services, Work
+from workers.jobs.unload import unload
+from workers.residency.manager import Manager, Ready
+from workers.residency.sleepers import Sleepers, budget
+from workers.residency.watch import Watch
+from workers.runtimes.base import Request
+from workers.store.layout import Layout
+
+pytestmark = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+
+PLENTY = 10**12
+CONTEXT = 256
+NEED = fit.Need(90, 0, 0, 90, 0, fit.Basis.MEASURED)
+PLAN = Plan("new", "1", "cpu", fit.Setting("fake", "cpu", CONTEXT), NEED, 90, free=10)
+Managed = Callable[..., Manager]
+
+
+@pytest.fixture
+def managed(settings: Settings, ledger: Ledger, tmp_path: Path) -> Iterator[Managed]:
+    """A manager with so much for sleepers; `one` serves its type and `two` does not, both in memory."""
+    with connect(settings.redis) as client:
+        services = Services(
+            settings, ledger.database, ledger.broker, ledger.events, Leases(client), Workers(client), ledger,
+            Layout(tmp_path / "store"), "worker@test",
+        )  # fmt: skip
+        device = Device(id="cpu", kind="cpu", name="test", memory_total=1, memory_free=1)
+        managers = []
+
+        def make(sleep_bytes: int = PLENTY, fault: str = runtimes.WELL) -> Manager:
+            settings.runners.sleep_bytes = sleep_bytes  # type: ignore[assignment] # a ByteSize is an int
+            manager = Manager(services, device)
+            managers.append(manager)
+            services.manager = manager
+            manager.runtimes = (FakeRuntime(fault),)
+            for name in ("one", "two"):
+                _bring(manager, ledger, name, tmp_path)
+            return manager
+
+        yield make
+        for manager in managers:
+            with closing(manager):
+                pass
+
+
+def _bring(manager: Manager, ledger: Ledger, name: str, folder: Path) -> None:
+    row = Residency(
+        id=name, model_id=name, model_type="llm", revision="1", device="cpu", runtime="fake",
+        state=ResidencyState.READY, active=name == "one", started_at=0.0, context_length=CONTEXT,
+    )  # fmt: skip
+    installation = Installation(
+        model_id=name, model_type="llm", revision="1", state=InstallationState.PUBLISHED, path=str(folder), size=1,
+        files=0, integrity=1.0, holder=Holder.FOLDER, seen={"files": {}}, published_at=0.0, verified_at=0.0,
+    )  # fmt: skip
+    with ledger.database.session() as session:
+        session.add_all([row, installation])
+    request = Request(folder, name, "127.0.0.1", 0, runner_key(manager._secret, name), "cpu")
+    manager._pool.start(name, manager.runtimes[0], request).wait_ready(lambda: None)
+
+
+def row(ledger: Ledger, name: str) -> Residency:
+    with ledger.database.reading() as session:
+        found = session.get(Residency, name)
+    assert found is not None
+    return found
+
+
+def states(ledger: Ledger, model_id: str) -> set[tuple[str, bool]]:
+    """State and route of each row of a model."""
+    with ledger.database.reading() as session:
+        rows = session.exec(select(Residency).where(Residency.model_id == model_id)).all()
+        return {(one.state, one.active) for one in rows}
+
+
+def work(manager: Manager, ledger: Ledger, contract: Any) -> Work:
+    job = ledger.submit(contract, origin="test").job
+    claimed = ledger.claim(job.id, job.ticket, "worker@test")
+    assert claimed is not None
+    return Work(manager._services, claimed)
+
+
+def loaded(manager: Manager, ledger: Ledger, name: str, *, fresh: bool = False) -> Ready:
+    with ledger.database.reading() as session:
+        model, installation = catalog.get_model(session, name), catalog.installed(session, name)
+    job = work(manager, ledger, Load(model_id=name))
+    ready = manager.ensure_ready(
+        model, installation, job, context_length=CONTEXT, fresh=fresh, set_aside=ResidencyState.IDLE
+    )
+    ledger.succeed(job.job_id, job.attempt, {})
+    return ready
+
+
+@pytest.mark.parametrize("into", [ResidencyState.IDLE, ResidencyState.LOST])
+def test_who_serves_sleeps_and_its_type_waits_without_it(
+    managed: Managed, ledger: Ledger, into: ResidencyState
+) -> None:
+    manager = managed()
+    manager.leaving.evict(row(ledger, "one"), PLAN, into)
+    assert states(ledger, "one") == {("asleep", False), (into, True)}
+    assert manager._pool.lives("one")
+    assert (row(ledger, "one").memory_bytes or 0) > 1_000_000
+    lost = [each for each in manager._pool.set_aside if each != "one"]
+    assert len(lost) == (into is ResidencyState.LOST), "a job has put it out: no crash"
+
+
+def test_it_wakes_for_a_load_and_takes_leases_again(managed: Managed, ledger: Ledger, redis_server: RealRedis) -> None:
+    manager = managed()
+    assert manager.leaving.rest(row(ledger, "two"))
+    assert states(ledger, "two") == {("asleep", False)}
+    pid = manager._pool.server("two")
+    ready = loaded(manager, ledger, "two")
+    assert (ready.row.id, ready.started, ready.woken) == ("two", True, True)
+    assert manager._pool.server("two") is pid
+    assert states(ledger, "two") == {("ready", False)}
+    with redis.Redis(port=redis_server.port) as client:
+        assert not client.exists(queues.closed_key("two"))
+    assert not loaded(manager, ledger, "two").started
+
+
+def test_one_that_does_not_wake_is_started_anew(managed: Managed, ledger: Ledger) -> None:
+    manager = managed(fault=runtimes.NEVER_WAKES)
+    assert manager.leaving.rest(row(ledger, "two"))
+    ready = loaded(manager, ledger, "two")
+    assert (ready.started, ready.woken) == (True, False)
+    assert ready.row.id != "two"
+    assert states(ledger, "two") == {("stopped", False), ("ready", False)}
+    assert not manager._pool.lives("two")
+
+
+def test_a_reload_starts_anew_and_no_sleeper_stays_beside_it(managed: Managed, ledger: Ledger) -> None:
+    manager = managed()
+    assert manager.leaving.rest(row(ledger, "two"))
+    assert not loaded(manager, ledger, "two", fresh=True).woken
+    assert states(ledger, "two") == {("stopped", False), ("ready", False)}
+
+
+@pytest.mark.parametrize(
+    ("sleep_bytes", "fault"), [(0, runtimes.WELL), (1000, runtimes.WELL), (PLENTY, runtimes.NEVER_SLEEPS)]
+)
+def test_who_cannot_sleep_ends(managed: Managed, ledger: Ledger, sleep_bytes: int, fault: str) -> None:
+    manager = managed(sleep_bytes, fault)
+    assert manager.leaving.rest(row(ledger, "one"))
+    assert states(ledger, "one") == {("idle", True)}
+    assert not manager._pool.lives("one")
+
+
+def test_who_slept_longest_ends_where_the_room_is_short(managed: Managed, ledger: Ledger) -> None:
+    manager = managed()
+    assert manager.leaving.rest(row(ledger, "one"))
+    sleepers = manager.leaving.sleepers
+    sleepers._budget = (row(ledger, "one").memory_bytes or 0) * 3 // 2
+    assert manager.leaving.rest(row(ledger, "two"))
+    assert states(ledger, "one") == {("stopped", False), ("idle", True)}
+    assert states(ledger, "two") == {("asleep", False)}
+    assert [name for name, _ in manager._pool.running()] == ["two"]
+
+
+def test_on_a_cpu_it_ends_where_its_memory_itself_is_needed(
+    managed: Managed, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asleep it would give none of it back; and who sleeps already gives way."""
+    manager = managed()
+    assert manager.leaving.rest(row(ledger, "two"))
+    monkeypatch.setattr(inventory, "memory_free", lambda _: 10)
+    monkeypatch.setattr("workers.residency.leaving.SETTLE_SECONDS", 0.2)
+    manager.leaving.evict(row(ledger, "one"), PLAN, ResidencyState.IDLE)
+    assert states(ledger, "one") == {("idle", True)}
+    manager.leaving.sleepers.give_way(PLAN.need.total, row(ledger, "two"))
+    assert states(ledger, "two") == {("asleep", False)}, "it is to be woken"
+    manager.leaving.sleepers.give_way(PLAN.need.total, None)
+    assert states(ledger, "two") == {("stopped", False)}
+
+
+def test_an_unload_that_a_person_asked_for_ends_it(managed: Managed, ledger: Ledger) -> None:
+    manager = managed()
+    assert manager.leaving.rest(row(ledger, "one"))
+    job = work(manager, ledger, Unload(model_id="one"))
+    assert unload(Unload(model_id="one"), job)["unloaded"] == 2, "what serves its type, and the sleeper"
+    assert states(ledger, "one") == {("stopped", False)}
+    assert not manager._pool.lives("one")
+
+
+@pytest.mark.parametrize("how", ["killed", "removed", "another revision"])
+def test_the_watch_sees_that_one_is_over(managed: Managed, ledger: Ledger, how: str) -> None:
+    manager = managed()
+    assert manager.leaving.rest(row(ledger, "two"))
+    Watch(manager._pool, list).start()
+    if how == "killed":
+        server = manager._pool.server("two")
+        assert server is not None
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+    with ledger.database.session() as session:
+        if how == "removed":
+            refuse_if_used(session, "two", "the job")
+            catalog.uninstall(session, "two")
+        if how == "another revision":
+            session.exec(update(Installation).values(revision="2"))
+    until(lambda: states(ledger, "two") == {("stopped", False)}, what="its end")
+    until(lambda: not manager._pool.lives("two"), what="the end of its runner")
+    assert manager.leaving.sleepers.find("two", "1", CONTEXT) is None
+
+
+def test_a_worker_that_starts_anew_finds_none(managed: Managed, ledger: Ledger) -> None:
+    """They died with the one before; what serves its type still waits for a request."""
+    manager = managed()
+    assert manager.leaving.rest(row(ledger, "one"))
+    manager.recover()
+    assert states(ledger, "one") == {("stopped", False), ("idle", True)}
+
+
+def test_what_is_set_where_nothing_is(settings: Settings) -> None:
+    assert budget(settings.runners, Device(id="cpu", kind="cpu", name="", memory_total=1, memory_free=1)) == 0
+    gpu = Device(id="gpu-1", kind="gpu", name="", memory_total=1, memory_free=1)
+    assert budget(settings.runners, gpu) > 10**8
+    settings.runners.sleep_bytes = 7  # type: ignore[assignment] # a ByteSize is an int
+    assert budget(settings.runners, gpu) == 7
+
+
+def test_a_model_keeps_its_weights_only_where_they_find_room(managed: Managed) -> None:
+    sleepers = Sleepers(managed(1000)._pool)
+    assert [sleepers.keeps(size) for size in (0, 1000, 1001)] == [False, True, False]

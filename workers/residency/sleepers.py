@@ -1,0 +1,120 @@
+"""Models that were put out of a device and sleep: their weights stay in the machine's memory, within a budget, so that
+they come back by a copy and no byte is read from the disk."""
+
+from contextlib import suppress
+
+import structlog
+
+from shared.db import sleep
+from shared.db.tables import Residency
+from shared.errors import Unavailable
+from shared.settings import RunnerSettings
+from shared.states import ResidencyState
+from workers.devices import cpu, inventory
+from workers.devices.base import CPU_ID, Device
+from workers.residency.pool import Pool
+
+log = structlog.get_logger()
+
+SHARE = 4
+"""A GPU's models may sleep in one part in so many of the machine's memory where nothing is set."""
+
+
+def budget(settings: RunnerSettings, device: Device) -> int:
+    """Bytes in which all sleepers of the machine have to find room."""
+    if settings.sleep_bytes is not None:
+        return settings.sleep_bytes
+    return 0 if device.id == CPU_ID else (cpu.read().memory_total or 0) // SHARE
+
+
+class Sleepers:
+    """Those of a pool; what they are is in their rows."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._budget = budget(pool.services.settings.runners, pool.device)
+
+    def keeps(self, weights: int) -> bool:
+        """Would there be room for so many bytes, once those who sleep already have ended?"""
+        return 0 < weights <= self._budget
+
+    def take_in(self, row: Residency, into: ResidencyState) -> bool:
+        """Have the runner of a drained residency sleep instead of ending it. False: it cannot, or has no room.
+
+        Args:
+            into: what its type is to wait in if it serves one, LOST or IDLE.
+
+        Raises:
+            Unavailable: the database is away; nothing of the sleep is known then, and the runner is to be ended.
+        """
+        server = self._pool.server(row.id)
+        if self._budget == 0 or server is None or self._pool.closing.is_set() or not server.sleep():
+            return False
+        size = server.memory().host
+        if not self._has_room(size):
+            return False
+        with self._pool.services.database.session() as session:
+            asleep, in_its_place = sleep.fall_asleep(session, row, into, size)
+        if not asleep:
+            return False
+        if in_its_place is not None and into is ResidencyState.LOST:
+            self._pool.set_aside.add(in_its_place)
+        log.info("residency.asleep", residency_id=row.id, memory_bytes=size)
+        return True
+
+    def find(self, model_id: str, revision: str, context_length: int) -> Residency | None:
+        """The sleeper that is what a load of this would be."""
+        wanted = (model_id, revision, context_length)
+        found = [row for row in self._all() if (row.model_id, row.revision, row.context_length) == wanted]
+        return next((row for row in found if self._pool.lives(row.id)), None)
+
+    def give_way(self, need: int, but: Residency | None) -> None:
+        """End those who slept longest, until so many bytes of the device are free or only `but` is left.
+
+        On a CPU they have the memory itself, on a GPU a little of it for their process.
+        """
+        for row in self._all():
+            free = inventory.memory_free(self._pool.device.id)
+            if free is None or free >= need:
+                return
+            if but is None or row.id != but.id:
+                self._end(row)
+
+    def end_of(self, model_id: str) -> None:
+        """A model has another runner now."""
+        for row in self._all():
+            if row.model_id == model_id:
+                self._end(row)
+
+    def end_outdated(self) -> None:
+        """Those of a removed model, or of a revision that is not installed any more; while a job is at work, later."""
+        with self._pool.services.database.reading() as session:
+            rows = sleep.outdated(session, self._pool.device.id)
+        if not rows or not self._pool.changing.acquire(blocking=False):
+            return
+        try:
+            for row in rows:
+                self._end(row)
+        finally:
+            self._pool.changing.release()
+
+    def _has_room(self, size: int) -> bool:
+        """Room for so many bytes more, for which those of this device end who slept longest."""
+        for row in [*self._all(), None]:
+            with self._pool.services.database.reading() as session:
+                held = sleep.bytes_of_node(session, self._pool.services.settings.node)
+            if held + size <= self._budget:
+                return True
+            if size > self._budget or row is None:
+                return False
+            self._end(row)
+        return False
+
+    def _all(self) -> list[Residency]:
+        with self._pool.services.database.reading() as session:
+            return sleep.asleep(session, self._pool.device.id)
+
+    def _end(self, row: Residency) -> None:
+        with suppress(Unavailable):  # the watch records it once the database is back
+            self._pool.end(row.id, ResidencyState.STOPPED)
+        self._pool.tell(row, ResidencyState.STOPPED)
