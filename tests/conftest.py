@@ -46,11 +46,11 @@ def _no_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def until(condition: Any, seconds: float = 30.0, what: str = "it") -> Any:
     """The first true answer of `condition`; fails where there is none in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < seconds:
         if answer := condition():
             return answer
-        time.sleep(0.02)
+        time.sleep(min(0.1, 0.02 + waited / 20))  # each look costs a service something, and long waits have many
     pytest.fail(f"{what} did not happen within {seconds} s")
 
 
@@ -141,6 +141,12 @@ def fresh_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "modelyard.db"
 
 
+def put_database(fresh_sqlite: Path, data: Path) -> None:
+    """Give a data folder, which is made here, the database of a fresh installation."""
+    data.mkdir(mode=0o700)
+    shutil.copy(fresh_sqlite, data / fresh_sqlite.name)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def settings(
     request: pytest.FixtureRequest,
@@ -150,19 +156,17 @@ def settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Settings:
     """Settings of a fresh installation, once per kind of database."""
-    (tmp_path / "data").mkdir(mode=0o700)
-    shutil.copy(fresh_sqlite, tmp_path / "data" / fresh_sqlite.name)
+    put_database(fresh_sqlite, tmp_path / "data")
     monkeypatch.setenv("MODELYARD_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("MODELYARD_REDIS__URL", redis_server.url)
     if request.param == "postgresql":
         url = request.getfixturevalue("postgres_url")
-        _empty(url, _version(fresh_sqlite))
         monkeypatch.setenv("MODELYARD_DATABASE_URL", url)
+        if not _emptied(url, _version(fresh_sqlite)):
+            migrate(Settings())
     with redis.Redis(port=redis_server.port) as client:
         client.flushall()
-    found = Settings()
-    migrate(found)
-    return found
+    return Settings()
 
 
 def _version(path: Path) -> str:
@@ -171,19 +175,20 @@ def _version(path: Path) -> str:
     return str(version)
 
 
-def _empty(url: str, newest: str) -> None:
-    """Leave of a database what a migration makes; of one that a test took to another version, nothing."""
+def _emptied(url: str, newest: str) -> bool:
+    """Leave of a database what a migration makes; of one that a test took to another version nothing, and False."""
     import psycopg
 
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
         found = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
         tables = {name for (name,) in found} - {"alembic_version"}
         if not tables:
-            return
+            return False
         if connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(newest,)]:
             connection.execute(f"TRUNCATE {', '.join(tables)}")
-        else:
-            connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+            return True
+        connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        return False
 
 
 @pytest.fixture

@@ -142,8 +142,8 @@ def test_interrupt_leaves_nothing(tmp_path: Path, hub_root: Path) -> None:
         )
         up = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         url = f"http://127.0.0.1:{port}"
-        until(lambda: _status(f"{url}/health/ready") == 200, 120, "readiness")
         with httpx.Client(base_url=url, timeout=120, trust_env=False) as client:
+            until(lambda: _status(client, "/health/ready") == 200, 120, "readiness")
             body = {
                 "model_id": "acorn",
                 "model_type": "llm",
@@ -165,8 +165,8 @@ def test_interrupt_leaves_nothing(tmp_path: Path, hub_root: Path) -> None:
         assert up.wait() == 0
 
 
-def _status(url: str) -> int:
+def _status(client: httpx.Client, path: str) -> int:
     try:
-        return httpx.get(url, trust_env=False).status_code
+        return client.get(path).status_code
     except httpx.HTTPError:
         return 0

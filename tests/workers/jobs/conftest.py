@@ -10,12 +10,11 @@ import pytest
 from deploy.demo.hub import Hub
 from shared.contracts import Contract, Download
 from shared.db import catalog
-from shared.db.schema import migrate
 from shared.db.tables import Installation, Model
 from shared.jobs import Ledger
 from shared.progress import Leases, Workers
 from shared.settings import Settings, SourceSettings, StoreSettings
-from tests.conftest import RealRedis
+from tests.conftest import RealRedis, put_database
 from workers import app
 from workers.job import BODIES, Services, Work
 from workers.store.layout import Layout
@@ -99,13 +98,12 @@ class Place:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, redis_server: RealRedis, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(tmp_path: Path, redis_server: RealRedis, fresh_sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """SQLite alone: what differs between databases is tested where their rows are."""
+    put_database(fresh_sqlite, tmp_path / "data")
     monkeypatch.setenv("MODELYARD_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("MODELYARD_REDIS__URL", redis_server.url)
-    found = Settings()
-    migrate(found)
-    return found
+    return Settings()
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import pytest
 
 from shared.contracts import Bundle, Download, Rollback, Unbundle, Update, Verify
 from shared.db import catalog, locks, trust
-from shared.db.schema import migrate
 from shared.db.session import Database
 from shared.errors import Conflict, Corrupt, Exhausted, MadeWay, ModelyardError, NotFound, Paused, Snooze, Unsafe
 from shared.jobs import Ledger
 from shared.lock import LockedModel
 from shared.settings import Settings, SourceSettings, StoreSettings
 from shared.trust import Trust
+from tests.conftest import put_database
 from tests.factories.bundles import FILES, bad, good, lock_of, members, tar
 from tests.factories.repository import make_repository, weights
 from tests.workers.jobs.conftest import Place
@@ -31,11 +31,11 @@ DEAD_HUB = "http://127.0.0.1:9"
 
 
 @pytest.fixture
-def away(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def away(place: Place, tmp_path: Path, fresh_sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """Another machine: its own database and store, and no hub that it could reach."""
     monkeypatch.setenv("MODELYARD_DATA_DIR", str(tmp_path / "away"))
+    put_database(fresh_sqlite, tmp_path / "away")
     settings = Settings()
-    migrate(settings)
     settings.store = StoreSettings(root=tmp_path / "away" / "store", reserve_bytes=0, scrub_rate=0)
     settings.sources = SourceSettings(hf_endpoint=DEAD_HUB, connect_timeout=1)
     database, here = Database(settings.database), place.services
