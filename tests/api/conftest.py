@@ -21,6 +21,8 @@ from tests.conftest import free_port, until
 
 Frame = dict[str, Any]
 PATIENCE = 20.0
+BEFORE_THE_DATABASE = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+"""Of what is refused, or told, before a database is asked: whichever it is makes no difference."""
 
 
 class Served:
@@ -30,7 +32,8 @@ class Served:
         self.app: FastAPI = create_app(settings)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
+        # without TLS: to read the machine's certificates would take longer than most requests
+        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False, verify=False)
         config = uvicorn.Config(self.app, port=self.port, log_level="critical", timeout_graceful_shutdown=1)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, name="api")

@@ -10,7 +10,7 @@ from shared.db import limits
 from shared.limits import Limit
 from shared.refs import SourceKind
 from shared.states import Priority
-from tests.api.conftest import Served
+from tests.api.conftest import BEFORE_THE_DATABASE, Served
 
 OFFICE = {"days": ["MON", "FRI"], "start": "08:00", "end": "18:00", "timeZone": "Europe/Berlin"}
 ALL_WEEK = ["MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"]
@@ -67,6 +67,7 @@ NO_LIMITS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@BEFORE_THE_DATABASE
 def test_what_is_no_limit_is_refused(api: Served) -> None:
     taken = [(name, body) for name, body in NO_LIMITS if api.http.put(f"{PATH}/{name}", json=body).status_code != 422]
     assert taken == []

@@ -9,7 +9,7 @@ import pytest
 from shared.db import catalog, jobs, locks
 from shared.db.tables import Installation, Model
 from shared.lock import Lock, LockedModel
-from tests.api.conftest import Served
+from tests.api.conftest import BEFORE_THE_DATABASE, Served
 from tests.factories.bundles import FILES, lock_of
 
 PATH = "/api/v1/models/lock"
@@ -129,6 +129,7 @@ def test_what_was_published_before_files_were_written_down_is_asked_for_later(ap
         assert int(refused.headers["Retry-After"]) > 0
 
 
+@BEFORE_THE_DATABASE
 @pytest.mark.parametrize(
     "body",
     [
@@ -155,6 +156,7 @@ def test_a_lock_that_goes_is_forgotten_with_its_model(api: Served) -> None:
         locks.demanded(session, "acorn", digest)
 
 
+@BEFORE_THE_DATABASE
 @pytest.mark.parametrize("name", ["b", "../b.tar", "b.tar.gz", ".b.tar", "b%00.tar", "a" * 200 + ".tar"])
 def test_a_bundle_is_named_and_never_a_path(api: Served, name: str) -> None:
     install(api, entries()[0])

@@ -12,7 +12,7 @@ from sqlmodel import select
 from shared.contracts import Download
 from shared.db.tables import Job, Model
 from shared.jobs import Ledger
-from tests.api.conftest import Served
+from tests.api.conftest import BEFORE_THE_DATABASE, Served
 
 JSON = {"Content-Type": "application/json"}
 ADD = "/api/v1/models/add"
@@ -63,6 +63,7 @@ def _rows(ledger: Ledger) -> tuple[list[str], list[str]]:
         return sorted(session.exec(select(Model.id)).all()), sorted(session.exec(select(Job.id)).all())
 
 
+@BEFORE_THE_DATABASE
 def test_every_path_with_a_body_is_tried_here(api: Served) -> None:
     described = api.http.get("/openapi.json").json()["paths"]
     with_body = {
@@ -90,6 +91,7 @@ def test_changes_that_are_none_leave_a_model_as_it_is(api: Served, body: Any) ->
     assert api.http.patch("/api/v1/models/one", json={"checksum": None}).json()["revision"] == "main", "left out, stays"
 
 
+@BEFORE_THE_DATABASE
 def test_every_route_is_described(api: Served) -> None:
     for path, methods in api.http.get("/openapi.json").json()["paths"].items():
         for method in methods.values():
@@ -97,6 +99,7 @@ def test_every_route_is_described(api: Served) -> None:
             assert method["description"], path
 
 
+@BEFORE_THE_DATABASE
 @pytest.mark.fault("A-1", "A-8", "A-11")
 def test_bodies_that_are_no_object(api: Served, untouched: Any) -> None:
     cases: list[tuple[bytes, set[int]]] = [
@@ -113,6 +116,7 @@ def test_bodies_that_are_no_object(api: Served, untouched: Any) -> None:
     assert untouched()
 
 
+@BEFORE_THE_DATABASE
 @pytest.mark.fault("A-2", "A-3", "A-14", "A-103")
 def test_bodies_of_another_kind_or_size(api: Served, untouched: Any) -> None:
     good = json.dumps(GOOD).encode()
@@ -133,6 +137,7 @@ def test_bodies_of_another_kind_or_size(api: Served, untouched: Any) -> None:
     assert untouched()
 
 
+@BEFORE_THE_DATABASE
 @pytest.mark.fault("A-2")
 def test_fifty_megabytes_are_refused_by_their_length_or_cut_off(api: Served, untouched: Any) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=20)
@@ -234,6 +239,7 @@ def test_values_in_the_free_form_fields(api: Served, untouched: Any) -> None:
     assert untouched()
 
 
+@BEFORE_THE_DATABASE
 @pytest.mark.fault("A-9", "A-100")
 def test_unknown_fields_are_refused_with_the_nearest_name(api: Served, untouched: Any) -> None:
     ours = {path: body for path, body in BODIES.items() if path not in IGNORING}
