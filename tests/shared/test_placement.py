@@ -6,8 +6,8 @@ import pytest
 from sqlmodel import col, select
 
 from shared import fit
-from shared.db import residency
-from shared.db.placement import Occupant, Plan, plan
+from shared.db import residency, sleep
+from shared.db.placement import Occupant, Plan, free_bytes, plan
 from shared.db.tables import Installation, Model, Residency
 from shared.errors import Conflict
 from shared.jobs import Ledger
@@ -86,6 +86,22 @@ def test_a_plan_is_another_one_where_others_leave() -> None:
     first, then = [there("a", unused=2), there("b", unused=1)], [there("a", unused=1), there("b", unused=2)]
     assert made(first, free=2 * GB).id != made(then, free=2 * GB).id
     assert made(first, free=2 * GB).id == made(first, free=2 * GB + 1).id
+
+
+def installed(model_id: str) -> Installation:
+    return Installation(
+        model_id=model_id, model_type="llm", revision="1", state="published", path="/", size=GB, files=1,
+        integrity=1.0, published_at=0.0, verified_at=0.0,
+    )  # fmt: skip
+
+
+def test_on_a_cpu_what_sleeps_is_free_all_the_same() -> None:
+    on_cpu, on_gpu = row("a"), row("b")
+    on_cpu.device = "cpu"
+    assert free_bytes(GB, None, [], [on_cpu]) == 3 * GB
+    assert free_bytes(GB, None, [], [on_gpu]) == GB
+    assert free_bytes(GB, 2 * GB, [], [on_cpu]) == 2 * GB, "within what models may take"
+    assert free_bytes(None, None, [], [on_cpu]) is None
 
 
 class TestRows:
@@ -171,6 +187,30 @@ class TestRows:
         with self.ledger.database.session() as session:
             assert residency.take_over(session, row("two")) == []
         assert self._now() == {"one": ("ready", True), "two": ("ready", False)}
+
+    @pytest.mark.parametrize("serves", [True, False])
+    def test_who_falls_asleep_serves_nothing_and_its_type_goes_on_waiting(self, serves: bool) -> None:
+        old = row("one", active=serves, state=ResidencyState.DRAINING)
+        old.device = "cpu"
+        self._put(old)
+        with self.ledger.database.session() as session:
+            fell, in_its_place = sleep.fall_asleep(session, old, ResidencyState.IDLE, GB)
+        rows = self._now()
+        assert fell
+        assert rows.pop("one") == ("asleep", False)
+        assert rows == ({in_its_place: ("idle", True)} if serves else {})
+        with self.ledger.database.session() as session:
+            assert [one.id for one in sleep.asleep(session, "cpu")] == ["one"]
+            assert sleep.bytes_of_node(session, "local") == GB
+            assert [one.id for one in sleep.outdated(session, "cpu")] == ["one"], "nothing is installed"
+            session.add(installed("one"))
+        with self.ledger.database.session() as session:
+            assert sleep.outdated(session, "cpu") == []
+            assert sleep.wake_up(session, old)
+        with self.ledger.database.session() as session:
+            assert not sleep.wake_up(session, old), "it is awake"
+            assert sleep.fall_asleep(session, old, ResidencyState.IDLE, GB) == (False, None), "it does not drain"
+        assert self._now()["one"] == ("starting", False)
 
     def test_set_aside_only_who_serves_is_waited_for(self) -> None:
         self._put(row("one", active=True), row("two"))

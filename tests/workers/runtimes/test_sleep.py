@@ -10,6 +10,7 @@ import pytest
 
 from deploy.demo.models import make_transformers_llm
 from shared.settings import RunnerSettings
+from workers.devices import inventory, nvml
 from workers.runtimes.base import Request
 from workers.runtimes.runner import Runner
 from workers.runtimes.torch_runner import TorchRunner
@@ -109,50 +110,35 @@ def test_its_memory_is_flat(runner: Runner, client: httpx.Client) -> None:
     assert max(sizes[5:]) - min(sizes[5:]) < WEIGHTS / 4
 
 
-def test_who_is_asked_something_does_not_sleep(runner: Runner, client: httpx.Client) -> None:
-    asked = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 200, "stream": True}
-    with client.stream("POST", "/v1/chat/completions", json=asked) as answer:
-        lines = answer.iter_lines()
-        next(lines)
-        assert not runner.sleep()
-    assert said(client)
-
-
 @pytest.mark.parametrize("path", ["/sleep", "/wake"])
 def test_it_wants_the_key(runner: Runner, path: str) -> None:
     assert httpx.post(runner.url + path, trust_env=False).status_code == httpx.codes.UNAUTHORIZED
 
 
-def test_one_that_was_not_told_to_keep_its_weights_does_not(folder: Path, spawn: ThreadPoolExecutor) -> None:
-    request = Request(folder, "tiny", "127.0.0.1", 0, KEY, "cpu", 256)
-    runner = Runner.start(TorchRunner(SETTINGS), request, spawn, SETTINGS)
-    try:
-        runner.wait_ready(lambda: None)
-        assert not runner.sleep()
-        runner.probe()
-    finally:
-        runner.stop(5)
-    assert not runner.sleep(), "nor does one that is gone"
-
-
 @pytest.mark.gpu
 def test_on_a_gpu_its_memory_is_given_back(folder: Path, spawn: ThreadPoolExecutor) -> None:
-    import pynvml
-
-    pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-    uuid = pynvml.nvmlDeviceGetUUID(handle)
-    request = Request(folder, "tiny", "127.0.0.1", 0, KEY, uuid.lower(), 256, keep_weights=True)
+    gpus, reason = nvml.read()
+    if not gpus:
+        pytest.skip(f"NO GPU, SLEEP IS TESTED ON THE CPU ONLY: {reason}")
+    gpu = gpus[0].id
+    request = Request(folder, "tiny", "127.0.0.1", 0, KEY, gpu, 256, keep_weights=True)
     runner = Runner.start(TorchRunner(SETTINGS), request, spawn, SETTINGS)
     try:
         runner.wait_ready(lambda: None)
-        with httpx.Client(
-            base_url=runner.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60, trust_env=False
-        ) as client:
-            before, awake = said(client), pynvml.nvmlDeviceGetMemoryInfo(handle).used
-            assert runner.sleep()
-            assert pynvml.nvmlDeviceGetMemoryInfo(handle).used <= awake - WEIGHTS // 2
-            runner.wake()
-            assert said(client) == before
+        headers = {"Authorization": f"Bearer {KEY}"}
+        with httpx.Client(base_url=runner.url, headers=headers, timeout=60, trust_env=False) as client:
+            before, awake = said(client), free(gpu)
+            for _ in range(20):
+                assert runner.sleep()
+                assert free(gpu) >= awake + WEIGHTS // 2
+                runner.wake()
+                assert said(client) == before
+            assert free(gpu) >= awake - 64 * MIB
     finally:
         runner.stop(5)
+
+
+def free(gpu: str) -> int:
+    found = inventory.memory_free(gpu)
+    assert found is not None
+    return found
