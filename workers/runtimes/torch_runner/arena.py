@@ -6,16 +6,14 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from shared.errors import Corrupt
 from workers.headers import Tensor, read_safetensors
-from workers.runtimes.torch_runner.reading import PAGE, Span, read
+from workers.runtimes.torch_runner.reading import PAGE, read
 
-ALIGNMENT = 64
-"""A line of a processor's cache: no vector that it loads crosses two of them."""
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
@@ -26,18 +24,11 @@ DTYPES = {
 }  # fmt: skip
 
 
-class Place(NamedTuple):
-    """Where a tensor goes."""
-
-    name: str
-    tensor: Tensor
-    span: Span
-
-
 class Arena:
-    """Memory for the tensors of one model at a time; made with the first, and anew only for a larger one.
+    """Memory for the files of one model at a time; made with the first, and anew only for larger ones.
 
-    Its pages are huge where the system has such: fewer are sooner made.
+    Each file lies there as it is, from the start of a page on, so that a disk writes right into it. The pages are huge
+    where the system has such: fewer are sooner made.
     """
 
     def __init__(self) -> None:
@@ -49,18 +40,27 @@ class Arena:
     def load(self, files: Sequence[Path]) -> dict[str, torch.Tensor]:
         """The tensors of these files by their names, as views of this memory; of the same name the last one.
 
+        One that does not lie in its file as its type has to lie in memory is a copy.
+
         Raises:
             Corrupt: code `invalid_format`; a file is not what its header says.
             OSError: the disk refuses.
         """
         with ExitStack() as stack:
-            places, size = _placed([_open(file, stack) for file in files])
-            if size > self._bytes.numel():
-                self._memory = _memory(size)
+            handles = [_open(file, stack) for file in files]
+            found = [_tensors(handle) for handle in handles]
+            sizes = [-(-os.fstat(handle).st_size // PAGE) * PAGE for handle in handles]
+            if sum(sizes) > self._bytes.numel():
+                self._memory = _memory(sum(sizes))
                 self._bytes = torch.frombuffer(self._memory, dtype=torch.uint8)
                 self._used = [(0, self._bytes.numel())]
-            read(_joined([place.span for place in places]), self._bytes)
-        return {place.name: self._view(place) for place in places}
+            places = self._bytes[: sum(sizes)].split(sizes)
+            read(list(zip(handles, places, strict=True)))
+        return {
+            name: _view(memory, tensor)
+            for memory, tensors in zip(places, found, strict=True)
+            for name, tensor in tensors.items()
+        }
 
     def keep(self, tensors: Iterable[torch.Tensor]) -> None:
         """Give all pages back in which none of these has a byte: what a model does not use, or has made another of."""
@@ -87,10 +87,6 @@ class Arena:
         while self._pinned:
             _cudart().cudaHostUnregister(self._pinned.pop())
 
-    def _view(self, place: Place) -> torch.Tensor:
-        begin, size = place.span.begin, place.span.size
-        return self._bytes[begin : begin + size].view(DTYPES[place.tensor.dtype]).view(place.tensor.shape)
-
 
 def _cudart() -> Any:
     return torch.cuda.cudart()  # type: ignore[no-untyped-call] # torch gives it no types
@@ -109,23 +105,21 @@ def _open(file: Path, stack: ExitStack) -> int:
     return handle
 
 
-def _placed(handles: Iterable[int]) -> tuple[list[Place], int]:
-    """Every tensor in the order of the files, and the bytes that all take.
+def _tensors(handle: int) -> dict[str, Tensor]:
+    """Raises: Corrupt: see `Arena.load`."""
+    tensors = read_safetensors(partial(os.dup, handle)).tensors
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            message = f"Tensor {name!r} is of the type {tensor.dtype}, which torch does not have."
+            raise Corrupt("invalid_format", message, "Choose another variant of the model.")
+    return tensors
 
-    Raises:
-        Corrupt: see `Arena.load`.
-    """
-    places: list[Place] = []
-    end = 0
-    for handle in handles:
-        tensors = read_safetensors(partial(os.dup, handle)).tensors
-        for name, tensor in sorted(tensors.items(), key=lambda item: item[1].begin):
-            if tensor.dtype not in DTYPES:
-                message = f"Tensor {name!r} is of the type {tensor.dtype}, which torch does not have."
-                raise Corrupt("invalid_format", message, "Choose another variant of the model.")
-            places.append(Place(name, tensor, Span(handle, tensor.begin, end, tensor.nbytes)))
-            end += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-    return places, end
+
+def _view(memory: torch.Tensor, tensor: Tensor) -> torch.Tensor:
+    raw, dtype = memory[tensor.begin : tensor.begin + tensor.nbytes], DTYPES[tensor.dtype]
+    if tensor.begin % dtype.itemsize:
+        raw = raw.clone()
+    return raw.view(dtype).view(tensor.shape)
 
 
 def _pages(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -137,16 +131,3 @@ def _pages(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
             start = found.pop()[0]
         found.append((start, end))
     return found
-
-
-def _joined(spans: Iterable[Span]) -> list[Span]:
-    """The same with fewer: those in one that follow each other in the file and in memory."""
-    joined: list[Span] = []
-    for span in spans:
-        last = joined[-1] if joined else None
-        follows = last is not None and last.handle == span.handle
-        if last is not None and follows and (last.at + last.size, last.begin + last.size) == (span.at, span.begin):
-            joined[-1] = last._replace(size=last.size + span.size)
-        else:
-            joined.append(span)
-    return joined

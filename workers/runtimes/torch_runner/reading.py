@@ -9,10 +9,10 @@ import errno
 import mmap
 import os
 import queue
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import Any, NamedTuple
+from contextlib import ExitStack, closing, suppress
+from typing import Any
 
 import torch
 
@@ -28,99 +28,69 @@ _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 
-class Span(NamedTuple):
-    """Bytes that lie beside each other in a file and in memory."""
-
-    handle: int
-    at: int
-    """Where they begin in the file."""
-    begin: int
-    """And in memory."""
-    size: int
-
-
-def read(spans: Iterable[Span], into: torch.Tensor) -> None:
-    """Fill `into`, bytes in host memory.
+def read(files: Sequence[tuple[int, torch.Tensor]]) -> None:
+    """Fill the memory of each file, given with its handle: bytes from the start of a page on, in whole pages.
 
     Raises:
         Corrupt: code `invalid_format`; a file is shorter than it was.
         OSError: the disk refuses.
     """
-    spans = list(spans)
-    files = {handle: _File(handle) for handle in {span.handle for span in spans}}
-    blocks: queue.SimpleQueue[Span] = queue.SimpleQueue()
-    for span in spans:
-        for block in _blocks(span):
-            blocks.put(block)
-    try:
-        with ThreadPoolExecutor(min(THREADS, max(1, blocks.qsize()))) as pool:
-            list(pool.map(lambda _: _work(files, blocks, into), range(THREADS)))
-    finally:
-        for file in files.values():
-            file.close()
+    with ExitStack() as stack:
+        blocks: queue.SimpleQueue[tuple[_File, int]] = queue.SimpleQueue()
+        for handle, memory in files:
+            file = stack.enter_context(closing(_File(handle, memory)))
+            for at in range(0, file.size, BLOCK_BYTES):
+                blocks.put((file, at))
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(lambda _: _work(blocks), range(min(THREADS, blocks.qsize()))))
 
 
-def _blocks(span: Span) -> Iterator[Span]:
-    """Parts of a span that end where a block of the file does."""
-    done = 0
-    while done < span.size:
-        size = min(BLOCK_BYTES - (span.at + done) % BLOCK_BYTES, span.size - done)
-        yield Span(span.handle, span.at + done, span.begin + done, size)
-        done += size
-
-
-def _work(files: "dict[int, _File]", blocks: "queue.SimpleQueue[Span]", into: torch.Tensor) -> None:
-    beside = torch.frombuffer(mmap.mmap(-1, BLOCK_BYTES), dtype=torch.uint8)
+def _work(blocks: "queue.SimpleQueue[tuple[_File, int]]") -> None:
     with suppress(queue.Empty):
         while True:
-            block = blocks.get_nowait()
-            files[block.handle].read(block, into[block.begin : block.begin + block.size], beside)
+            file, at = blocks.get_nowait()
+            file.read(at)
 
 
 class _File:
-    def __init__(self, handle: int) -> None:
+    def __init__(self, handle: int, memory: torch.Tensor) -> None:
+        self.size = os.fstat(handle).st_size
         self._handle = handle
-        self._size = os.fstat(handle).st_size
-        self._cached = _cached_pages(handle, self._size)
+        self._memory = _view(memory)
+        self._cached = _cached_pages(handle, self.size)
         try:
             self._direct: int | None = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_DIRECT)
         except OSError:  # a file system without it
             self._direct = None
 
-    def read(self, block: Span, into: torch.Tensor, beside: torch.Tensor) -> None:
-        """Raises: Corrupt, OSError."""
-        if self._direct is not None and not self._is_cached(block):
+    def read(self, at: int) -> None:
+        """One block. Raises: Corrupt, OSError."""
+        end = min(at + BLOCK_BYTES, self.size)
+        if self._direct is not None and not self._is_cached(at, end):
             try:
-                self._past_the_cache(self._direct, block, into, beside)
+                # such a read is of whole pages, also of the last one
+                _read_exactly(self._direct, at, self._memory[at : -(-end // PAGE) * PAGE], end - at)
             except OSError as error:
-                if error.errno != errno.EINVAL:
+                if error.errno != errno.EINVAL:  # it is asked for what this disk does not do
                     raise
             else:
                 return
-        _read_exactly(self._handle, block.at, into)
+        _read_exactly(self._handle, at, self._memory[at:end], end - at)
 
     def close(self) -> None:
         if self._direct is not None:
             os.close(self._direct)
 
-    def _is_cached(self, block: Span) -> bool:
-        pages = self._cached[block.at // PAGE : (block.at + block.size - 1) // PAGE + 1]
+    def _is_cached(self, at: int, end: int) -> bool:
+        pages = self._cached[at // PAGE : -(-end // PAGE)]
         return 2 * pages.count(0) <= len(pages)
 
-    def _past_the_cache(self, direct: int, block: Span, into: torch.Tensor, beside: torch.Tensor) -> None:
-        """Such reads are of whole pages into whole pages, so the bytes have to be moved then."""
-        start = block.at // PAGE * PAGE
-        end = min(block.at + block.size, self._size)
-        _read_exactly(direct, start, beside[: -(-(end - start) // PAGE) * PAGE], end - start)
-        # a plain copy, beside others: torch would divide each among threads of its own, who wait for each other
-        ctypes.memmove(into.data_ptr(), beside.data_ptr() + block.at - start, block.size)
 
-
-def _read_exactly(handle: int, at: int, into: torch.Tensor, least: int | None = None) -> None:
+def _read_exactly(handle: int, at: int, into: memoryview, least: int) -> None:
     """Raises: Corrupt: the file ends before that."""
-    view, done = _view(into), 0
-    while done < (len(view) if least is None else least):
-        count = os.preadv(handle, [view[done:]], at + done)
+    done = 0
+    while done < least:
+        count = os.preadv(handle, [into[done:]], at + done)
         if count == 0:
             raise Corrupt(
                 "invalid_format", "A file of the model has become shorter while it was read.", "Repair the model.",
