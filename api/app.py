@@ -30,7 +30,6 @@ from api.routes import (
     trust,
     usage,
 )
-from api.routing import Router
 from api.security import KEY, Guard, check_bind
 from api.usage import Meter
 from shared import logs
@@ -38,6 +37,7 @@ from shared.broker import Broker, make_app
 from shared.db.session import Database
 from shared.jobs import Ledger
 from shared.progress import Events, Workers, connect
+from shared.routing import Router
 from shared.settings import Settings, load
 
 ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": problems.Problem} for status in (401, 404, 409, 422, 503)}

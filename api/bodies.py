@@ -6,7 +6,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from pydantic.alias_generators import to_camel
 
 from api.views import PriorityName
-from shared.contracts import BundleName, ModelId, ScanPath, Sha256
+from shared.asks import AskPath
+from shared.contract import BundleName, ModelId, ScanPath, Sha256
 from shared.db.tables import Model
 from shared.errors import ModelyardError
 from shared.fallback import MOST_STEPS, Step
@@ -151,6 +152,16 @@ class FallbackBody(Body):
     ]})  # fmt: skip
 
     steps: Annotated[list[Step], Field(max_length=MOST_STEPS)]
+
+
+class RunBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [
+        {"path": "chat/completions", "request": {"messages": [{"role": "user", "content": "Hello"}]}},
+    ]})  # fmt: skip
+
+    path: AskPath = "chat/completions"
+    request: Annotated[dict[str, Any], Field(description="As that endpoint takes it, without `model` and `stream`.")]
+    priority: PriorityName | None = None
 
 
 class UseBody(Body):

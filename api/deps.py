@@ -15,7 +15,7 @@ from api.events.hub import EventHub
 from api.gateway import Gateway
 from api.usage import Meter
 from api.views import Accepted, view_job
-from shared.contracts import Contract
+from shared.contract import Contract
 from shared.db import catalog, jobs
 from shared.db.session import Database
 from shared.db.tables import Job

@@ -27,8 +27,8 @@ from redis.backoff import NoBackoff
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from api.routing import Route, Router
 from shared import queues
+from shared.asks import ASKS
 from shared.db.usage import Use
 from shared.errors import Failed, Unavailable
 from shared.keys import installation_secret, runner_key
@@ -40,8 +40,8 @@ from shared.progress import (
     RENEW_SCRIPT,
     USED_SECONDS,
 )
+from shared.routing import Route, Router
 from shared.settings import Settings
-from shared.states import Output
 
 log = structlog.get_logger()
 
@@ -58,9 +58,6 @@ RESENDS = 1
 GONE_SECONDS = 0.5
 """Between two looks whether the client is still there."""
 CLIENT_GONE = 499
-
-OUTPUTS = {"/v1/embeddings": Output.VECTORS, "/v1/images/generations": Output.IMAGES}
-"""What is asked for over a path, where it is not text."""
 
 Gone = Callable[[], Awaitable[bool]]
 
@@ -128,7 +125,7 @@ class Gateway:
             NotFound, Conflict: see `Router.find`.
             Unavailable: also where the wait took too long, or too many wait already.
         """
-        name, asked, waiting = str(body["model"]), OUTPUTS.get(path, Output.TEXT), None
+        name, asked, waiting = str(body["model"]), ASKS[path].output, None
         began = time.monotonic()
         deadline = began + self._settings.api.hold_seconds
         cut = 0
@@ -202,7 +199,7 @@ class Gateway:
     ) -> "httpx.Response | Away":
         """The runner's answer, its body still to come; or why there is none."""
         asked = {**body, "model": route.known_as or route.model_id}
-        request = self._http.build_request("POST", route.url + path, json=asked, headers=self._key(route))
+        request = self._http.build_request("POST", f"{route.url}/v1/{path}", json=asked, headers=self._key(route))
         sending = asyncio.create_task(self._http.send(request, stream=True))
         try:
             while not sending.done() and not await gone():

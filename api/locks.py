@@ -8,7 +8,8 @@ from pydantic import Field
 from api.deps import Front
 from api.drift import Action, Drift, Here, Plan, Step, What, drift, plan
 from api.views import JobView, View, view_job
-from shared.contracts import Contract, Download, Remove, Repair
+from shared.contract import Contract
+from shared.contracts import Download, Remove, Repair
 from shared.db import catalog, locks
 from shared.db.session import serialise
 from shared.errors import Conflict, ModelyardError, Unavailable

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from api.bodies import Body
 from api.views import View
 from shared import fit
-from shared.contracts import ModelId
+from shared.contract import ModelId
 from shared.db import catalog, devices, footprints, residency, sleep
 from shared.db.placement import Occupant, free_bytes, occupants, plan
 from shared.db.reports import Device

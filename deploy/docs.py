@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.environment import variables
-from shared.contracts import KINDS, Contract
+from shared.contract import Contract
+from shared.contracts import KINDS
 from shared.queues import DEVICE, INTAKE, lane_queues
 from shared.states import Priority
 

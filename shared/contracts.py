@@ -5,70 +5,16 @@ A message of another service carries exactly these arguments as flat keyword arg
 """
 
 import hashlib
-import re
-from typing import Annotated, Any, ClassVar
+import json
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
-from shared.errors import Invalid, ModelyardError
-from shared.queues import DEVICE, IO
-from shared.refs import check_model_id
+from shared.asks import ASKS, AskPath
+from shared.contract import BundleName, Contract, ModelId, OfModel, ScanPath, Sha256
+from shared.errors import Invalid
+from shared.queues import DEVICE
 from shared.states import Priority, VerifyTier
-
-
-def _model_id(value: str) -> str:
-    try:
-        return check_model_id(value)
-    except ModelyardError as error:
-        raise ValueError(f"{error.message} {error.hint}") from error
-
-
-def _bundle_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.tar", value):
-        raise ValueError("the name of a bundle is letters, digits, dots, dashes and underscores, and ends in .tar")
-    return value
-
-
-ModelId = Annotated[str, AfterValidator(_model_id)]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-BundleName = Annotated[str, AfterValidator(_bundle_name)]
-ScanPath = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^/[^\x00]*$")]
-
-
-class Contract(BaseModel):
-    """What a kind of job takes. Subclasses are listed in `KINDS`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, alias_generator=to_camel, populate_by_name=True)
-
-    kind: ClassVar[str]
-    lane: ClassVar[str] = IO
-    priority: ClassVar[Priority] = Priority.MEDIUM
-    makes_way: ClassVar[bool] = False
-    """Its body keeps what it did so far, so a more urgent job may have its slot in the middle of it."""
-    fetches: ClassVar[bool] = False
-    """It brings a model from its source, and counts for limits on downloads."""
-    example: ClassVar[dict[str, Any]] = {"model_id": "qwen3-0.6b"}
-    """Arguments, for docs/contracts.md."""
-
-    @property
-    def subject(self) -> str | None:
-        """Id of the model that the job is about, None for work on no model in particular."""
-        return None
-
-    def unique_key(self) -> str:
-        """Two live jobs never share it: the second ask joins the first."""
-        return f"{self.kind}:{self.subject}" if self.subject else self.kind
-
-
-class OfModel(Contract):
-    """Work on one model."""
-
-    model_id: ModelId
-
-    @property
-    def subject(self) -> str | None:
-        return self.model_id
 
 
 class Download(OfModel):
@@ -137,7 +83,7 @@ class Restore(OfModel):
     """Bring a model, or a revision of one, back from the trash and prove it."""
 
     kind = "model.restore"
-    example = {
+    example: ClassVar[dict[str, Any]] = {
         "model_id": "qwen3-0.6b",
         "entry": "1767225600-qwen3-0.6b-c1899de2-0a1b2c3d",
     }
@@ -165,7 +111,7 @@ class Bundle(Contract):
     """Write models and their lock into one file, for machines without internet; every byte is proven on the way."""
 
     kind = "model.bundle"
-    example = {"name": "night-shift.tar", "models": ["qwen3-0.6b"]}
+    example: ClassVar[dict[str, Any]] = {"name": "night-shift.tar", "models": ["qwen3-0.6b"]}
 
     name: BundleName
     """Of the file, in the folder of bundles."""
@@ -181,7 +127,7 @@ class Unbundle(Contract):
 
     kind = "model.unbundle"
     makes_way = True
-    example = {"name": "night-shift.tar"}
+    example: ClassVar[dict[str, Any]] = {"name": "night-shift.tar"}
 
     name: BundleName
     sha256: Sha256 | None = None
@@ -240,14 +186,48 @@ class Scan(Contract):
     """Look for models in folders of the user's and register them where they lie; nothing is copied or written there."""
 
     kind = "model.scan"
-    example = {"paths": ["/models"]}
+    example: ClassVar[dict[str, Any]] = {"paths": ["/models"]}
 
-    paths: Annotated[list[ScanPath], Field(max_length=100)] = []
+    paths: list[ScanPath] = Field([], max_length=100)
     """Absolute, each a scan root or below one; all scan roots where none is named."""
 
     def unique_key(self) -> str:
         named = "\0".join(sorted(set(self.paths)))
         return f"{self.kind}:{hashlib.sha256(named.encode()).hexdigest()}" if named else self.kind
+
+
+class Run(OfModel):
+    """Ask a model once, and keep its answer in the job's result: for work in batches, behind everybody's requests."""
+
+    kind = "model.run"
+    priority = Priority.LOW
+    example: ClassVar[dict[str, Any]] = {
+        "model_id": "qwen3-0.6b", "path": "completions", "request": {"prompt": "Once"},
+    }  # fmt: skip
+
+    path: AskPath
+    """The OpenAI endpoint that takes such a request."""
+    request: dict[str, Any]
+    """As that endpoint takes it, without `model` and `stream`."""
+
+    @model_validator(mode="after")
+    def _takes(self) -> Self:
+        if taken := {"model", "stream"} & self.request.keys():
+            raise ValueError(f"leave {' and '.join(sorted(taken))} out of the request")
+        self.asked()
+        return self
+
+    def asked(self) -> BaseModel:
+        """The request as its endpoint reads it.
+
+        Raises:
+            ValidationError
+        """
+        return ASKS[self.path].body.model_validate({**self.request, "model": self.model_id})
+
+    def unique_key(self) -> str:
+        asked = hashlib.sha256(json.dumps([self.path, self.request], sort_keys=True).encode()).hexdigest()
+        return f"{super().unique_key()}:{asked}"
 
 
 KINDS: dict[str, type[Contract]] = {
@@ -268,6 +248,7 @@ KINDS: dict[str, type[Contract]] = {
         Restore,
         Bundle,
         Unbundle,
+        Run,
     )
 }
 
@@ -287,7 +268,12 @@ def parse(kind: str, args: dict[str, Any]) -> Contract:
     try:
         return contract.model_validate(args)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise Invalid(
-            "invalid_arguments", f"The arguments of {kind} do not fit: {faults}.", f"See docs/contracts.md, {kind}."
-        ) from error
+        raise invalid_arguments(kind, error) from error
+
+
+def invalid_arguments(kind: str, error: ValidationError) -> Invalid:
+    """What to say of arguments that do not fit."""
+    faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}".strip(": ") for fault in error.errors())
+    return Invalid(
+        "invalid_arguments", f"The arguments of {kind} do not fit: {faults}.", f"See docs/contracts.md, {kind}."
+    )

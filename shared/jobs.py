@@ -24,7 +24,8 @@ from sqlalchemy.orm import configure_mappers
 from sqlmodel import col, delete, select
 
 from shared.broker import Broker
-from shared.contracts import KINDS, Contract
+from shared.contract import Contract
+from shared.contracts import KINDS
 from shared.db import jobs, limits
 from shared.db.devices import place
 from shared.db.moves import (

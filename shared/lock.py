@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from shared.contracts import ModelId, Sha256
+from shared.contract import ModelId, Sha256
 from shared.errors import ModelyardError
 from shared.refs import Ref, SourceKind, checked
 from shared.storable import printable, printable_lines

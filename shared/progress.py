@@ -1,8 +1,11 @@
 """Events: published to those who listen now, kept in a capped stream for those who come back. Leases of requests."""
 
 import json
+import threading
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
@@ -30,7 +33,7 @@ redis.call('EXPIRE', KEYS[1], ARGV[2] * 2)
 redis.call('SET', KEYS[3], now, 'EX', ARGV[3])
 return 1
 """
-"""For the gateway, whose client is asyncio's. KEYS leases, closed, used; ARGV lease id, seconds of the lease and of the
+"""KEYS leases, closed, used; ARGV lease id, seconds of the lease and of the
 note of its use. Answers 1 if taken: a residency that drains takes no new lease."""
 
 RENEW_SCRIPT = """
@@ -92,12 +95,18 @@ class Events:
             log.warning("events.unpublished", error=type(error).__name__)
 
 
+AWAY_SECONDS = 1.0
+"""Between two tries to reach a Redis that is away."""
+
+
 class Leases:
     """How many requests hold a residency; what a drain waits for."""
 
     def __init__(self, client: "redis.Redis") -> None:
         self._client = client
         self._count = client.register_script(_COUNT)
+        self._take = client.register_script(LEASE_SCRIPT)
+        self._renew = client.register_script(RENEW_SCRIPT)
 
     def close(self, residency_id: str) -> bool:
         """From now on the residency takes no new lease. False: it took none before, either."""
@@ -110,6 +119,41 @@ class Leases:
     def reopen(self, residency_id: str) -> None:
         """It takes leases again."""
         self._client.delete(queues.closed_key(residency_id))
+
+    @contextmanager
+    def held(self, residency_id: str) -> Iterator[bool]:
+        """Hold a residency as a request does, for the length of the block; False: it drains, and is not held.
+
+        While Redis is away it counts as held: the lease is taken as soon as Redis is back.
+        """
+        lease, over = str(uuid.uuid4()), threading.Event()
+        keys = [queues.leases_key(residency_id), queues.closed_key(residency_id), queues.used_key(residency_id)]
+        try:
+            taken = bool(self._take(keys=keys, args=[lease, LEASE_SECONDS, USED_SECONDS]))
+        except redis.RedisError:
+            taken = True
+        if not taken:
+            yield False
+            return
+        renewing = threading.Thread(target=self._renew_until, args=(over, residency_id, lease), daemon=True)
+        renewing.start()
+        try:
+            yield True
+        finally:
+            over.set()
+            renewing.join()
+            with suppress(redis.RedisError):  # it runs out by itself
+                self._client.zrem(queues.leases_key(residency_id), lease)
+
+    def _renew_until(self, over: threading.Event, residency_id: str, lease: str) -> None:
+        keys = [queues.leases_key(residency_id), queues.used_key(residency_id)]
+        pause = LEASE_RENEWAL_SECONDS
+        while not over.wait(pause):
+            pause = LEASE_RENEWAL_SECONDS
+            try:
+                self._renew(keys=keys, args=[lease, LEASE_SECONDS, USED_SECONDS])
+            except redis.RedisError:
+                pause = AWAY_SECONDS
 
     def note_use(self, residency_id: str) -> None:
         """As if a request had just held it; lost while Redis is away."""

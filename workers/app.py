@@ -21,6 +21,7 @@ from workers.jobs import (
     repair,
     restore,
     rollback,
+    run,
     scan,
     scrub,
     switch,
@@ -37,7 +38,7 @@ log = structlog.get_logger()
 
 ALL_BODIES = (
     *(download, remove, repair, restore, rollback, scan, scrub, switch, unload, update, update_check, verify),
-    *(bundle, load, unbundle),
+    *(bundle, load, run, unbundle),
 )
 """Imported for their registration, named here so that nothing registers behind anybody's back."""
 

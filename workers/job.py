@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import structlog
 
 from shared.broker import Broker
-from shared.contracts import Contract, parse
+from shared.contract import Contract
+from shared.contracts import parse
 from shared.db.limits import FETCHING
 from shared.db.session import Database
 from shared.db.tables import Job

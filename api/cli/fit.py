@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from api.cli.client import Client
-from api.cli.options import AsJson, ModelName, WaitFor
-from api.cli.terminal import end, out, print_json, size_text
+from api.cli.options import AsJson, ModelName, PriorityOption, WaitFor, priority_named
+from api.cli.terminal import checked, end, follow, out, print_json, size_text
 
 app = typer.Typer()
 
@@ -86,6 +86,26 @@ def reload(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -
     """Start a model anew; the new runner takes over before the old one stops."""
     client = Client()
     end(client, client.post(f"/api/v1/models/{model_id}/reload"), wait=wait, as_json=as_json)
+
+
+@app.command()
+def run(
+    model_id: Annotated[str, typer.Argument(help="A model id, or a type.")],
+    prompt: Annotated[str, typer.Argument(help="What to say to it.")],
+    max_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    priority: PriorityOption = None,
+    wait: WaitFor = True,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a model in a job: behind everybody's requests, and kept in the ledger."""
+    client, wanted = Client(), priority_named(priority) if priority else None
+    request = {"messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens}
+    accepted = client.post(f"/api/v1/models/{model_id}/run", {"request": request, "priority": wanted})
+    if as_json or not wait:
+        end(client, accepted, wait=wait, as_json=as_json)
+        return
+    job = checked(follow(client, accepted, quiet=False))
+    out.print(job["result"]["answer"]["choices"][0]["message"]["content"], highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -3,17 +3,19 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from pydantic import ValidationError
 
-from api.bodies import FallbackBody, ModelBody
+from api.bodies import FallbackBody, ModelBody, RunBody
 from api.deps import AskingDep, Front, FrontDep
 from api.routes.models import check_type
 from api.servers import ServersView, servers_now
 from api.views import Accepted, ActiveView, ModelView, view_model
-from shared.contracts import Load, Switch, Unload
+from shared.contracts import Load, Run, Switch, Unload, invalid_arguments
 from shared.db import catalog, residency
 from shared.db.tables import Model
 from shared.errors import Conflict, Invalid, NotFound
 from shared.refs import SourceKind
+from shared.states import Priority
 
 router = APIRouter(prefix="/models", tags=["lifecycle"])
 
@@ -52,6 +54,28 @@ async def load(asking: AskingDep, model_id: str) -> Accepted:
 async def reload(asking: AskingDep, model_id: str) -> Accepted:
     """Its new runner takes over before the old one stops, so nobody is cut; after a change of settings, or of files."""
     return await asking.accept(Load, model_id, _to_start_anew, fresh=True)
+
+
+@router.post("/{model_id}/run", status_code=202, summary="Ask a model in a job")
+async def run(asking: AskingDep, model_id: str, body: RunBody) -> Accepted:
+    """A model id, or a type. For batches: LOW where nothing else is said, kept in the ledger, its answer in the result.
+
+    It waits for its model, and loads it where it is not in memory; a swap delays it and does not cut it.
+    """
+    try:
+        Run(model_id=model_id, path=body.path, request=body.request)
+    except ValidationError as error:
+        raise invalid_arguments(Run.kind, error) from error
+    priority = Priority[body.priority] if body.priority else None
+    return await asking.accept(
+        Run, model_id, _known, priority=priority, registered=False, path=body.path, request=body.request
+    )
+
+
+def _known(front: Front, name: str) -> None:
+    with front.database.reading() as session:
+        if name not in catalog.types(session):
+            catalog.get_model(session, name)
 
 
 @router.post("/{model_id}/pin", summary="Keep a model in memory")

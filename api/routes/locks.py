@@ -10,7 +10,8 @@ from api.deps import AskingDep, FrontDep
 from api.drift import Drift, Plan
 from api.storage import BundlesView, view_bundles
 from api.views import Accepted, PriorityName
-from shared.contracts import Bundle, BundleName, Unbundle
+from shared.contract import BundleName
+from shared.contracts import Bundle, Unbundle
 from shared.db import upkeep
 from shared.states import Priority
 

@@ -9,9 +9,9 @@ from typing import cast
 import pytest
 
 from api.gateway import Gateway
-from api.routing import Router
 from shared.errors import Forbidden, ModelyardError
 from shared.refs import Ref, SourceKind
+from shared.routing import Router
 from shared.settings import Settings, SourceSettings
 from tests.fakes.ollama import FakeOllama
 from tests.fakes.origin import Origin

@@ -12,7 +12,8 @@ from typing import Any
 
 from celery import Celery
 
-from shared.contracts import KINDS, OfModel
+from shared.contract import OfModel
+from shared.contracts import KINDS
 from workers import rescue
 from workers.job import Work, job
 

@@ -8,7 +8,8 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from shared.broker import Broker, make_app
-from shared.contracts import Contract, Download, Remove, Switch, Verify
+from shared.contract import Contract
+from shared.contracts import Download, Remove, Switch, Verify
 from shared.db import jobs
 from shared.db.tables import Job
 from shared.errors import Conflict, Failed, Invalid, NotFound, Unavailable

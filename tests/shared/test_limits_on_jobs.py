@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlmodel import col, select
 
-from shared.contracts import Contract, Download, Verify
+from shared.contract import Contract
+from shared.contracts import Download, Verify
 from shared.db import jobs, limits
 from shared.db.tables import Job, Model
 from shared.jobs import Ledger

@@ -141,6 +141,36 @@ def test_every_answer_is_counted_for_the_model_that_gave_it(yard: Yard) -> None:
     assert told["types"]["llm"]["uses"] == sum(model["uses"] for model in told["models"])
 
 
+def test_a_model_is_asked_in_a_job(yard: Yard) -> None:
+    ask = {"request": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5, "seed": 1}}
+    result = yard.done("/api/v1/models/alder/run", ask)["result"]
+    assert result["answer"]["usage"]["completion_tokens"] <= 5, "it was loaded for that"
+    assert (result["servedBy"]["modelId"], result["fallback"]) == ("alder", False)
+    refused = yard.http.post("/api/v1/models/llm/run?wait=60", json=ask).json()["job"]
+    assert (refused["status"], refused["error"]["code"]) == ("failed", "model_not_active")
+    yard.done("/api/v1/models/activate", {"model_id": "alder"})
+    assert yard.done("/api/v1/models/llm/run", ask)["result"]["servedBy"]["modelId"] == "alder"
+    wrong = yard.http.post(
+        "/api/v1/models/alder/run?wait=60", json={"path": "embeddings", "request": {"input": "x"}}
+    ).json()["job"]
+    assert wrong["error"]["code"] == "wrong_type"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {}, {"request": {}}, {"request": {"messages": []}}, {"path": "audio/speech", "request": {"input": "x"}},
+        {"request": {"messages": [{"role": "user", "content": "x"}], "stream": True}},
+        {"request": {"messages": [{"role": "user", "content": "x"}], "model": "beech"}},
+        {"request": {"messages": [{"role": "user", "content": "x"}], "n_discard": -1}},
+    ],
+)  # fmt: skip
+def test_what_no_model_takes_is_refused_before_there_is_a_job(yard: Yard, body: dict[str, Any]) -> None:
+    answer = yard.http.post("/api/v1/models/alder/run", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["hint"]
+
+
 def test_a_pinned_one_outlives_a_switch(yard: Yard) -> None:
     yard.done("/api/v1/models/activate", {"model_id": "alder"})
     modelyard(yard, "pin", "alder")

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from deploy.demo.hub import Hub
-from shared.contracts import Contract, Download
+from shared.contract import Contract
+from shared.contracts import Download
 from shared.db import catalog
 from shared.db.tables import Installation, Model
 from shared.jobs import Ledger

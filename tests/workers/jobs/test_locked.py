@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.contracts import Contract, Download, Update
+from shared.contract import Contract
+from shared.contracts import Download, Update
 from shared.db import catalog, locks, trust
 from shared.errors import Conflict, Corrupt, ModelyardError, NotFound, Unsafe
 from shared.lock import LockedFile, LockedModel

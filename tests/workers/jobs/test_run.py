@@ -1,0 +1,148 @@
+"""A model is asked in a job, and its server answers well or badly."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+
+import pytest
+from sqlmodel import col, select
+
+from shared.contracts import Run
+from shared.db import usage
+from shared.db.tables import Job, Residency
+from shared.errors import Cancelled, Exhausted, Failed, Invalid, Snooze, Unavailable
+from tests.factories.repository import make_repository
+from tests.workers.jobs.conftest import Place
+from workers.jobs.run import MOST_BYTES
+from workers.jobs.run import run as body
+
+ASK = Run(model_id="oak", path="completions", request={"prompt": "Once", "user": "me"})
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers as it is told; None: not at all, until the client hangs up."""
+
+    answer: ClassVar[tuple[int, bytes] | None] = (200, b"{}")
+    asked: ClassVar[list[Any]] = []
+    hung_up = threading.Event()
+
+    def do_POST(self) -> None:
+        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        if self.answer is None:
+            self.connection.recv(1)
+            self.hung_up.set()
+            return
+        status, content = self.answer
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def oak(place: Place) -> Iterator[Place]:
+    """In memory, as far as anybody knows."""
+    Server.asked.clear()
+    Server.hung_up.clear()
+    make_repository(place.repositories / "tiny" / "oak", weights=1000)
+    place.pull("oak", "tiny/oak")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        row = Residency(
+            id="r", model_id="oak", model_type="llm", revision="1", device="cpu", runtime="fake", state="ready",
+            url=f"http://127.0.0.1:{server.server_port}", context_length=256, started_at=1.0,
+        )  # fmt: skip
+        with place.services.database.session() as session:
+            session.add(row)
+        yield place
+        server.shutdown()
+    place.services.leases.reopen("r")
+
+
+def says(monkeypatch: pytest.MonkeyPatch, answer: tuple[int, bytes] | None) -> None:
+    monkeypatch.setattr(Server, "answer", answer)
+
+
+def uses(place: Place) -> tuple[int, int]:
+    with place.services.database.reading() as session:
+        found = usage.total(usage.since(session, 1, "oak").get("oak", {}).values())
+    return found.uses, found.failures
+
+
+def test_its_answer_is_the_result(oak: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    says(monkeypatch, (200, b'{"choices": []}'))
+    result = oak.run(ASK)
+    assert (result["answer"], result["servedBy"]) == ({"choices": []}, {"modelId": "oak", "contextLength": 256})
+    assert Server.asked == [{"model": "oak", "prompt": "Once", "stream": False}], "nothing that is not for a runner"
+    assert oak.services.leases.count("r") == 0, "it was held, and is no more"
+    assert uses(oak) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "code", "counted"),
+    [
+        ((400, b"too long"), Invalid, "request_refused", (0, 0)), ((500, b"oh"), Failed, "model_failed", (1, 1)),
+        ((200, b"[1]"), Failed, "model_failed", (1, 0)), ((200, b"\xff"), Failed, "model_failed", (1, 0)),
+        ((200, b" " * (MOST_BYTES + 1)), Exhausted, "answer_too_large", (0, 0)),
+    ],
+)  # fmt: skip
+def test_what_is_no_answer_says_why(
+    oak: Place, monkeypatch: pytest.MonkeyPatch, answer: tuple[int, bytes], error: type[Any], code: str, counted: Any
+) -> None:
+    says(monkeypatch, answer)
+    with pytest.raises(error) as caught:
+        oak.run(ASK)
+    assert (caught.value.code, uses(oak)) == (code, counted)
+    assert caught.value.hint
+    assert oak.services.leases.count("r") == 0
+
+
+def test_one_that_starts_is_waited_for(oak: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    says(monkeypatch, (503, b"{}"))
+    with pytest.raises(Snooze):
+        oak.run(ASK)
+
+
+def test_one_that_drains_is_not_held(oak: Place) -> None:
+    oak.services.leases.close("r")
+    with pytest.raises(Snooze):
+        oak.run(ASK)
+    assert Server.asked == []
+
+
+def test_one_that_is_gone_is_asked_again_later(oak: Place) -> None:
+    with oak.services.database.session() as session:
+        session.exec(select(Residency)).one().url = "http://127.0.0.1:9"
+    with pytest.raises(Unavailable):
+        oak.run(ASK)
+
+
+def test_one_that_is_not_in_memory_is_loaded_first(oak: Place) -> None:
+    with oak.services.database.session() as session:
+        session.exec(select(Residency)).one().state = "stopped"
+    with pytest.raises(Snooze):
+        oak.run(ASK)
+    with oak.services.database.reading() as session:
+        loads = session.exec(select(Job).where(col(Job.kind) == "model.load", col(Job.model_id) == "oak")).all()
+    assert len(loads) == 1
+
+
+def test_a_cancel_hangs_up(oak: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    says(monkeypatch, None)
+    work = oak.work(ASK)
+    oak.services.ledger.cancel(work.job_id)
+
+    def checkpoint() -> None:
+        if Server.asked:
+            raise Cancelled
+
+    monkeypatch.setattr(work, "checkpoint", checkpoint)
+    with pytest.raises(Cancelled):
+        body(ASK, work)
+    assert Server.hung_up.wait(30)
+    assert oak.services.leases.count("r") == 0

@@ -1,0 +1,121 @@
+"""A model is asked once, as a job; its answer is the job's result.
+
+It goes the way of a request: who answers is found the same way, and held so that no swap cuts it.
+"""
+
+import asyncio
+import json
+import ssl
+import time
+from typing import Any
+
+import httpx
+
+from shared.asks import ASKS
+from shared.contracts import Run
+from shared.db import usage
+from shared.db.usage import Use
+from shared.errors import Exhausted, Failed, Invalid, Snooze, Unavailable
+from shared.keys import installation_secret, runner_key
+from shared.routing import Route, Router
+from workers.job import Work, job
+
+TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+LOOK_SECONDS = 0.2
+"""Between two looks whether the job is to go on."""
+AGAIN_SECONDS = 1.0
+"""Between two looks for a model that is on its way into memory."""
+MOST_BYTES = 8 * 1024**2
+"""Of an answer that is kept in the ledger."""
+SHOWN = 300
+
+
+@job(Run)
+def run(args: Run, work: Work) -> dict[str, Any]:
+    """Find who answers, have it loaded where it is not in memory, ask, and keep what it says."""
+    services = work.services
+    work.report("finding who answers")
+    route = Router(services.ledger, load_on_use=True).find(args.model_id, ASKS[args.path].output)
+    if route is None:
+        raise _not_yet(args.model_id)
+    with services.leases.held(route.residency_id) as held:
+        if not held:
+            raise _not_yet(args.model_id)
+        work.report("asking")
+        began = time.monotonic()
+        status, content = asyncio.run(_asked(args, route, work))
+        seconds = time.monotonic() - began
+    if status == httpx.codes.SERVICE_UNAVAILABLE:
+        raise _not_yet(args.model_id)
+    if not httpx.codes.is_client_error(status):
+        with services.database.session() as session:
+            usage.record(session, [Use(route.model_id, seconds, failed=httpx.codes.is_server_error(status))])
+    return {
+        "modelId": args.model_id, "servedBy": {"modelId": route.model_id, "contextLength": route.context_length},
+        "fallback": route.fallback_for is not None, "seconds": round(seconds, 3), "answer": _read(status, content),
+    }  # fmt: skip
+
+
+def _not_yet(model_id: str) -> Snooze:
+    return Snooze(AGAIN_SECONDS, f"{model_id!r} is on its way into memory.", "model_loading")
+
+
+async def _asked(args: Run, route: Route, work: Work) -> tuple[int, bytes]:
+    """Status and body of the answer. A job that is cancelled meanwhile hangs up, and the runner ends the work."""
+    asking = asyncio.create_task(_ask(args, route, work))
+    try:
+        while not (await asyncio.wait({asking}, timeout=LOOK_SECONDS))[0]:
+            work.checkpoint()
+        return asking.result()
+    except httpx.TransportError as error:
+        raise Unavailable(
+            "runner_away", f"The server of {route.model_id!r} gave no answer ({type(error).__name__}).",
+            "It is asked again by itself.",
+        ) from error  # fmt: skip
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+
+
+async def _ask(args: Run, route: Route, work: Work) -> tuple[int, bytes]:
+    settings = work.services.settings
+    bundle = settings.sources.ca_bundle
+    trusted = True if bundle is None else ssl.create_default_context(cafile=str(bundle))
+    key = runner_key(installation_secret(settings), route.residency_id)
+    headers = {} if route.known_as is not None else {"Authorization": f"Bearer {key}"}
+    body = ASKS[args.path].passed_on(args.asked()) | {"model": route.known_as or route.model_id}
+    content = bytearray()
+    async with (
+        httpx.AsyncClient(timeout=TIMEOUT, trust_env=False, verify=trusted, headers=headers) as client,
+        client.stream("POST", f"{route.url}/v1/{args.path}", json=body) as answer,
+    ):
+        async for chunk in answer.aiter_bytes():
+            content += chunk
+            if len(content) > MOST_BYTES:
+                raise Exhausted(
+                    "answer_too_large", f"The answer has more than {MOST_BYTES // 1024**2} MiB.",
+                    f"Ask for less at a time, or over POST /v1/{args.path}, where nothing is kept.",
+                )  # fmt: skip
+        return answer.status_code, bytes(content)
+
+
+def _read(status: int, content: bytes) -> dict[str, Any]:
+    """The answer, where it is one.
+
+    Raises:
+        Invalid: the model does not take the request.
+        Failed: its server failed at it, or its answer cannot be read.
+    """
+    shown = content[:SHOWN].decode(errors="replace")
+    if httpx.codes.is_client_error(status):
+        raise Invalid("request_refused", f"The model does not take this request: {shown}", "Change the request.")
+    hint = "The log of its runner has its last words; `modelyard retry` asks it again."
+    if status != httpx.codes.OK:
+        raise Failed("model_failed", f"The model's server failed with status {status}: {shown}", hint)
+    try:
+        answer = json.loads(content)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise Failed("model_failed", f"The model's answer is not a JSON object: {shown}", hint)
+    return answer
