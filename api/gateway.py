@@ -49,8 +49,9 @@ AWAY_SECONDS = 1.0
 """After a failure Redis is left alone for so long."""
 AGAIN_SECONDS = 0.05
 """Between two looks for a model that is on its way."""
-TIMEOUT = httpx.Timeout(600.0, connect=5.0)
-"""An answer may take minutes; a connection to a child on this machine may not."""
+TIMEOUT = httpx.Timeout(3600.0, connect=5.0)
+"""An answer may take minutes, and wait for others before it; a connection to a child on this machine may not. A runner
+that hangs is ended by its worker long before."""
 
 
 RESENDS = 1
@@ -138,6 +139,7 @@ class Gateway:
                         return self._pass_on(answer, route, lease, began, waiting)
                     cut += answer is Away.CUT
                 if cut > RESENDS:
+                    self._note(Use(route.model_id if route else name, time.monotonic() - began, failed=True))
                     hint = "The request may be what ends it: look at the runner's log before you send it again."
                     raise Failed("runner_died", f"The runner of {name!r} ended while it worked on this request.", hint)
                 if time.monotonic() > deadline:
@@ -213,6 +215,13 @@ class Gateway:
         except (httpx.ConnectError, httpx.ConnectTimeout):
             self._give_back(lease)
             return Away.BEFORE
+        except httpx.ReadTimeout:  # not asked again: it would take as long
+            self._give_back(lease)
+            self._note(Use(route.model_id, TIMEOUT.read or 0.0, failed=True))
+            raise Failed(
+                "answer_timeout", f"{route.model_id!r} has not begun to answer within {TIMEOUT.read:.0f} s.",
+                "Ask for less at a time, or stream the answer.",
+            ) from None  # fmt: skip
         except httpx.TransportError as error:
             log.info("runner.away", residency_id=route.residency_id, error=type(error).__name__)
             self._give_back(lease)

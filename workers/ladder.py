@@ -2,10 +2,11 @@
 
 from typing import Any, NamedTuple
 
-from shared.db import catalog, residency
+from shared.db import catalog, jobs, residency
 from shared.db.tables import Model, Residency
-from shared.errors import ModelyardError, Unavailable
+from shared.errors import Failed, ModelyardError, Unavailable
 from shared.fallback import Rung, ladder
+from shared.routing import ORIGIN
 from shared.states import ResidencyState
 from workers.job import Services, Work
 from workers.jobs.verify import look_before_load
@@ -59,10 +60,16 @@ def bring(
         ModelyardError: none of the ways worked; the error is that of the first. What may pass by itself is tried
             again, and is no reason to fall back.
     """
+    with work.services.database.reading() as session:
+        asked_by_request = jobs.get(session, work.job_id).origin == ORIGIN
     ways = ladder(model.id, model.fallback, work.services.settings.runners.context_length)
     tried: list[dict[str, Any]] = []
     errors: list[ModelyardError] = []
     for rung in ways:
+        if asked_by_request and rung is not ways[-1] and manager.setbacks.rests(rung):
+            why = "It failed to start a moment ago; requests try it again a little later."
+            tried.append(_told(rung, "failed_lately", why))
+            continue
         try:
             row, started, woken = _one(work, manager, rung, plan_id, fresh=fresh, set_aside=set_aside)
         except ModelyardError as error:
@@ -70,11 +77,17 @@ def bring(
                 raise
             errors.append(error)
             tried.append(_failed(rung, error))
+            if isinstance(error, Failed):  # it was begun, so the plan that people have seen is carried out by now
+                plan_id = None
+                manager.setbacks.note(rung)
             work.report(f"falling back: {error.code}")
             continue
+        manager.setbacks.forget(rung)
         if started or tried:
             with work.services.database.session() as session:
-                row.fallback_for = residency.stand_in(session, model.id, row.id if tried else None)
+                residency.stand_in(session, model.id, row.id if tried else None)
+            others = [name for name in row.fallback_for if name != model.id]
+            row.fallback_for = [*others, model.id] if tried else others
         return Brought(row, started, woken, model.id in row.fallback_for, tried)
     errors[0].details |= {"tried": tried}
     raise errors[0]
@@ -91,11 +104,10 @@ def _one(
     )
 
 
+def _told(rung: Rung, code: str, message: str) -> dict[str, Any]:
+    return {"modelId": rung.model_id, "contextLength": rung.context_length, "code": code, "message": message}
+
+
 def _failed(rung: Rung, error: ModelyardError) -> dict[str, Any]:
-    numbers: dict[str, Any] = {
-        name: error.details[name] for name in ("needBytes", "freeBytes") if name in error.details
-    }
-    return {
-        "modelId": rung.model_id, "contextLength": rung.context_length, "code": error.code, "message": error.message,
-        **numbers,
-    }  # fmt: skip
+    numbers = {name: error.details[name] for name in ("needBytes", "freeBytes") if name in error.details}
+    return _told(rung, error.code, error.message) | numbers

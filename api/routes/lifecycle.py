@@ -11,7 +11,7 @@ from api.routes.models import check_type
 from api.servers import ServersView, servers_now
 from api.views import Accepted, ActiveView, ModelView, view_model
 from shared.contracts import Load, Run, Switch, Unload, invalid_arguments
-from shared.db import catalog, residency
+from shared.db import catalog
 from shared.db.tables import Model
 from shared.errors import Conflict, Invalid, NotFound
 from shared.refs import SourceKind
@@ -105,7 +105,6 @@ def fallback(front: FrontDep, model_id: str, body: FallbackBody) -> ModelView:
             elif model.source == SourceKind.OLLAMA:
                 hint = "Name another model of the same type; OLLAMA_CONTEXT_LENGTH, set for Ollama, is for all of its."
                 raise Invalid("unfit_fallback", f"The context of {model.id!r} is Ollama's to choose.", hint)
-        residency.stand_in(session, model_id, None)
         return view_model(model, catalog.Facts(session, [model_id]))
 
 

@@ -20,7 +20,14 @@ def start(session: Session, row: Residency) -> None:
     catalog.hold_model(session, row.model_id)
     catalog.installed(session, row.model_id)
     row.started_at = session.exec(select(now())).one()
+    row.fallback_for = stands_in_for(session, row.model_id)
     session.add(row)
+
+
+def stands_in_for(session: Session, model_id: str) -> list[str]:
+    """The other models that a model answers for as their fallback, by whatever is to be in memory of it."""
+    rows = catalog.residencies(session, [model_id])
+    return sorted({name for row in rows for name in row.fallback_for} - {model_id})
 
 
 def update_row(session: Session, residency_id: str, **values: object) -> None:
@@ -40,7 +47,8 @@ def resident(session: Session, model_id: str, device: str) -> Residency | None:
 def answering(session: Session, name: str, type_: str, *, is_model: bool) -> tuple[Residency | None, Residency | None]:
     """For the name of a model or of a type: what serves the type, if that is meant; and what answers now, if any does.
 
-    Itself before a fallback of it, and what serves its type before another residency of the same model.
+    Itself before a fallback of it, and what serves its type before another residency of the same model. Another model
+    answers only where the model's steps, as they are now, name it.
     """
     named = [serving] if not is_model and (serving := catalog.active(session, name)) else []
     rows = catalog.residencies(session, [name]) if is_model else named
@@ -48,9 +56,11 @@ def answering(session: Session, name: str, type_: str, *, is_model: bool) -> tup
     ready = [row for row in rows if row.state == ResidencyState.READY]
     if not ready:
         wanted = name if active is None else active.model_id
+        model = session.get(Model, wanted)
+        steps = {step.get("model") for step in model.fallback} if model is not None else set()
         ready = [
             row for row in catalog.in_state(session, ResidencyState.READY)
-            if row.model_type == type_ and wanted in row.fallback_for
+            if row.model_type == type_ and row.model_id in steps and wanted in row.fallback_for
         ]  # fmt: skip
     return active, min(ready, key=lambda row: not row.active, default=None)
 
@@ -110,21 +120,15 @@ def take_over(session: Session, new: Residency) -> list[Residency]:
     return [row for row in before if row.state in IN_MEMORY]
 
 
-def stand_in(session: Session, model_id: str, residency_id: str | None) -> list[str]:
-    """From now on only this residency answers in the place of a model, as a fallback; None: nobody does.
-
-    Returns:
-        All models that it answers for so.
-    """
+def stand_in(session: Session, model_id: str, residency_id: str | None) -> None:
+    """From now on only this residency answers in the place of a model, as a fallback; None: nobody does."""
     serialise(session, "fallbacks")
-    answers: list[str] = []
     for row in session.exec(select(Residency).where(col(Residency.state).in_(HELD))).all():
         wanted = [name for name in row.fallback_for if name != model_id]
         if row.id == residency_id:
-            wanted = answers = [*wanted, model_id]
+            wanted.append(model_id)
         if wanted != row.fallback_for:
             update_row(session, row.id, fallback_for=wanted)
-    return answers
 
 
 def draining(session: Session, model_type: str) -> list[Residency]:

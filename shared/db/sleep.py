@@ -5,7 +5,7 @@ import uuid
 from sqlalchemy import func, update
 from sqlmodel import Session, col, select
 
-from shared.db import catalog
+from shared.db import catalog, residency
 from shared.db.reports import Device
 from shared.db.session import now, serialise
 from shared.db.tables import Installation, Residency
@@ -50,7 +50,8 @@ def wake_up(session: Session, row: Residency) -> bool:
     if catalog.installed(session, row.model_id).revision != row.revision:
         return False
     asleep = (col(Residency.id) == row.id) & (col(Residency.state) == ResidencyState.ASLEEP)
-    woken = update(Residency).where(asleep).values(state=ResidencyState.STARTING, started_at=now())
+    values = {"started_at": now(), "fallback_for": residency.stands_in_for(session, row.model_id)}
+    woken = update(Residency).where(asleep).values(state=ResidencyState.STARTING, **values)
     return session.exec(woken.returning(col(Residency.id))).first() is not None
 
 

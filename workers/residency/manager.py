@@ -26,6 +26,7 @@ from workers.residency.leaving import Leaving
 from workers.residency.loadable import to_load
 from workers.residency.planning import plan_for, runtime_for
 from workers.residency.pool import Pool
+from workers.residency.setbacks import Setbacks
 from workers.residency.watch import Watch
 from workers.runtimes.base import Request, Runtime, Server
 from workers.runtimes.llamacpp import LlamaCpp, LlamaCppEmbedder
@@ -59,6 +60,7 @@ class Manager:
             *(kind(self._settings) for kind in kinds), ollama, replace(ollama, output=Output.VECTORS),
         )  # fmt: skip
         self._pool = Pool(services, device)
+        self.setbacks = Setbacks()
         self.leaving = Leaving(self._pool)
         self._sleepers = self.leaving.sleepers
 

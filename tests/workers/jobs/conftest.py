@@ -43,17 +43,17 @@ class Place:
                 ),
             )  # fmt: skip
 
-    def work(self, contract: Contract) -> Work:
+    def work(self, contract: Contract, origin: str = "test") -> Work:
         """One claimed attempt."""
         ledger = self.services.ledger
-        job = ledger.submit(contract, origin="test").job
+        job = ledger.submit(contract, origin=origin).job
         claimed = ledger.claim(job.id, job.ticket, self.services.owner)
         assert claimed is not None
         return Work(self.services, claimed)
 
-    def run(self, contract: Contract) -> dict[str, Any]:
+    def run(self, contract: Contract, origin: str = "test") -> dict[str, Any]:
         """Carry a job out and answer its result; what its body raises is raised."""
-        work = self.work(contract)
+        work = self.work(contract, origin)
         try:
             result = BODIES[contract.kind](contract, work)
         except BaseException:

@@ -9,14 +9,16 @@ import pytest
 from sqlmodel import select
 
 from shared.contracts import Load, Switch
-from shared.db import catalog
+from shared.db import catalog, residency
 from shared.db.tables import Residency
-from shared.errors import Failed
+from shared.errors import Conflict, Failed
+from shared.routing import ORIGIN
 from tests.factories.repository import make_repository
 from tests.fakes.runtimes import OUT_OF_MEMORY, FakeRuntime
 from tests.workers.jobs.conftest import Place
 from workers.devices.base import Device
 from workers.residency.manager import Manager
+from workers.residency.planning import plan_for
 from workers.runtimes.base import Launch, Request
 
 FITS = 512
@@ -90,6 +92,43 @@ def test_another_model_stands_in_until_the_model_itself_is_there(oak: Place) -> 
     steps(oak, "oak", {"contextLength": 256})
     assert oak.run(Load(model_id="oak"))["servedBy"]["modelId"] == "oak"
     assert answering(oak) == {"ash": ["ash"], "oak": ["oak"]}
+
+
+def test_a_request_does_not_try_again_at_once_what_failed_and_a_person_does(oak: Place) -> None:
+    steps(oak, "oak", {"contextLength": 256})
+    assert tried(oak.run(Load(model_id="oak"))) == [("oak", 4096, "runner_exited")]
+    assert tried(oak.run(Load(model_id="oak", fresh=True), origin=ORIGIN)) == [("oak", 4096, "failed_lately")]
+    assert tried(oak.run(Load(model_id="oak", fresh=True))) == [("oak", 4096, "runner_exited")]
+
+
+def test_a_plan_that_was_begun_falls_back_like_any_other_load(oak: Place) -> None:
+    steps(oak, "oak", {"contextLength": 256})
+    services = oak.services
+    assert services.manager is not None
+    with services.database.reading() as session:
+        installation = catalog.installed(session, "oak")
+    plan = plan_for(services, services.manager.device, installation, "fake", 4096, 0.0)
+    assert oak.run(Switch(model_id="oak", plan=plan.id))["servedBy"]["contextLength"] == 256
+    with pytest.raises(Conflict, match="changed since"):
+        oak.run(Switch(model_id="ash", plan="0" * 32))
+
+
+def test_who_stands_in_does_so_after_it_was_started_anew(oak: Place) -> None:
+    steps(oak, "ash", {"contextLength": 128})
+    steps(oak, "oak", {"model": "ash"}, {"contextLength": 128})
+    oak.run(Load(model_id="ash"))
+    oak.run(Load(model_id="oak"))
+    oak.run(Load(model_id="ash", fresh=True))
+    assert answering(oak) == {"ash": ["oak", "ash"]}
+    assert _answers_for(oak, "oak") == "ash"
+    steps(oak, "oak")
+    assert _answers_for(oak, "oak") is None, "nobody wrote that it may"
+
+
+def _answers_for(place: Place, model_id: str) -> str | None:
+    with place.services.database.reading() as session:
+        _, row = residency.answering(session, model_id, "llm", is_model=True)
+    return row.model_id if row else None
 
 
 def test_where_no_way_works_the_first_reason_is_told_with_all_others(oak: Place) -> None:

@@ -230,7 +230,7 @@ class Engine:
             _give_up(error)
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
-            return Refused(503, "out_of_memory", "The device has no memory left for this request.")
+            return Refused(507, "out_of_memory", "The device has no memory left for this request.")
         if not isinstance(error, Refused):
             _report(error)
         return error
