@@ -54,7 +54,7 @@ class Arena:
                 self._memory = _memory(sum(sizes))
                 self._bytes = torch.frombuffer(self._memory, dtype=torch.uint8)
                 self._used = [(0, self._bytes.numel())]
-            places = self._bytes[: sum(sizes)].split(sizes)
+            places = torch.split(self._bytes[: sum(sizes)], sizes)
             read(list(zip(handles, places, strict=True)))
         return {
             name: _view(memory, tensor)

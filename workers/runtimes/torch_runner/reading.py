@@ -18,8 +18,8 @@ import torch
 
 from shared.errors import Corrupt
 
-BLOCK_BYTES = 4 * 1024**2
-THREADS = min(16, max(4, os.cpu_count() or 4))
+BLOCK_BYTES = 8 * 1024**2
+THREADS = min(16, max(2, os.cpu_count() or 2))
 PAGE = mmap.PAGESIZE
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -57,7 +57,7 @@ class _File:
         self.size = os.fstat(handle).st_size
         self._handle = handle
         self._memory = _view(memory)
-        self._cached = _cached_pages(handle, self.size)
+        self._mapped = _mapped(handle, self.size)
         try:
             self._direct: int | None = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_DIRECT)
         except OSError:  # a file system without it
@@ -80,10 +80,15 @@ class _File:
     def close(self) -> None:
         if self._direct is not None:
             os.close(self._direct)
+        if self._mapped is not None:
+            _libc.munmap(self._mapped, self.size)
 
     def _is_cached(self, at: int, end: int) -> bool:
-        pages = self._cached[at // PAGE : -(-end // PAGE)]
-        return 2 * pages.count(0) <= len(pages)
+        """Is most of it in the page cache? Where nobody tells, it is taken to be."""
+        found = (ctypes.c_ubyte * -(-(end - at) // PAGE))()
+        if self._mapped is None or _libc.mincore(self._mapped + at, end - at, found):
+            return True
+        return 2 * bytes(found).count(0) <= len(found)
 
 
 def _read_exactly(handle: int, at: int, into: memoryview, least: int) -> None:
@@ -103,16 +108,7 @@ def _view(tensor: torch.Tensor) -> memoryview:
     return memoryview(array)
 
 
-def _cached_pages(handle: int, size: int) -> bytes:
-    """A byte for each page of a file; 0 where it would have to come from the disk."""
-    pages = -(-size // PAGE)
-    everywhere = b"\1" * pages
-    if size == 0:
-        return everywhere
-    address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle, 0)
-    if address in (None, ctypes.c_void_p(-1).value):
-        return everywhere
-    found = (ctypes.c_ubyte * pages)()
-    failed = _libc.mincore(address, size, found)
-    _libc.munmap(address, size)
-    return everywhere if failed else bytes(found)
+def _mapped(handle: int, size: int) -> int | None:
+    """An address by which the system tells which pages of a file it has; nothing is read from there."""
+    address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle, 0) if size else None
+    return None if address in (None, ctypes.c_void_p(-1).value) else int(address)
