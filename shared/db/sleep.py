@@ -55,6 +55,13 @@ def wake_up(session: Session, row: Residency) -> bool:
     return session.exec(woken.returning(col(Residency.id))).first() is not None
 
 
+def put_out(session: Session, row: Residency) -> bool:
+    """It is about to end, and nobody can wake it any more. False: somebody has, or it is over."""
+    asleep = (col(Residency.id) == row.id) & (col(Residency.state) == ResidencyState.ASLEEP)
+    ending = update(Residency).where(asleep).values(state=ResidencyState.DRAINING)
+    return session.exec(ending.returning(col(Residency.id))).first() is not None
+
+
 def asleep(session: Session, device: str) -> list[Residency]:
     """Those of a device; who fell asleep first is first."""
     query = select(Residency).where(col(Residency.device) == device, col(Residency.state) == ResidencyState.ASLEEP)

@@ -207,6 +207,7 @@ class TestRows:
         with self.ledger.database.session() as session:
             assert sleep.outdated(session, "cpu") == []
             assert sleep.wake_up(session, old)
+            assert not sleep.put_out(session, old), "it is awake"
         with self.ledger.database.session() as session:
             assert not sleep.wake_up(session, old), "it is awake"
             assert sleep.fall_asleep(session, old, ResidencyState.IDLE, GB) == (False, None), "it does not drain"

@@ -13,7 +13,7 @@ from sqlmodel import select, update
 
 from shared import fit, queues
 from shared.contracts import Load, Unload
-from shared.db import catalog
+from shared.db import catalog, sleep
 from shared.db.placement import Plan
 from shared.db.tables import Installation, Residency
 from shared.db.upkeep import refuse_if_used
@@ -181,6 +181,23 @@ def test_who_slept_longest_ends_where_the_room_is_short(managed: Managed, ledger
     assert states(ledger, "one") == {("stopped", False), ("idle", True)}
     assert states(ledger, "two") == {("asleep", False)}
     assert [name for name, _ in manager._pool.running()] == ["two"]
+
+
+def test_who_was_woken_meanwhile_is_left_alone(managed: Managed, ledger: Ledger) -> None:
+    """Those who sleep are read once, and it takes seconds until the first of them has ended."""
+    manager = managed()
+    assert manager.leaving.rest(row(ledger, "one"))
+    assert manager.leaving.rest(row(ledger, "two"))
+    sleepers, woken = manager.leaving.sleepers, row(ledger, "two")
+    first, still = manager._pool.server("one"), sleepers._all()
+    assert first is not None
+    with ledger.database.session() as session:
+        assert sleep.wake_up(session, woken)
+    for each in still:
+        sleepers._end(each)
+    assert states(ledger, "two") == {("starting", False)}
+    assert manager._pool.lives("two")
+    assert not first.alive()
 
 
 def test_on_a_cpu_it_ends_where_its_memory_itself_is_needed(

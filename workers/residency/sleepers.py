@@ -115,6 +115,10 @@ class Sleepers:
             return sleep.asleep(session, self._pool.device.id)
 
     def _end(self, row: Residency) -> None:
+        """A load may have woken it since its row was read: then it is left alone."""
+        with self._pool.services.database.session() as session:
+            if not sleep.put_out(session, row):
+                return
         with suppress(Unavailable):  # the watch records it once the database is back
             self._pool.end(row.id, ResidencyState.STOPPED)
         self._pool.tell(row, ResidencyState.STOPPED)
