@@ -17,6 +17,7 @@ from shared.db import catalog, sleep
 from shared.db.placement import Plan
 from shared.db.tables import Installation, Residency
 from shared.db.upkeep import refuse_if_used
+from shared.errors import Failed
 from shared.jobs import Ledger
 from shared.keys import runner_key
 from shared.progress import Leases, Workers, connect
@@ -252,6 +253,21 @@ def test_a_worker_that_starts_anew_finds_none(managed: Managed, ledger: Ledger) 
     assert manager.leaving.rest(row(ledger, "one"))
     manager.recover()
     assert states(ledger, "one") == {("stopped", False), ("idle", True)}
+
+
+def test_at_a_shutdown_one_that_does_not_stop_changes_nothing_for_the_others(managed: Managed, ledger: Ledger) -> None:
+    """They would be asked at an address where nobody is."""
+    manager = managed()
+    assert manager.leaving.rest(row(ledger, "two"))
+
+    class Kept:
+        def stop(self, _: float) -> None:
+            raise Failed("ollama_keeps_model", "Ollama does not let it go.")
+
+    manager._pool._servers["kept"] = Kept()  # type: ignore[assignment] # all of a server that a shutdown needs
+    manager.close()
+    assert states(ledger, "one") == {("lost", True)}
+    assert states(ledger, "two") == {("stopped", False)}
 
 
 def test_what_is_set_where_nothing_is(settings: Settings) -> None:

@@ -104,7 +104,7 @@ class Pool:
         mine = dict(self._servers)
         self._servers.clear()
         with ThreadPoolExecutor(max_workers=8) as stopping:
-            list(stopping.map(lambda server: server.stop(STOP_SECONDS), mine.values()))
+            list(stopping.map(_stop, mine, mine.values()))
         with self.services.database.session() as session:
             residency.lose(session, residency.of_ids(list(mine)))
 
@@ -118,3 +118,11 @@ class Pool:
         self.services.events.publish(
             "residency.state", residencyId=row.id, modelId=row.model_id, device=row.device, state=state
         )
+
+
+def _stop(residency_id: str, server: Server) -> None:
+    """One that fails to keeps nobody from the others, nor from writing down that they are gone."""
+    try:
+        server.stop(STOP_SECONDS)
+    except Exception:
+        log.exception("runner.not_stopped", residency_id=residency_id)
