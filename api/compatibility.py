@@ -10,8 +10,8 @@ from packaging.version import InvalidVersion, Version
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from shared import fit
+from shared.fit import size_text
 
-GB = 10**9
 BITS = {"F16": 16.0, "Q8_0": 8.5, "Q6_K": 6.56, "Q5_K_M": 5.69, "Q4_K_M": 4.85, "Q3_K_M": 3.91}
 """Bits a weight that llama.cpp's common quantizations take, as its `quantize` example lists them."""
 _BYTES = TypeAdapter(ByteSize)
@@ -45,6 +45,8 @@ class Place:
     runtimes: Mapping[str, Mapping[str, str]]
     """By name: its `version`, or what is `missing` and the `hint`."""
     fault: str | None = None
+    limited: bool = False
+    """MODELYARD_RUNNERS__MEMORY_LIMIT, and not the device, is what `memory_total` tells."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +118,16 @@ def _memory(wanted: Wanted, place: Place) -> list[Issue]:
     if not wanted.size:
         advice = "Pull it: its files tell."
         return [Issue("size_unknown", Level.PARTIAL, "Nobody knows yet how large it is.", advice)]
-    need, takes = wanted.need, f"It needs {_gb(wanted.need.total)} ± {_gb(wanted.need.spread)}"
+    need, takes = wanted.need, f"It needs {size_text(wanted.need.total)} ± {size_text(wanted.need.spread)}"
     if need.total <= place.memory_total:
         if place.memory_free is None or need.total <= place.memory_free:
             return []
-        message = f"{takes}, and {_gb(place.memory_free)} of {_gb(place.memory_total)} are free now."
-        return [Issue("memory_in_use", Level.PARTIAL, message, "Unload another model first: modelyard ps lists them.")]
-    message = f"{takes}, and the device has {_gb(place.memory_total)}."
+        message = f"{takes}, and {size_text(place.memory_free)} of {size_text(place.memory_total)} are free now."
+        return [
+            Issue("memory_in_use", Level.PARTIAL, message, "Unload another model first: modelyard devices shows them.")
+        ]
+    has = "models may take" if place.limited else "the device has"
+    message = f"{takes}, and {has} {size_text(place.memory_total)}."
     context = fit.longest_context(wanted.facts, wanted.size, wanted.setting, place.memory_total)
     if 0 < context < wanted.setting.context_length:
         advice = f"A context of {context:,} tokens fits: MODELYARD_RUNNERS__CONTEXT_LENGTH={context}."
@@ -135,7 +140,9 @@ def _fewer_bits(wanted: Wanted, place: Place) -> str:
     room = place.memory_total - wanted.need.runtime
     for name, bits in variants(wanted.setting.runtime).items():
         if parameters and parameters * bits / 8 <= room:
-            return f"A variant in {name} takes about {_gb(parameters * bits / 8)}, and may fit."
+            return f"A variant in {name} takes about {size_text(parameters * bits / 8)}, and may fit."
+    if place.limited:
+        return "Raise MODELYARD_RUNNERS__MEMORY_LIMIT, or choose a smaller model."
     return "Choose a smaller model, or a larger device."
 
 
@@ -144,9 +151,11 @@ def _declared(wanted: Wanted, place: Place) -> list[Issue]:
     asked = size_of(wanted.requirements.get("gpu_memory"))
     if asked is not None and place.kind == "cpu":
         advice = "Where a CPU runs it at all, it is many times slower; better is a device with a GPU."
-        found.append(Issue("no_gpu", Level.PARTIAL, f"It is meant for a GPU of {_gb(asked)}.", advice))
+        found.append(Issue("no_gpu", Level.PARTIAL, f"It is meant for a GPU of {size_text(asked)}.", advice))
     elif asked is not None and place.memory_total < asked:
-        message = f"Its publisher asks for {_gb(asked)} of GPU memory; this one has {_gb(place.memory_total)}."
+        message = (
+            f"Its publisher asks for {size_text(asked)} of GPU memory; this one has {size_text(place.memory_total)}."
+        )
         found.append(Issue("gpu_memory", Level.PARTIAL, message, "Use a quantized variant, or a larger GPU."))
     wish, there = wanted.requirements.get("torch"), place.runtimes.get("torch", {}).get("version")
     if isinstance(wish, str) and there is not None and not _satisfies(there, wish):
@@ -165,7 +174,7 @@ def _satisfies(version: str, wish: str) -> bool:
 def _disk(wanted: Wanted, free: int | None) -> list[Issue]:
     if free is None or wanted.bytes_to_fetch <= free:
         return []
-    message = f"Its files take {_gb(wanted.bytes_to_fetch)}, and the store has {_gb(free)} left."
+    message = f"Its files take {size_text(wanted.bytes_to_fetch)}, and the store has {size_text(free)} left."
     return [Issue("disk_too_small", Level.NONE, message, "Make room: modelyard storage shows what takes it.")]
 
 
@@ -188,7 +197,3 @@ def _generation(wanted: Wanted) -> list[Issue]:
 def _pixels(text: object) -> tuple[int, int] | None:
     width, _, height = str(text).partition("x")
     return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else None
-
-
-def _gb(count: float) -> str:
-    return f"{count / GB:.1f} GB"

@@ -85,6 +85,11 @@ def requirements(database: Database, model_id: str, device_id: str | None, conte
         device, row = devices.named(session, device_id), installation or _not_yet(model)
         setting = _setting(row, device, context_length)
         known = footprints.learned(session, row, device.id, setting.runtime)
+    if not row.size:
+        raise Conflict(
+            "size_unknown", f"Nothing tells the size of {model_id!r} before it is here.",
+            f"Download it: modelyard pull {model_id}; its files tell what it needs.",
+        )  # fmt: skip
     longest = row.facts.get("contextLength") or context_length
     lengths = sorted({length for length in CONTEXTS if length < longest} | {longest})
     if output_of(model.type) is Output.IMAGES:
@@ -148,12 +153,7 @@ def _setting(row: Installation, device: Device, context_length: int) -> fit.Sett
 
 def _not_yet(model: Model) -> Installation:
     """All that is known of a model that is not on disk: what the registry says of its size."""
-    size = model.file_size or size_of(model.requirements.get("disk"))
-    if not size:
-        raise Conflict(
-            "size_unknown", f"Nothing tells the size of {model.id!r} before it is here.",
-            f"Download it: modelyard pull {model.id}; its files tell what it needs.",
-        )  # fmt: skip
+    size = model.file_size or size_of(model.requirements.get("disk")) or 0
     return Installation(
         model_id=model.id, model_type=model.type, revision="", state="", size=size, files=0, integrity=0.0,
         path="", facts={}, published_at=0.0, verified_at=0.0,
@@ -163,4 +163,8 @@ def _not_yet(model: Model) -> Installation:
 def _place(device: Device) -> Place:
     told = device.details
     fault = None if told.get("healthy", True) else told.get("reason", "The device is not healthy.")
-    return Place(device.kind, device.memory_total, told.get("memoryFree"), told.get("runtimes", {}), fault)
+    total, free, limit = device.memory_total, told.get("memoryFree"), told.get("memoryLimit")
+    limited = limit is not None and limit < total
+    if limit is not None and limited:
+        total, free = limit, limit if free is None else min(free, limit)
+    return Place(device.kind, total, free, told.get("runtimes", {}), fault, limited)

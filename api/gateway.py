@@ -59,6 +59,11 @@ RESENDS = 1
 GONE_SECONDS = 0.5
 """Between two looks whether the client is still there."""
 CLIENT_GONE = 499
+_CUT = (
+    b'\n\ndata: {"error": {"message": "The runner ended while it answered. Ask again.", "type": "server_error", '
+    b'"code": "runner_died"}}\n\n'
+)
+"""In the middle of a stream, as OpenAI's clients understand it."""
 
 Gone = Callable[[], Awaitable[bool]]
 
@@ -250,12 +255,15 @@ class Gateway:
                     yield chunk
             except httpx.HTTPError:
                 failed = True
-                raise
+                if not kind.startswith("text/event-stream"):
+                    raise  # what is missing of its length tells the client
+                yield _CUT
             finally:
                 self._give_back(lease, answer)
                 if not answer.is_client_error:  # a request that was refused used nothing
                     self._note(Use(route.model_id, time.monotonic() - began, failed))
 
+        kind = answer.headers.get("content-type", "application/json")
         headers = {"X-Modelyard-Model": route.model_id}
         if route.fallback_for is not None:
             headers["X-Modelyard-Fallback-For"] = route.fallback_for
@@ -264,7 +272,6 @@ class Gateway:
         if waited is not None:
             headers["X-Modelyard-Waited"] = f"{time.monotonic() - waited.since:.3f}"
             headers["X-Modelyard-Place"] = str(waited.place)
-        kind = answer.headers.get("content-type", "application/json")
         return StreamingResponse(content(), answer.status_code, headers, media_type=kind)
 
     async def _renew(self) -> None:

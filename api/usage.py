@@ -114,7 +114,8 @@ def told(database: Database, days: int, model_id: str | None = None) -> UsagePag
     types: dict[str, list[Usage]] = {}
     for name, by_day in found.items():
         type_, age = known.get(name, (None, None))
-        span = min(float(days), max(1.0, age / DAYS)) if age is not None else float(days)
+        there = age / DAYS if age is not None else max(by_day, default=0) - min(by_day, default=0) + 1
+        span = min(float(days), max(1.0, there))
         whole = usage.total(by_day.values())
         models.append(ModelUsage(model_id=name, model_type=type_, history=_history(by_day), **_fields(whole, span)))
         if type_ is not None:

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from shared.states import Output
 
-SAID_TO_US = {"user", "n", "store", "metadata", "tools", "response_format", "logprobs"}
+SAID_TO_US = {"user", "n", "store", "metadata", "tools", "response_format", "logprobs", "parallel_tool_calls"}
 """Accepted at their harmless values, so that clients work that always send them; nothing for a runner."""
 IMAGE_SAID_TO_US = {"user", "response_format"}
 SIDE_STEP, SMALLEST_SIDE, LARGEST_SIDE = 8, 64, 2048
@@ -62,6 +62,7 @@ class ChatBody(Ask):
     tools: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None
     response_format: TextFormat | None = None
     logprobs: Literal[False] | None = None
+    parallel_tool_calls: bool | None = None
 
     @field_validator("messages")
     @classmethod

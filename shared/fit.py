@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from shared.states import Holder, Output, output_of
 
 MIB = 1024**2
+MB, GB = 10**6, 10**9
 CACHE_NUMBER_BYTES = 2
 """Keys and values are kept in 16 bits by llama.cpp, and by torch for weights of 16 bits."""
 BATCH_TOKENS = 512
@@ -32,6 +33,11 @@ _RUNNABLE = {
     Output.VECTORS: "Runnable are transformers folders of safetensors, and GGUF files.",
     Output.IMAGES: "Runnable are diffusers folders: a model_index.json, and safetensors in the folders that it names.",
 }
+
+
+def size_text(count: float) -> str:
+    """Bytes as people read them."""
+    return f"{count / GB:.1f} GB" if count >= GB else f"{count / MB:.1f} MB"
 
 
 class Basis(StrEnum):

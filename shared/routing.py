@@ -72,7 +72,9 @@ class Router:
             if active is None and (model is None or not model.enabled or not self._load_on_use):
                 loaded = catalog.in_state(session, ResidencyState.READY)
                 candidates = [model.id] if model else [row.model_id for row in loaded if row.model_type == type_]
-                raise _nobody(name, candidates, known=model is not None or name in catalog.types(session))
+                raise _nobody(
+                    name, candidates, known=model is not None or name in {*TYPES.values(), *catalog.types(session)}
+                )
             if jobs.switching(session, wanted):
                 return None
             catalog.installed(session, wanted)

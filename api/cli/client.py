@@ -11,7 +11,7 @@ import httpx
 from shared.errors import ModelyardError
 from shared.states import ENDED
 
-DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_URL = f"http://127.0.0.1:{os.environ.get('MODELYARD_API__PORT', '8000')}"
 FOLLOW_AGAIN_SECONDS = 1.0
 PATIENCE_SECONDS = 120.0
 """How long a follower waits for a service that restarts."""

@@ -121,6 +121,26 @@ def unpin(model_id: ModelName, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def ps(as_json: AsJson = False) -> None:
+    """What is in memory, or meant to be."""
+    found = Client().get("/api/v1/models/servers")
+    if as_json:
+        print_json(found)
+        return
+    table = Table(
+        "MODEL", "STATE", "ACTIVE", "RUNTIME", "DEVICE", "MEMORY", "CONTEXT", "PID", "UP", "STANDS IN FOR", box=None
+    )
+    for each in found["servers"]:
+        up = "" if each["uptimeSeconds"] is None else f"{each['uptimeSeconds']:.0f} s"
+        others = " ".join(name for name in each["fallbackFor"] if name != each["modelId"])
+        table.add_row(
+            each["modelId"], each["state"], "●" if each["active"] else "", each["runtime"], each["device"],
+            size_text(each["memoryBytes"]), str(each["contextLength"] or ""), str(each["pid"] or ""), up, others,
+        )  # fmt: skip
+    out.print(table)
+
+
+@app.command()
 def usage(
     model_id: Annotated[str | None, typer.Argument(help="One model; all that were used where missing.")] = None,
     days: Annotated[int, typer.Option(min=1, max=30)] = 30,
@@ -151,6 +171,8 @@ def fallback(
     as_json: AsJson = False,
 ) -> None:
     """What a model falls back to where it does not fit or does not load; shown where no step is named."""
+    if strict and steps:
+        raise typer.BadParameter("--strict is for no steps; name some, or --strict.")
     client, path = Client(), f"/api/v1/models/{model_id}"
     told = (
         client.put(f"{path}/fallback", {"steps": [_step(each) for each in steps or []]})

@@ -183,6 +183,9 @@ def _words(name: str) -> str:
 def _brief(result: dict[str, Any]) -> str:
     untold = UNTOLD if result.get("fallback") else {*UNTOLD, "servedBy"}
     told = {name: value for name, value in result.items() if name not in untold and value}
+    if tried := told.get("tried"):
+        ways = (f"{way['modelId']} with {way['contextLength']} tokens ({way['code']})" for way in tried)
+        told["tried"] = [", then ".join(ways)]
     if result.get("alreadyPresent"):
         return "already there, whole"
     if "repaired" in result and not result["repaired"]:

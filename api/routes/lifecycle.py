@@ -96,6 +96,13 @@ def fallback(front: FrontDep, model_id: str, body: FallbackBody) -> ModelView:
 
     Without steps it is strict. Every answer, job and event says what served; a plan says it before.
     """
+    longest = front.settings.runners.context_length
+    for step in body.steps:
+        if step.context_length is not None and step.context_length >= longest:
+            raise Invalid(
+                "unfit_fallback", f"{step.context_length} tokens are not fewer than {longest}, as models have here.",
+                "Name fewer; MODELYARD_RUNNERS__CONTEXT_LENGTH is what they have.",
+            )  # fmt: skip
     with front.database.session() as session:
         steps = [step.stored() for step in body.steps]
         model = catalog.change_model(session, model_id, fallback=steps)
@@ -110,7 +117,7 @@ def fallback(front: FrontDep, model_id: str, body: FallbackBody) -> ModelView:
 
 def _stands_in(model: Model, other: Model) -> None:
     if other.id == model.id or other.type != model.type:
-        hint = "Name another model of the same type; fewer tokens are a step {contextLength}."
+        hint = "Name another model of its type, or fewer tokens: {contextLength}; context=2048 on the command line."
         raise Invalid(
             "unfit_fallback", f"{other.id!r}, of type {other.type!r}, cannot stand in for {model.id!r}.", hint
         )

@@ -17,7 +17,6 @@ from shared.errors import Conflict
 from shared.progress import Leases
 from shared.states import ResidencyState
 
-GB = 10**9
 CPU = "cpu"
 """The id of the device that is no GPU."""
 
@@ -189,16 +188,16 @@ def _will_not_fit(
     """With the numbers, and with what would help."""
     context = fit.longest_context(installation.facts, installation.size, setting, room)
     ways = [
-        f"{'Unpin' if one.pinned else 'Unload'} {one.row.model_id}: {(one.row.memory_bytes or 0) / GB:.1f} GB."
+        f"{'Unpin' if one.pinned else 'Unload'} {one.row.model_id}: {fit.size_text(one.row.memory_bytes or 0)}."
         for one in staying
     ]
     if 0 < context < setting.context_length:
         ways.append(f"With MODELYARD_RUNNERS__CONTEXT_LENGTH={context} it would fit.")
-    ways.append("A variant of fewer bits a weight takes less.")
-    takes = f"{need.total / GB:.1f} ± {need.spread / GB:.1f} GB"
+    ways.append("A variant of fewer bits a weight takes less; `modelyard fallback` says what may serve in its place.")
+    takes = f"{fit.size_text(need.total)} ± {fit.size_text(need.spread)}"
     return Conflict(
         "will_not_fit",
-        f"{installation.model_id} needs {takes} of memory, and at most {room / GB:.1f} GB can be had.",
+        f"{installation.model_id} needs {takes} of memory, and at most {fit.size_text(room)} can be had.",
         " ".join(ways),
         {
             "needBytes": need.total, "spreadBytes": need.spread, "freeBytes": room, "basis": need.basis,

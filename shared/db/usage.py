@@ -51,6 +51,8 @@ class Usage:
 
     def percentile(self, share: float) -> float | None:
         """Seconds within which this share of the answers was complete; by nearest rank, the middle of its step."""
+        if self.uses == 1:
+            return max(self.seconds, SHORTEST_SECONDS)
         rank = math.ceil(share * self.uses)
         for length in sorted(self.lengths):
             rank -= self.lengths[length]

@@ -1,5 +1,6 @@
 """Answers of runners that are none: passed on once, and never asked for again in vain."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -63,3 +64,19 @@ def test_a_runner_without_memory_for_the_request_says_so_once(serve: Serve, ledg
     with _answering(ledger, full) as asked:
         answer = serve(hold_seconds=30).http.post("/v1/chat/completions", json=BODY, timeout=60)
     assert (answer.status_code, len(asked)) == (507, 1)
+
+
+def test_a_stream_that_breaks_says_so_in_the_stream(serve: Serve, ledger: Ledger) -> None:
+    def breaks(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Type", "text/event-stream")
+        request.send_header("Content-Length", "1000")
+        request.end_headers()
+        request.wfile.write(b'data: {"choices": []}\n\n')
+        request.connection.shutdown(2)
+
+    with _answering(ledger, breaks) as asked:
+        answer = serve(hold_seconds=30).http.post("/v1/chat/completions", json={**BODY, "stream": True}, timeout=60)
+    events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+    assert len(asked) == 1
+    assert json.loads(events[-1])["error"]["code"] == "runner_died"
