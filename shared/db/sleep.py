@@ -4,6 +4,7 @@ import uuid
 
 from sqlalchemy import func, update
 from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from shared.db import catalog, residency
 from shared.db.reports import Device
@@ -40,6 +41,27 @@ def fall_asleep(session: Session, row: Residency, into: ResidencyState, memory_b
     return True, in_its_place.id
 
 
+def make_room(session: Session, node: str, device: str, memory_bytes: int, budget: int) -> list[Residency] | None:
+    """Have one more of a device find room within what sleepers of its machine may have, in the transaction in which it
+    falls asleep; for it those of the same device are put out who slept longest.
+
+    Returns:
+        Those that are to be ended; None where there would be no room all the same, and nobody is touched.
+    """
+    serialise(session, f"sleep {node}")
+    mine = list(session.exec(_of_device(device).with_for_update()).all())  # nobody wakes them until this is decided
+    over = bytes_of_node(session, node) + memory_bytes - budget
+    if over > sum(row.memory_bytes or 0 for row in mine):
+        return None
+    going = []
+    while over > 0:
+        going.append(mine.pop(0))
+        over -= going[-1].memory_bytes or 0
+    for row in going:
+        put_out(session, row)
+    return going
+
+
 def wake_up(session: Session, row: Residency) -> bool:
     """It is about to be ready again, and a removal can no longer take its installation away unseen. False: it is over.
 
@@ -64,8 +86,7 @@ def put_out(session: Session, row: Residency) -> bool:
 
 def asleep(session: Session, device: str) -> list[Residency]:
     """Those of a device; who fell asleep first is first."""
-    query = select(Residency).where(col(Residency.device) == device, col(Residency.state) == ResidencyState.ASLEEP)
-    return list(session.exec(query.order_by(col(Residency.started_at))).all())
+    return list(session.exec(_of_device(device)).all())
 
 
 def bytes_of_node(session: Session, node: str) -> int:
@@ -83,3 +104,8 @@ def outdated(session: Session, device: str) -> list[Residency]:
     installed = select(Installation.revision).where(col(Installation.model_id) == col(Residency.model_id))
     mine = (col(Residency.device) == device) & (col(Residency.state) == ResidencyState.ASLEEP)
     return list(session.exec(select(Residency).where(mine, col(Residency.revision).not_in(installed))).all())
+
+
+def _of_device(device: str) -> SelectOfScalar[Residency]:
+    query = select(Residency).where(col(Residency.device) == device, col(Residency.state) == ResidencyState.ASLEEP)
+    return query.order_by(col(Residency.started_at))

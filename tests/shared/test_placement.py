@@ -1,6 +1,8 @@
 """Who makes room for whom, as a plan says it; and what a change of who serves does to the rows."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 from sqlmodel import col, select
@@ -8,6 +10,7 @@ from sqlmodel import col, select
 from shared import fit
 from shared.db import residency, sleep
 from shared.db.placement import Occupant, Plan, free_bytes, plan
+from shared.db.reports import Device
 from shared.db.tables import Installation, Model, Residency
 from shared.errors import Conflict
 from shared.jobs import Ledger
@@ -212,6 +215,25 @@ class TestRows:
             assert not sleep.wake_up(session, old), "it is awake"
             assert sleep.fall_asleep(session, old, ResidencyState.IDLE, GB) == (False, None), "it does not drain"
         assert self._now()["one"] == ("starting", False)
+
+    def test_two_devices_are_not_promised_the_same_room(self) -> None:
+        """Whoever asks meanwhile waits until it is known whether the first one sleeps."""
+        first, started = row("one", state=ResidencyState.DRAINING), Event()
+        self._put(first)
+
+        def ask() -> list[Residency] | None:
+            started.set()
+            with self.ledger.database.session() as session:
+                return sleep.make_room(session, "local", "cpu", GB, GB)
+
+        with ThreadPoolExecutor(1) as second:
+            with self.ledger.database.session() as session:
+                session.add(Device(id="gpu", kind="gpu", name="", node="local", memory_total=1, seen_at=0.0))
+                assert sleep.make_room(session, "local", "gpu", GB, GB) == []
+                answer = second.submit(ask)
+                assert started.wait(30)
+                assert sleep.fall_asleep(session, first, ResidencyState.IDLE, GB)[0]
+            assert answer.result(30) is None
 
     def test_set_aside_only_who_serves_is_waited_for(self) -> None:
         self._put(row("one", active=True), row("two"))

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from shared import fit, queues
 from shared.contracts import Load, Unload
 from shared.db import catalog, sleep
 from shared.db.placement import Plan
+from shared.db.reports import Device as DeviceRow
 from shared.db.tables import Installation, Residency
 from shared.db.upkeep import refuse_if_used
 from shared.errors import Failed
@@ -201,6 +203,34 @@ def test_who_was_woken_meanwhile_is_left_alone(managed: Managed, ledger: Ledger)
     assert not first.alive()
 
 
+def test_nobody_ends_where_a_plan_is_content_with_what_is_free(
+    managed: Managed, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = managed()
+    assert manager.leaving.rest(row(ledger, "two"))
+    monkeypatch.setattr(inventory, "memory_free", lambda _: 85)
+    manager.leaving.sleepers.give_way(replace(NEED, spread=5), None)
+    assert states(ledger, "two") == {("asleep", False)}
+
+
+def test_nobody_ends_where_others_have_the_room(managed: Managed, ledger: Ledger) -> None:
+    """What sleeps of another device of this machine counts, and is not this one's to end."""
+    manager = managed()
+    assert manager.leaving.rest(row(ledger, "one"))
+    size = row(ledger, "one").memory_bytes or 0
+    other = Residency(
+        id="other", model_id="other", model_type="llm", revision="1", device="gpu", runtime="fake",
+        state=ResidencyState.ASLEEP, memory_bytes=2 * size, started_at=0.0,
+    )  # fmt: skip
+    with ledger.database.session() as session:
+        session.add_all([other, DeviceRow(id="gpu", kind="gpu", name="", node="local", memory_total=1, seen_at=0.0)])
+    manager.leaving.sleepers._budget = size * 5 // 2
+    assert manager.leaving.rest(row(ledger, "two"))
+    assert states(ledger, "two") == {("stopped", False)}
+    assert states(ledger, "one") == {("asleep", False), ("idle", True)}
+    assert manager._pool.lives("one")
+
+
 def test_on_a_cpu_it_ends_where_its_memory_itself_is_needed(
     managed: Managed, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,9 +241,9 @@ def test_on_a_cpu_it_ends_where_its_memory_itself_is_needed(
     monkeypatch.setattr("workers.residency.leaving.SETTLE_SECONDS", 0.2)
     manager.leaving.evict(row(ledger, "one"), PLAN, ResidencyState.IDLE)
     assert states(ledger, "one") == {("idle", True)}
-    manager.leaving.sleepers.give_way(PLAN.need.total, row(ledger, "two"))
+    manager.leaving.sleepers.give_way(PLAN.need, row(ledger, "two"))
     assert states(ledger, "two") == {("asleep", False)}, "it is to be woken"
-    manager.leaving.sleepers.give_way(PLAN.need.total, None)
+    manager.leaving.sleepers.give_way(PLAN.need, None)
     assert states(ledger, "two") == {("stopped", False)}
 
 

@@ -179,7 +179,7 @@ class Manager:
             work.confirm()
         for old in planned.evictions:
             self.leaving.evict(old, planned, set_aside)
-        self._sleepers.give_way(planned.need.total, woken)
+        self._sleepers.give_way(planned.need, woken)
         return planned
 
     def _wake(self, row: Residency, work: Work) -> bool:

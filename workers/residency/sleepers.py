@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import structlog
 
+from shared import fit
 from shared.db import sleep
 from shared.db.tables import Residency
 from shared.errors import Unavailable
@@ -51,10 +52,12 @@ class Sleepers:
         if self._budget == 0 or server is None or self._pool.closing.is_set() or not server.sleep():
             return False
         size = server.memory().host
-        if not self._has_room(size):
-            return False
+        node, device = self._pool.services.settings.node, self._pool.device.id
         with self._pool.services.database.session() as session:
-            asleep, in_its_place = sleep.fall_asleep(session, row, into, size)
+            going = sleep.make_room(session, node, device, size, self._budget)
+            asleep, in_its_place = (False, None) if going is None else sleep.fall_asleep(session, row, into, size)
+        for each in going or []:
+            self._stop(each)
         if not asleep:
             return False
         if in_its_place is not None and into is ResidencyState.LOST:
@@ -68,14 +71,14 @@ class Sleepers:
         found = [row for row in self._all() if (row.model_id, row.revision, row.context_length) == wanted]
         return next((row for row in found if self._pool.lives(row.id)), None)
 
-    def give_way(self, need: int, but: Residency | None) -> None:
-        """End those who slept longest, until so many bytes of the device are free or only `but` is left.
+    def give_way(self, need: fit.Need, but: Residency | None) -> None:
+        """End those who slept longest, until as much of the device is free as a plan asks for or only `but` is left.
 
         On a CPU they have the memory itself, on a GPU a little of it for their process.
         """
         for row in self._all():
             free = inventory.memory_free(self._pool.device.id)
-            if free is None or free >= need:
+            if free is None or free >= need.total - need.spread:
                 return
             if but is None or row.id != but.id:
                 self._end(row)
@@ -98,18 +101,6 @@ class Sleepers:
         finally:
             self._pool.changing.release()
 
-    def _has_room(self, size: int) -> bool:
-        """Room for so many bytes more, for which those of this device end who slept longest."""
-        for row in [*self._all(), None]:
-            with self._pool.services.database.reading() as session:
-                held = sleep.bytes_of_node(session, self._pool.services.settings.node)
-            if held + size <= self._budget:
-                return True
-            if size > self._budget or row is None:
-                return False
-            self._end(row)
-        return False
-
     def _all(self) -> list[Residency]:
         with self._pool.services.database.reading() as session:
             return sleep.asleep(session, self._pool.device.id)
@@ -117,8 +108,11 @@ class Sleepers:
     def _end(self, row: Residency) -> None:
         """A load may have woken it since its row was read: then it is left alone."""
         with self._pool.services.database.session() as session:
-            if not sleep.put_out(session, row):
-                return
+            ends = sleep.put_out(session, row)
+        if ends:
+            self._stop(row)
+
+    def _stop(self, row: Residency) -> None:
         with suppress(Unavailable):  # the watch records it once the database is back
             self._pool.end(row.id, ResidencyState.STOPPED)
         self._pool.tell(row, ResidencyState.STOPPED)
