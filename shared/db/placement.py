@@ -104,14 +104,19 @@ def free_bytes(
     """What a model could take of a device: what was seen to be free, within what models may take together.
 
     Args:
-        asleep: sleepers of the device; on a CPU theirs is the same memory, which they give up to whoever needs it.
+        asleep: sleepers of the device, which end for whoever needs what they have of it.
     """
     if seen is not None:
-        seen += sum(row.memory_bytes or 0 for row in asleep if row.device == CPU)
+        seen += sum(held_asleep(row) for row in asleep)
     if limit is None:
         return seen
     left = max(0, limit - sum(one.row.memory_bytes or 0 for one in residents))
     return left if seen is None else min(seen, left)
+
+
+def held_asleep(row: Residency) -> int:
+    """Bytes that a sleeper has of its device: on a CPU all of its memory, on a GPU what any process takes there."""
+    return (row.memory_bytes or 0) if row.device == CPU else fit.RUNTIME_BYTES.get((row.runtime, "gpu"), 0)
 
 
 def taken(device_kind: str, host: int, device: int | None, before: int | None, after: int | None) -> int | None:

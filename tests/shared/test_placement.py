@@ -98,13 +98,17 @@ def installed(model_id: str) -> Installation:
     )  # fmt: skip
 
 
-def test_on_a_cpu_what_sleeps_is_free_all_the_same() -> None:
+def test_what_sleeps_is_free_all_the_same() -> None:
+    """On a GPU that is what its process takes there."""
     on_cpu, on_gpu = row("a"), row("b")
-    on_cpu.device = "cpu"
+    on_cpu.device, on_gpu.runtime = "cpu", "torch"
+    process = fit.RUNTIME_BYTES["torch", "gpu"]
     assert free_bytes(GB, None, [], [on_cpu]) == 3 * GB
-    assert free_bytes(GB, None, [], [on_gpu]) == GB
+    assert free_bytes(GB, None, [], [on_gpu, on_gpu]) == GB + 2 * process
     assert free_bytes(GB, 2 * GB, [], [on_cpu]) == 2 * GB, "within what models may take"
     assert free_bytes(None, None, [], [on_cpu]) is None
+    assert leaving([there("a")], free=free_bytes(NEED.total - process, None, [], [on_gpu])) == []
+    assert leaving([], free=free_bytes(NEED.total - process, None, [], [on_gpu])) == [], "it fits"
 
 
 class TestRows:

@@ -80,13 +80,14 @@ class Leaving:
                 "memory_in_use", "It goes on by itself; a switch would cut them.",
             )  # fmt: skip
         reached("evict.drained")
+        before = inventory.memory_free(self._pool.device.id) or 0
         slept = self._put_out(row, into, planned.need.total)
         reached("evict.stopped")
         if slept:  # its runner has given the memory back before it said so
             return
         until = time.monotonic() + SETTLE_SECONDS
         while (free := inventory.memory_free(self._pool.device.id)) is not None and time.monotonic() < until:
-            back = free >= min(planned.need.total, (planned.free or 0) + (row.memory_bytes or 0))
+            back = free >= min(planned.need.total, before + (row.memory_bytes or 0))
             if back or self._pool.closing.wait(SETTLE_LOOK_SECONDS):
                 return
 

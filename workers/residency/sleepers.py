@@ -7,6 +7,7 @@ import structlog
 
 from shared import fit
 from shared.db import sleep
+from shared.db.placement import held_asleep
 from shared.db.tables import Residency
 from shared.errors import Unavailable
 from shared.settings import RunnerSettings
@@ -75,10 +76,14 @@ class Sleepers:
         """End those who slept longest, until as much of the device is free as a plan asks for or only `but` is left.
 
         On a CPU they have the memory itself, on a GPU a little of it for their process.
+
+        Args:
+            but: the one that is to be woken; what it has of the device is a part of what it needs.
         """
+        least = need.total - need.spread - (0 if but is None else held_asleep(but))
         for row in self._all():
             free = inventory.memory_free(self._pool.device.id)
-            if free is None or free >= need.total - need.spread:
+            if free is None or free >= least:
                 return
             if but is None or row.id != but.id:
                 self._end(row)
