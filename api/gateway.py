@@ -106,6 +106,7 @@ class Gateway:
         self._closing: set[asyncio.Task[None]] = set()
         self._held: dict[str, str] = {}
         self._waiting: Counter[str] = Counter()
+        self._looks: dict[tuple[str, Output], asyncio.Task[Route | None]] = {}
         self._away_until = 0.0
         self._renewing: asyncio.Task[None] | None = None
 
@@ -137,7 +138,10 @@ class Gateway:
         cut = 0
         try:
             while not await gone():
-                route = await run_in_threadpool(self._router.find, name, asked)
+                if waiting is None:
+                    route = await run_in_threadpool(self._router.find, name, asked)
+                else:
+                    route = await self._look_together(name, asked)
                 if route is not None and await self._lease(route, lease := str(uuid.uuid4())):
                     answer = await self._send(route, path, body, lease, gone)
                     if isinstance(answer, httpx.Response):
@@ -154,12 +158,22 @@ class Gateway:
                         "Try again; see GET /api/v1/jobs.", {"waiting": self._waiting[name]}, 5,
                     )  # fmt: skip
                 waiting = waiting or self._queue(name)
-                await asyncio.sleep(AGAIN_SECONDS)
         finally:
             if waiting is not None:
                 self._waiting[name] -= 1
                 self._waiting += Counter()  # forgets the names for which nobody waits any more
         return Response(status_code=CLIENT_GONE)
+
+    async def _look_together(self, name: str, asked: Output) -> Route | None:
+        """As `Router.find`, a little later, and once for all who wait for the same: a thousand may."""
+        if (look := self._looks.get((name, asked))) is None:
+            look = self._looks[name, asked] = asyncio.create_task(self._look(name, asked))
+        return await asyncio.shield(look)
+
+    async def _look(self, name: str, asked: Output) -> Route | None:
+        await asyncio.sleep(AGAIN_SECONDS)
+        del self._looks[name, asked]  # who comes from now on has a look of its own, begun after it came
+        return await run_in_threadpool(self._router.find, name, asked)
 
     def _queue(self, name: str) -> Waiting:
         """Raises: Unavailable, where as many wait already as may."""
