@@ -10,7 +10,6 @@ a part of its answer has gone out.
 """
 
 import asyncio
-import contextlib
 import ssl
 import time
 import uuid
@@ -20,33 +19,21 @@ from enum import Enum, auto
 from typing import Any, NamedTuple
 
 import httpx
-import redis.asyncio as redis
 import structlog
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from shared import queues
+from api.leases import HeldLeases
 from shared.asks import ASKS
 from shared.db.usage import Use
 from shared.errors import Failed, Unavailable
 from shared.keys import installation_secret, runner_key
-from shared.progress import (
-    LEASE_RENEWAL_SECONDS,
-    LEASE_SCRIPT,
-    LEASE_SECONDS,
-    PATIENCE_SECONDS,
-    RENEW_SCRIPT,
-    USED_SECONDS,
-)
 from shared.routing import Route, Router
 from shared.settings import Settings
+from shared.states import Output
 
 log = structlog.get_logger()
 
-AWAY_SECONDS = 1.0
-"""After a failure Redis is left alone for so long."""
 AGAIN_SECONDS = 0.05
 """Between two looks for a model that is on its way."""
 TIMEOUT = httpx.Timeout(3600.0, connect=5.0)
@@ -97,30 +84,16 @@ class Gateway:
         bundle = settings.sources.ca_bundle  # for an Ollama behind TLS
         trusted = True if bundle is None else ssl.create_default_context(cafile=str(bundle))
         self._http = httpx.AsyncClient(timeout=TIMEOUT, limits=limits, trust_env=False, verify=trusted)
-        self._redis = redis.Redis.from_url(
-            settings.redis.url.get_secret_value(), socket_connect_timeout=PATIENCE_SECONDS,
-            socket_timeout=PATIENCE_SECONDS, socket_keepalive=True, retry=Retry(NoBackoff(), 0),
-        )  # fmt: skip
-        self._take_lease = self._redis.register_script(LEASE_SCRIPT)
-        self._renew_lease = self._redis.register_script(RENEW_SCRIPT)
-        self._closing: set[asyncio.Task[None]] = set()
-        self._held: dict[str, str] = {}
+        self._leases = HeldLeases(settings)
         self._waiting: Counter[str] = Counter()
         self._looks: dict[tuple[str, Output], asyncio.Task[Route | None]] = {}
-        self._away_until = 0.0
-        self._renewing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._renewing = asyncio.create_task(self._renew(), name="leases")
+        self._leases.start()
 
     async def stop(self) -> None:
-        if self._renewing is not None:
-            self._renewing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._renewing
-        await asyncio.gather(*self._closing)
+        await self._leases.stop()
         await self._http.aclose()
-        await self._redis.aclose()
 
     async def forward(self, path: str, body: dict[str, Any], gone: Gone) -> Response:
         """Send a request to the model that it names, and pass the answer on as it comes.
@@ -142,7 +115,7 @@ class Gateway:
                     route = await run_in_threadpool(self._router.find, name, asked)
                 else:
                     route = await self._look_together(name, asked)
-                if route is not None and await self._lease(route, lease := str(uuid.uuid4())):
+                if route is not None and await self._leases.take(route.residency_id, lease := str(uuid.uuid4())):
                     answer = await self._send(route, path, body, lease, gone)
                     if isinstance(answer, httpx.Response):
                         return self._pass_on(answer, route, lease, began, waiting)
@@ -185,36 +158,6 @@ class Gateway:
         self._waiting[name] += 1
         return Waiting(time.monotonic(), self._waiting[name])
 
-    async def _lease(self, route: Route, lease: str) -> bool:
-        """Hold the residency; False: it drains. While Redis is away a request is served all the same."""
-        taken = True
-        if time.monotonic() >= self._away_until:
-            of = route.residency_id
-            keys = [queues.leases_key(of), queues.closed_key(of), queues.used_key(of)]
-            try:
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    taken = bool(await self._take_lease(keys=keys, args=[lease, LEASE_SECONDS, USED_SECONDS]))
-            except (redis.RedisError, TimeoutError) as error:
-                self._away_until = time.monotonic() + AWAY_SECONDS
-                log.warning("lease.unknown", error=type(error).__name__)
-        if taken:
-            self._held[lease] = route.residency_id
-        return taken
-
-    def _give_back(self, lease: str, answer: httpx.Response | None = None) -> None:
-        """Let go, in a task of our own: the request's may be cancelled at this moment."""
-        task = asyncio.create_task(self._let_go(self._held.pop(lease, None), lease, answer))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-    async def _let_go(self, residency_id: str | None, lease: str, answer: httpx.Response | None) -> None:
-        if answer is not None:
-            with contextlib.suppress(httpx.HTTPError):
-                await answer.aclose()
-        if residency_id is not None:
-            with contextlib.suppress(redis.RedisError):  # it runs out by itself
-                await self._redis.zrem(queues.leases_key(residency_id), lease)
-
     async def _send(
         self, route: Route, path: str, body: dict[str, Any], lease: str, gone: Gone
     ) -> "httpx.Response | Away":
@@ -229,13 +172,13 @@ class Gateway:
                 answer = sending.result()
                 if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                     return answer
-                self._give_back(lease, answer)
+                self._leases.give_back(lease, answer)
                 return Away.BEFORE
         except (httpx.ConnectError, httpx.ConnectTimeout):
-            self._give_back(lease)
+            self._leases.give_back(lease)
             return Away.BEFORE
         except httpx.ReadTimeout:  # not asked again: it would take as long
-            self._give_back(lease)
+            self._leases.give_back(lease)
             self._note(Use(route.model_id, TIMEOUT.read or 0.0, failed=True))
             raise Failed(
                 "answer_timeout", f"{route.model_id!r} has not begun to answer within {TIMEOUT.read:.0f} s.",
@@ -243,14 +186,14 @@ class Gateway:
             ) from None  # fmt: skip
         except httpx.TransportError as error:
             log.info("runner.away", residency_id=route.residency_id, error=type(error).__name__)
-            self._give_back(lease)
+            self._leases.give_back(lease)
             return Away.CUT
         except BaseException:
             sending.cancel()
-            self._give_back(lease)
+            self._leases.give_back(lease)
             raise
         sending.cancel()
-        self._give_back(lease)
+        self._leases.give_back(lease)
         return Away.BEFORE
 
     def _key(self, route: Route) -> dict[str, str]:
@@ -273,7 +216,7 @@ class Gateway:
                     raise  # what is missing of its length tells the client
                 yield _CUT
             finally:
-                self._give_back(lease, answer)
+                self._leases.give_back(lease, answer)
                 if not answer.is_client_error:  # a request that was refused used nothing
                     self._note(Use(route.model_id, time.monotonic() - began, failed))
 
@@ -287,20 +230,3 @@ class Gateway:
             headers["X-Modelyard-Waited"] = f"{time.monotonic() - waited.since:.3f}"
             headers["X-Modelyard-Place"] = str(waited.place)
         return StreamingResponse(content(), answer.status_code, headers, media_type=kind)
-
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(LEASE_RENEWAL_SECONDS if await self._renew_all() else AWAY_SECONDS)
-
-    async def _renew_all(self) -> bool:
-        """False: Redis is away; to be tried again soon, because a drain may begin."""
-        for lease, residency_id in list(self._held.items()):
-            keys = [queues.leases_key(residency_id), queues.used_key(residency_id)]
-            try:
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    await self._renew_lease(keys=keys, args=[lease, LEASE_SECONDS, USED_SECONDS])
-            except (redis.RedisError, TimeoutError):
-                return False
-            if lease not in self._held:  # given back meanwhile
-                await self._let_go(residency_id, lease, None)
-        return True

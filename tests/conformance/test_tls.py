@@ -145,7 +145,7 @@ def test_an_ollama_with_a_certificate_of_the_operators_is_believed_by_worker_and
         assert OllamaRuntime(settings.runners, settings.sources).version() == fake.manners.version
 
         async def asked() -> int:
-            gateway = Gateway(settings, cast("Router", None))
+            gateway = Gateway(settings, cast("Router", None), lambda _: None)
             try:
                 return (await gateway._http.get(f"{fake.url}/api/version")).status_code
             finally:
