@@ -37,7 +37,7 @@ _MEANINGS: tuple[tuple[Words, Callable[..., ModelyardError], str, str, str], ...
     (("does not support",), Failed, "ollama_wrong_type",
      "{name} does not do what models of its type do.",
      "Enter it anew with its type: modelyard pull ollama:{name} --type embedding makes vectors, --type llm words."),
-    (("unable to load model", "failed to load model", "unknown model architecture", "has terminated"),
+    (("unable to load model", "failed to load", "unknown model architecture", "has terminated"),
      Failed, "ollama_cannot_load",
      "Ollama could not load {name}.", "`ollama run {name}` on its machine, and its log, say why."),
 )  # fmt: skip

@@ -108,6 +108,9 @@ def test_what_lies_on_the_cpu_is_told_of_a_gpu(
          "ollama_out_of_memory"),
         (lambda fake: setattr(fake.memory, "load_error", "llama runner process has terminated: exit status 2"),
          "ollama_cannot_load"),
+        (lambda fake: setattr(fake.memory, "load_error", "model failed to load, this may be due to resource "
+                              "limitations or an internal error, check ollama server logs for details"),
+         "ollama_cannot_load"),
         (lambda fake: setattr(fake.memory, "load_error", "something new"), "ollama_failed"),
         (lambda fake: fake.models.update({NAME: published(NAME, family="bert")}), "ollama_wrong_type"),
         (lambda fake: setattr(fake.memory, "garbage", True), "probe_failed"),
