@@ -127,6 +127,42 @@ def test_a_tensor_that_lies_askew_is_a_copy(tmp_path: Path) -> None:
     assert same(Arena().load([tmp_path / "file"])["b"], wanted)
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["none", "the last"])
+def test_memory_that_cannot_be_locked_leaves_no_error_behind(monkeypatch: pytest.MonkeyPatch, last: bool) -> None:
+    """Else the next kernel would raise it, whoever starts that."""
+    refusal, registered, raised = 2, [], []
+
+    class Cudart:
+        error = 0
+
+        def cudaHostRegister(self, place: int, *_: int) -> int:  # noqa: N802 # CUDA's name
+            if last and not registered:
+                registered.append(place)
+                return 0
+            self.error = refusal
+            return refusal
+
+        def cudaHostUnregister(self, place: int) -> int:  # noqa: N802 # CUDA's name
+            registered.remove(place)
+            return 0
+
+    cudart = Cudart()
+
+    def kernel(*_: object, **__: object) -> None:
+        error, cudart.error = cudart.error, 0
+        if error:
+            raised.append(error)
+            message = "CUDA error: out of memory"
+            raise RuntimeError(message)
+
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: cudart)
+    monkeypatch.setattr(torch, "ones", kernel)
+    arena = Arena()
+    arena._used = [(0, PAGE), (0, PAGE)]
+    assert not arena.pin()
+    assert (cudart.error, registered, raised) == (0, [], [refusal])
+
+
 @pytest.mark.parametrize(
     ("files", "chosen"),
     [

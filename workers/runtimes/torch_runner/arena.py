@@ -78,6 +78,7 @@ class Arena:
         for start, end in self._used:
             if int(_cudart().cudaHostRegister(first + start, end - start, 0)):
                 self.unpin()
+                _forget_error()
                 return False
             self._pinned.append(first + start)
         return True
@@ -90,6 +91,13 @@ class Arena:
 
 def _cudart() -> Any:
     return torch.cuda.cudart()  # type: ignore[no-untyped-call] # torch gives it no types
+
+
+def _forget_error() -> None:
+    """CUDA keeps the error of a call for whoever asks for the last one, as torch does after each kernel that it starts;
+    its bindings have no other way to ask. So one is started that nobody needs, and the error ends with it."""
+    with suppress(RuntimeError):
+        torch.ones(1, device="cuda")
 
 
 def _memory(size: int) -> mmap.mmap:
