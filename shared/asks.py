@@ -23,6 +23,9 @@ class Ask(BaseModel):
     max_tokens: Annotated[int, Field(ge=1, le=131_072)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1000, description="As llama.cpp has it; 0 takes all.")] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=2, description="1 is none.")] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
@@ -56,8 +59,17 @@ class ChatMessage(BaseModel):
     name: Annotated[str, Field(max_length=64)] | None = None
 
 
+class TemplateOptions(BaseModel):
+    """What a model's chat template may be told."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    enable_thinking: bool
+
+
 class ChatBody(Ask):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=2000)]
+    chat_template_kwargs: TemplateOptions | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=131_072)] | None = None
     tools: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None
     response_format: TextFormat | None = None

@@ -180,6 +180,17 @@ def test_greedy_and_seeded_answers_repeat(client: httpx.Client) -> None:
         assert len(texts) == 1
 
 
+@pytest.mark.parametrize("narrow", [{"top_k": 1}, {"min_p": 1.0}])
+def test_who_takes_only_the_likeliest_token_is_greedy(client: httpx.Client, narrow: dict[str, float]) -> None:
+    def said(**options: float) -> str:
+        answer = client.post("/v1/completions", json={"prompt": "Once", "max_tokens": 8, "seed": 3, **options})
+        return str(answer.json()["choices"][0]["text"])
+
+    assert said(temperature=1.5, **narrow) == said(temperature=0)
+    assert client.post("/v1/chat/completions", json=chat(repeat_penalty=1.2)).is_success
+    assert client.post("/v1/chat/completions", json=chat(chat_template_kwargs={"enable_thinking": False})).is_success
+
+
 def test_chats(client: httpx.Client) -> None:
     body = client.post("/v1/chat/completions", json=chat(temperature=0)).json()
     assert body["object"] == "chat.completion"

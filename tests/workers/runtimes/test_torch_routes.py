@@ -189,6 +189,17 @@ def test_chats_without_a_template_become_lines() -> None:
     assert render("as it is", SimpleNamespace(chat_template="x")) == ("as it is", True)
 
 
+@pytest.mark.parametrize(("thinking", "told"), [(None, {}), (False, {"enable_thinking": False})])
+def test_a_template_is_told_of_thinking_where_the_request_speaks_of_it(
+    thinking: bool | None, told: dict[str, bool]
+) -> None:
+    def write(*_: Any, tokenize: bool, add_generation_prompt: bool, **more: bool) -> str:
+        return str(more)
+
+    tokenizer = SimpleNamespace(chat_template="x", apply_chat_template=write)
+    assert render([], tokenizer, thinking) == (str(told), False)
+
+
 def test_a_template_may_refuse() -> None:
     def refuse(*_: object, **__: object) -> str:
         raise jinja2.TemplateError("roles must alternate")

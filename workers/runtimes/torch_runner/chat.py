@@ -9,7 +9,7 @@ RENDER_SECONDS = 5.0
 """A template of good will takes milliseconds."""
 
 
-def render(prompt: Prompt, tokenizer: Any) -> tuple[str, bool]:
+def render(prompt: Prompt, tokenizer: Any, thinking: bool | None = None) -> tuple[str, bool]:
     """The text, and whether the tokenizer has yet to add its special tokens (a template writes them itself).
 
     Templates run in this child, in transformers' sandbox. Without a template, a chat becomes `role: content` lines.
@@ -21,10 +21,11 @@ def render(prompt: Prompt, tokenizer: Any) -> tuple[str, bool]:
         return prompt, True
     if not tokenizer.chat_template:
         return "".join(f"{one['role']}: {one['content']}\n" for one in prompt) + "assistant:", True
+    options = {} if thinking is None else {"enable_thinking": thinking}
     try:
         text = in_time(
             RENDER_SECONDS,
-            lambda: str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)),
+            lambda: str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True, **options)),
         )
     except TimeoutError:
         # One that hangs within a step of its Python hangs the runner, whose worker ends it.

@@ -176,7 +176,7 @@ class Engine:
 
         started = time.monotonic()
         options = generation.options
-        text, special = render(cast("Prompt", generation.prompt), self._tokenizer)
+        text, special = render(cast("Prompt", generation.prompt), self._tokenizer, options.thinking)
         ids = self._tokenizer(text, return_tensors="pt", add_special_tokens=special).input_ids.to(self._device)
         size = int(ids.shape[1])
         room = self._context_length - size
@@ -209,12 +209,18 @@ class Engine:
     def _sampling(self, options: Options) -> dict[str, Any]:
         end = sorted(self._end_tokens())
         values: dict[str, Any] = {"pad_token_id": end[0]} if end else {}
+        if options.repeat_penalty is not None:
+            values |= {"repetition_penalty": options.repeat_penalty}
         if options.temperature is not None and options.temperature < GREEDY_BELOW:
             return values | {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
         if options.temperature is not None:
             values |= {"do_sample": True, "temperature": options.temperature}
         if options.top_p is not None:
             values |= {"do_sample": True, "top_p": options.top_p}
+        if options.top_k is not None:
+            values |= {"top_k": options.top_k}
+        if options.min_p is not None:
+            values |= {"min_p": options.min_p}
         return values
 
     def _end_tokens(self) -> set[int]:

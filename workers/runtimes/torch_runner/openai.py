@@ -43,6 +43,12 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class TemplateOptions(BaseModel):
+    """What the chat template is told."""
+
+    enable_thinking: bool | None = None
+
+
 class Body(BaseModel):
     """What both routes take. Fields that this runner does not know are passed over, as OpenAI's clients send many."""
 
@@ -50,6 +56,10 @@ class Body(BaseModel):
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=1000)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repeat_penalty: float | None = Field(None, gt=0, le=2)
+    chat_template_kwargs: TemplateOptions = TemplateOptions()
     stop: Annotated[list[str], BeforeValidator(_many), Field(max_length=16)] = []
     seed: int | None = Field(None, ge=0, lt=2**63)
     n: Literal[1] = 1
@@ -59,7 +69,10 @@ class Body(BaseModel):
     def options(self, default_tokens: int | None) -> Options:
         """As the engine takes them."""
         limit = self.max_completion_tokens or self.max_tokens or default_tokens
-        return Options(limit, self.temperature, self.top_p, tuple(self.stop), self.seed)
+        return Options(
+            limit, self.temperature, self.top_p, self.top_k, self.min_p, self.repeat_penalty,
+            self.chat_template_kwargs.enable_thinking, tuple(self.stop), self.seed,
+        )  # fmt: skip
 
 
 class Completion(Body):

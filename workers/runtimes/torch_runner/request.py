@@ -40,6 +40,12 @@ class Options:
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
+    """0 takes all tokens."""
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    thinking: bool | None = None
+    """For templates that know it."""
     stop: tuple[str, ...] = ()
     seed: int | None = None
     check_numbers: bool = False
