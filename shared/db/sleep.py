@@ -10,7 +10,7 @@ from shared.db import catalog, residency
 from shared.db.reports import Device
 from shared.db.session import now, serialise
 from shared.db.tables import Installation, Residency
-from shared.states import ResidencyState
+from shared.states import IN_MEMORY, ResidencyState
 
 
 def fall_asleep(session: Session, row: Residency, into: ResidencyState, memory_bytes: int) -> tuple[bool, str | None]:
@@ -39,6 +39,19 @@ def fall_asleep(session: Session, row: Residency, into: ResidencyState, memory_b
     )  # fmt: skip
     session.add(in_its_place)
     return True, in_its_place.id
+
+
+def keep(session: Session, row: Residency, node: str, weights: int, budget: int) -> None:
+    """Note in the row of one that is about to start whether its weights stay in the machine's memory, so that it can
+    sleep: not where those who are awake would have more there than sleepers may. A CPU's have them there anyhow."""
+    serialise(session, f"sleep {node}")
+    query = (
+        select(func.coalesce(func.sum(col(Residency.kept_bytes)), 0))
+        .join(Device, col(Device.id) == col(Residency.device))
+        .where(col(Device.node) == node, col(Device.kind) == "gpu", col(Residency.state).in_(IN_MEMORY))
+    )
+    kept = int(session.exec(query).one() or 0)
+    row.kept_bytes = weights if 0 < weights <= budget - kept else None
 
 
 def make_room(session: Session, node: str, device: str, memory_bytes: int, budget: int) -> list[Residency] | None:

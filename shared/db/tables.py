@@ -159,6 +159,8 @@ class Residency(SQLModel, table=True):
     memory_bytes: int | None = Field(default=None, sa_column=Column(BigInteger))
     offloaded_bytes: int | None = Field(default=None, sa_column=Column(BigInteger))
     """What lies in the host's memory though its device is a GPU; None where its server does not tell."""
+    kept_bytes: int | None = Field(default=None, sa_column=Column(BigInteger))
+    """Weights that stay in the machine's memory so that it can sleep; None where they do not."""
     load_seconds: float | None = None
     context_length: int | None = None
     """Tokens that it serves with; None where its server does not tell."""

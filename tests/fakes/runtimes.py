@@ -65,6 +65,7 @@ class FakeRuntime(Launched):
 
     fault: str = WELL
     name: str = "fake"
+    keeps_weights: bool = True
     output: Output = Output.TEXT
     _settings = RunnerSettings()
     launched: list[Request] = field(default_factory=list)

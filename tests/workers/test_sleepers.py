@@ -33,7 +33,7 @@ from workers.devices.base import Device
 from workers.job import Services, Work
 from workers.jobs.unload import unload
 from workers.residency.manager import Manager, Ready
-from workers.residency.sleepers import Sleepers, budget
+from workers.residency.sleepers import budget
 from workers.residency.watch import Watch
 from workers.runtimes.base import Request
 from workers.store.layout import Layout
@@ -308,6 +308,23 @@ def test_what_is_set_where_nothing_is(settings: Settings) -> None:
     assert budget(settings.runners, gpu) == 7
 
 
-def test_a_model_keeps_its_weights_only_where_they_find_room(managed: Managed) -> None:
-    sleepers = Sleepers(managed(1000)._pool)
-    assert [sleepers.keeps(size) for size in (0, 1000, 1001)] == [False, True, False]
+@pytest.mark.parametrize(
+    ("device", "weights", "keeps"),
+    [("gpu", 400, True), ("gpu", 401, False), ("gpu", 0, False), ("cpu", 1000, True), ("cpu", 1001, False)],
+)
+def test_a_model_keeps_its_weights_only_where_they_find_room_beside_those_of_who_is_awake(
+    managed: Managed, ledger: Ledger, device: str, weights: int, keeps: bool
+) -> None:
+    """Those of a GPU are there twice; on a CPU awake models work with them."""
+    manager = managed(1000)
+    awake = row(ledger, "two").model_copy(update={"id": "awake", "device": device, "kept_bytes": 600})
+    over = awake.model_copy(update={"id": "over", "state": ResidencyState.STOPPED})
+    with ledger.database.session() as session:
+        session.add(DeviceRow(id="gpu", kind="gpu", name="", node="local", memory_total=1, seen_at=0.0))
+        session.add_all([Residency(**one.model_dump()) for one in (awake, over)])
+        session.exec(update(Installation).values(size=weights))
+    ready = loaded(manager, ledger, "two", fresh=True)
+    assert row(ledger, ready.row.id).kept_bytes == (weights if keeps else None)
+    (runtime,) = manager.runtimes
+    assert isinstance(runtime, FakeRuntime)
+    assert runtime.launched[-1].keep_weights is keeps

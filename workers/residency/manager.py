@@ -125,6 +125,8 @@ class Manager:
             context_length=context_length,
         )  # fmt: skip
         with self._services.database.session() as session:
+            if runtime.keeps_weights:
+                self._sleepers.keep(session, row, planned.need.weights)
             residency.start(session, row)
         self._pool.tell(row, ResidencyState.STARTING)
         try:
@@ -214,7 +216,7 @@ class Manager:
             folder=folder, model_id=row.model_id, host=self._settings.host, port=0,
             key=runner_key(self._secret, row.id), device=self.device.id, context_length=planned.setting.context_length,
             allow_pickle=trusted.pickle, allow_remote_code=trusted.remote_code, mark=row.id, pooling=pooling,
-            keep_weights=self._sleepers.keeps(planned.need.weights),
+            keep_weights=row.kept_bytes is not None,
         )  # fmt: skip
         before = inventory.memory_free(self.device.id)
         server = self._pool.start(row.id, runtime, request)

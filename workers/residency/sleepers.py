@@ -4,6 +4,7 @@ they come back by a copy and no byte is read from the disk."""
 from contextlib import suppress
 
 import structlog
+from sqlmodel import Session
 
 from shared import fit
 from shared.db import sleep
@@ -36,9 +37,10 @@ class Sleepers:
         self._pool = pool
         self._budget = budget(pool.services.settings.runners, pool.device)
 
-    def keeps(self, weights: int) -> bool:
-        """Would there be room for so many bytes, once those who sleep already have ended?"""
-        return 0 < weights <= self._budget
+    def keep(self, session: Session, row: Residency, weights: int) -> None:
+        """Note in a new row whether its runner keeps its weights: whether there would be room for them beside those of
+        who is awake, once those who sleep already have ended."""
+        sleep.keep(session, row, self._pool.services.settings.node, weights, self._budget)
 
     def take_in(self, row: Residency, into: ResidencyState) -> bool:
         """Have the runner of a drained residency sleep instead of ending it. False: it cannot, or has no room.

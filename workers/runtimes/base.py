@@ -174,6 +174,8 @@ class Runtime(Protocol):
     name: str
     output: Output
     """What its servers make of a text."""
+    keeps_weights: bool
+    """Its servers can sleep."""
 
     def version(self) -> str:
         """Of what it runs models with.

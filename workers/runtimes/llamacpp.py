@@ -35,6 +35,7 @@ class LlamaCpp(Launched):
 
     name = "llamacpp"
     output = Output.TEXT
+    keeps_weights = False
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings

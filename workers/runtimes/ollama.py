@@ -71,6 +71,7 @@ class OllamaRuntime:
     output: Output = Output.TEXT
     holds: Holds = field(default_factory=Holds)
     name: str = "ollama"
+    keeps_weights: bool = False
 
     def version(self) -> str:
         """Of the Ollama that runs.

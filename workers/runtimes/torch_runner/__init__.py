@@ -26,6 +26,7 @@ class TorchRunner(Launched):
 
     name = "torch"
     output = Output.TEXT
+    keeps_weights = True
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings
@@ -117,6 +118,7 @@ class TorchImageGenerator(TorchRunner):
 
     name = "diffusers"
     output = Output.IMAGES
+    keeps_weights = False
 
     def version(self) -> str:
         """Of diffusers.
