@@ -179,7 +179,7 @@ def test_who_slept_longest_ends_where_the_room_is_short(managed: Managed, ledger
     manager = managed()
     assert manager.leaving.rest(row(ledger, "one"))
     sleepers = manager.leaving.sleepers
-    sleepers._budget = (row(ledger, "one").memory_bytes or 0) * 3 // 2
+    sleepers.budget = (row(ledger, "one").memory_bytes or 0) * 3 // 2
     assert manager.leaving.rest(row(ledger, "two"))
     assert states(ledger, "one") == {("stopped", False), ("idle", True)}
     assert states(ledger, "two") == {("asleep", False)}
@@ -224,7 +224,7 @@ def test_nobody_ends_where_others_have_the_room(managed: Managed, ledger: Ledger
     )  # fmt: skip
     with ledger.database.session() as session:
         session.add_all([other, DeviceRow(id="gpu", kind="gpu", name="", node="local", memory_total=1, seen_at=0.0)])
-    manager.leaving.sleepers._budget = size * 5 // 2
+    manager.leaving.sleepers.budget = size * 5 // 2
     assert manager.leaving.rest(row(ledger, "two"))
     assert states(ledger, "two") == {("stopped", False)}
     assert states(ledger, "one") == {("asleep", False), ("idle", True)}

@@ -126,7 +126,8 @@ class Manager:
         )  # fmt: skip
         with self._services.database.session() as session:
             if runtime.keeps_weights:
-                self._sleepers.keep(session, row, planned.need.weights)
+                node, budget = self._services.settings.node, self._sleepers.budget
+                sleep.keep(session, row, node, planned.need.weights, budget)
             residency.start(session, row)
         self._pool.tell(row, ResidencyState.STARTING)
         try:

@@ -4,7 +4,6 @@ they come back by a copy and no byte is read from the disk."""
 from contextlib import suppress
 
 import structlog
-from sqlmodel import Session
 
 from shared import fit
 from shared.db import sleep
@@ -35,12 +34,7 @@ class Sleepers:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._budget = budget(pool.services.settings.runners, pool.device)
-
-    def keep(self, session: Session, row: Residency, weights: int) -> None:
-        """Note in a new row whether its runner keeps its weights: whether there would be room for them beside those of
-        who is awake, once those who sleep already have ended."""
-        sleep.keep(session, row, self._pool.services.settings.node, weights, self._budget)
+        self.budget = budget(pool.services.settings.runners, pool.device)
 
     def take_in(self, row: Residency, into: ResidencyState) -> bool:
         """Have the runner of a drained residency sleep instead of ending it. False: it cannot, or has no room.
@@ -52,12 +46,12 @@ class Sleepers:
             Unavailable: the database is away; nothing of the sleep is known then, and the runner is to be ended.
         """
         server = self._pool.server(row.id)
-        if self._budget == 0 or server is None or self._pool.closing.is_set() or not server.sleep():
+        if self.budget == 0 or server is None or self._pool.closing.is_set() or not server.sleep():
             return False
         size = server.memory().host
         node, device = self._pool.services.settings.node, self._pool.device.id
         with self._pool.services.database.session() as session:
-            going = sleep.make_room(session, node, device, size, self._budget)
+            going = sleep.make_room(session, node, device, size, self.budget)
             asleep, in_its_place = (False, None) if going is None else sleep.fall_asleep(session, row, into, size)
         for each in going or []:
             self._stop(each)
