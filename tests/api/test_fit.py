@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from shared import fit
 from shared.db import catalog, devices, footprints
 from shared.db.reports import Device, Footprint
 from shared.db.tables import Installation, Model, Residency
@@ -147,6 +148,18 @@ def test_a_plan_says_who_leaves_and_when_requests_wait(api: Served) -> None:
     assert instead["freeAfter"] == (4 + 16 - 5) * GIB
     assert instead["id"] != beside["id"]
     assert planned(api, "switch", "one")["id"] == instead["id"], "nothing has changed"
+
+
+def test_what_sleeps_is_in_nobodys_way(api: Served) -> None:
+    """Its process has some of the GPU, and ends for a load that needs it."""
+    remember(api, 5 * GIB)
+    free(api, 4 * GIB)
+    planned(api, "load", "one", 409)
+    for name in ("a", "b", "c"):
+        resident(api, name, 16, state="asleep", active=False, runtime="torch")
+    fits = planned(api, "load", "one")
+    assert [step["do"] for step in fits["steps"]] == ["start"]
+    assert fits["freeBefore"] == 4 * GIB + 3 * fit.RUNTIME_BYTES["torch", "gpu"]
 
 
 def test_who_names_a_plan_joins_nobody_who_does_not(api: Served) -> None:
