@@ -10,7 +10,6 @@ a part of its answer has gone out.
 """
 
 import asyncio
-import ssl
 import time
 import uuid
 from collections import Counter
@@ -27,8 +26,8 @@ from api.leases import HeldLeases
 from shared.asks import ASKS
 from shared.db.usage import Use
 from shared.errors import Failed, Unavailable
-from shared.keys import installation_secret, runner_key
-from shared.routing import Route, Router
+from shared.keys import installation_secret
+from shared.routing import ANSWER_SECONDS, CONNECT_SECONDS, Route, Router, trusted
 from shared.settings import Settings
 from shared.states import Output
 
@@ -36,11 +35,7 @@ log = structlog.get_logger()
 
 AGAIN_SECONDS = 0.05
 """Between two looks for a model that is on its way."""
-TIMEOUT = httpx.Timeout(3600.0, connect=5.0)
-"""An answer may take minutes, and wait for others before it; a connection to a child on this machine may not. A runner
-that hangs is ended by its worker long before."""
-
-
+TIMEOUT = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
 RESENDS = 1
 """How often a request is sent again that a runner had received when it ended: it may be the reason."""
 GONE_SECONDS = 0.5
@@ -81,9 +76,7 @@ class Gateway:
         self._router = router
         self._secret = installation_secret(settings)
         limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
-        bundle = settings.sources.ca_bundle  # for an Ollama behind TLS
-        trusted = True if bundle is None else ssl.create_default_context(cafile=str(bundle))
-        self._http = httpx.AsyncClient(timeout=TIMEOUT, limits=limits, trust_env=False, verify=trusted)
+        self._http = httpx.AsyncClient(timeout=TIMEOUT, limits=limits, trust_env=False, verify=trusted(settings))
         self._leases = HeldLeases(settings)
         self._waiting: Counter[str] = Counter()
         self._looks: dict[tuple[str, Output], asyncio.Task[Route | None]] = {}
@@ -162,8 +155,10 @@ class Gateway:
         self, route: Route, path: str, body: dict[str, Any], lease: str, gone: Gone
     ) -> "httpx.Response | Away":
         """The runner's answer, its body still to come; or why there is none."""
-        asked = {**body, "model": route.known_as or route.model_id}
-        request = self._http.build_request("POST", f"{route.url}/v1/{path}", json=asked, headers=self._key(route))
+        asked = {**body, "model": route.name}
+        request = self._http.build_request(
+            "POST", f"{route.url}/v1/{path}", json=asked, headers=route.headers(self._secret)
+        )
         sending = asyncio.create_task(self._http.send(request, stream=True))
         try:
             while not sending.done() and not await gone():
@@ -195,12 +190,6 @@ class Gateway:
         sending.cancel()
         self._leases.give_back(lease)
         return Away.BEFORE
-
-    def _key(self, route: Route) -> dict[str, str]:
-        """The header that opens a runner of ours, and is for nobody else."""
-        if route.known_as is not None:
-            return {}
-        return {"Authorization": f"Bearer {runner_key(self._secret, route.residency_id)}"}
 
     def _pass_on(
         self, answer: httpx.Response, route: Route, lease: str, began: float, waited: Waiting | None

@@ -10,7 +10,7 @@ from pydantic import Field
 from api.views import View
 from shared.db import catalog, usage
 from shared.db.session import Database
-from shared.db.usage import Usage, Use
+from shared.db.usage import DAY_SECONDS, Usage, Use
 from shared.errors import ModelyardError
 
 log = structlog.get_logger()
@@ -19,7 +19,6 @@ WRITE_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
 MOST_WAITING = 100_000
 """Uses that are kept while the database is away; older ones are forgotten."""
-DAYS = 86_400.0
 
 
 class Meter:
@@ -114,7 +113,7 @@ def told(database: Database, days: int, model_id: str | None = None) -> UsagePag
     types: dict[str, list[Usage]] = {}
     for name, by_day in found.items():
         type_, age = known.get(name, (None, None))
-        there = age / DAYS if age is not None else max(by_day, default=0) - min(by_day, default=0) + 1
+        there = age / DAY_SECONDS if age is not None else max(by_day, default=0) - min(by_day, default=0) + 1
         span = min(float(days), max(1.0, there))
         whole = usage.total(by_day.values())
         models.append(ModelUsage(model_id=name, model_type=type_, history=_history(by_day), **_fields(whole, span)))

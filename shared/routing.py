@@ -1,14 +1,20 @@
 """Who answers for a name: a model, or a type and so its active model. What is not in memory is asked for."""
 
-from typing import NamedTuple
+import ssl
+from typing import Literal, NamedTuple
 
 from shared.contracts import Load
 from shared.db import catalog, jobs, residency
 from shared.db.tables import Job, Model, Residency
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.jobs import Ledger
+from shared.keys import runner_key
+from shared.settings import Settings
 from shared.states import EMBEDDING, IMAGE_GEN, Output, ResidencyState, output_of
 
+ANSWER_SECONDS, CONNECT_SECONDS = 3600.0, 5.0
+"""An answer may take minutes, and wait for others before it; a connection to a child on this machine may not. A runner
+that hangs is ended by its worker long before."""
 FAILED_SECONDS, LONGEST_FAILED_SECONDS = 15.0, 600.0
 """A model that could not be loaded is not tried again for so long, doubled each time, however many ask for it: each try
 may put another one out of memory."""
@@ -31,6 +37,27 @@ class Route(NamedTuple):
     """The model that was asked for, where this one answers as its fallback."""
     known_as: str | None
     """What a server that is not ours calls the model; it gets no key."""
+
+    @property
+    def name(self) -> str:
+        """What requests to the server have to call the model."""
+        return self.known_as or self.model_id
+
+    def headers(self, secret: bytes) -> dict[str, str]:
+        """With the key that opens a runner of ours, and is for nobody else.
+
+        Args:
+            secret: that of the installation.
+        """
+        if self.known_as is not None:
+            return {}
+        return {"Authorization": f"Bearer {runner_key(secret, self.residency_id)}"}
+
+
+def trusted(settings: Settings) -> ssl.SSLContext | Literal[True]:
+    """Whose certificates servers of models may have: an Ollama behind TLS has one of the operator's."""
+    bundle = settings.sources.ca_bundle
+    return True if bundle is None else ssl.create_default_context(cafile=str(bundle))
 
 
 class Router:

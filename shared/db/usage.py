@@ -38,12 +38,14 @@ class Usage:
     last_used_at: float | None = None
     lengths: dict[int, int] = field(default_factory=dict)
 
-    def add(self, row: UsageCount) -> None:
-        self.uses += row.uses
-        self.failures += row.failures
-        self.seconds += row.seconds
-        self.last_used_at = max(self.last_used_at or 0.0, row.last_used_at)
-        self.lengths[row.length] = self.lengths.get(row.length, 0) + row.uses
+    def add(self, other: "Usage") -> None:
+        """Count both."""
+        self.uses += other.uses
+        self.failures += other.failures
+        self.seconds += other.seconds
+        self.last_used_at = max(self.last_used_at or 0.0, other.last_used_at or 0.0) or None
+        for length, uses in other.lengths.items():
+            self.lengths[length] = self.lengths.get(length, 0) + uses
 
     @property
     def mean_seconds(self) -> float | None:
@@ -106,20 +108,19 @@ def since(session: Session, days: int, model_id: str | None = None) -> Mapping[s
         query = query.where(col(UsageCount.model_id) == model_id)
     found: dict[str, dict[int, Usage]] = {}
     for row in session.exec(query.order_by(col(UsageCount.model_id), col(UsageCount.day))).all():
-        found.setdefault(row.model_id, {}).setdefault(row.day, Usage()).add(row)
+        found.setdefault(row.model_id, {}).setdefault(row.day, Usage()).add(_of(row))
     return found
+
+
+def _of(row: UsageCount) -> Usage:
+    return Usage(row.uses, row.failures, row.seconds, row.last_used_at, {row.length: row.uses})
 
 
 def total(days: Iterable[Usage]) -> Usage:
     """Several days as one."""
     whole = Usage()
     for day in days:
-        whole.uses += day.uses
-        whole.failures += day.failures
-        whole.seconds += day.seconds
-        whole.last_used_at = max(whole.last_used_at or 0.0, day.last_used_at or 0.0)
-        for length, uses in day.lengths.items():
-            whole.lengths[length] = whole.lengths.get(length, 0) + uses
+        whole.add(day)
     return whole
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from tests.benchmarks.measure import Meter
+from tests.benchmarks.measure import Line, Meter, Target
 
 PROJECT = Path(__file__).resolve().parents[2]
 OURS = (sys.executable, "-m", "tests.benchmarks.ours")
@@ -142,3 +142,12 @@ def cpu_of(pid: int) -> float:
     """CPU seconds of a process and its children so far."""
     process = psutil.Process(pid)
     return sum(sum(each.cpu_times()[:2]) for each in (process, *process.children(recursive=True)))
+
+
+def speed(measure: str, size: int, ours: list[Run], least: float, peer: list[Run], name: str) -> Line:
+    """So many bytes in the time of each run, beside a peer's, of which it is to be at least a multiple."""
+    return Line(
+        measure, "GB/s", [size / run.wall / 1e9 for run in ours], Target(least, at_most=False, of_peer=True),
+        [size / run.wall / 1e9 for run in peer], name,
+        ours_cpu=[run.cpu for run in ours], peer_cpu=[run.cpu for run in peer],
+    )  # fmt: skip

@@ -18,6 +18,7 @@ from shared import fit
 from shared.errors import Unsafe
 from shared.settings import RunnerSettings
 from tests.factories.pipelines import SIDE, stable_diffusion
+from tests.factories.runners import client_of, ready
 from workers.runtimes.base import Request
 from workers.runtimes.runner import Runner
 from workers.runtimes.torch_runner import TorchImageGenerator, TorchRunner
@@ -65,20 +66,15 @@ def runner(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     assert RUNTIME.accepts(folder)
     assert not TorchRunner(SETTINGS).accepts(folder)
     asked = Request(folder, "tiny", "127.0.0.1", 0, KEY, "cpu")
-    with ThreadPoolExecutor(1) as spawn:
-        runner = RUNTIME.start(asked, spawn, tmp_path_factory.mktemp("logs"))
-        try:
-            runner.wait_ready(lambda: None)
-            runner.probe()
-            yield runner
-        finally:
-            runner.stop(5)
+    logs = tmp_path_factory.mktemp("logs")
+    with ThreadPoolExecutor(1) as spawn, ready(RUNTIME.start(asked, spawn, logs)) as runner:
+        runner.probe()
+        yield runner
 
 
 @pytest.fixture(scope="module")
 def client(runner: Runner) -> Iterator[httpx.Client]:
-    headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=runner.url, headers=headers, timeout=60, trust_env=False) as client:
+    with client_of(runner, KEY) as client:
         yield client
 
 

@@ -18,6 +18,7 @@ import pytest
 from deploy.demo.models import make_gguf_llm, make_transformers_llm
 from shared.errors import Failed
 from shared.settings import RunnerSettings
+from tests.factories.runners import client_of, ready
 from workers.runtimes.base import Request, Runtime
 from workers.runtimes.llamacpp import LlamaCpp, find_binary
 from workers.runtimes.runner import Runner
@@ -85,17 +86,13 @@ def runner(case: Case, spawn: ThreadPoolExecutor, tmp_path_factory: pytest.TempP
         for name, value in SECRETS.items():
             patch.setenv(name, value)
         runner = Runner.start(case.runtime, case.request(), spawn, SETTINGS, tmp_path_factory.mktemp("logs"))
-    try:
-        runner.wait_ready(lambda: None)
+    with ready(runner):
         yield runner
-    finally:
-        runner.stop(5)
 
 
 @pytest.fixture(scope="module")
 def client(runner: Runner) -> Iterator[httpx.Client]:
-    headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=runner.url, headers=headers, timeout=60, trust_env=False) as client:
+    with client_of(runner, KEY) as client:
         yield client
 
 

@@ -38,6 +38,4 @@ def load(args: Load, work: Work) -> dict[str, Any]:
     work.report("draining", fraction=0.95)
     for old in before:
         manager.leaving.retire(old.id)
-    return {
-        **brought.told(model), "active": new.active,
-    }  # fmt: skip
+    return {**brought.told(model), "active": new.active}

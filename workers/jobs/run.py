@@ -5,7 +5,6 @@ It goes the way of a request: who answers is found the same way, and held so tha
 
 import asyncio
 import json
-import ssl
 import time
 from typing import Any
 
@@ -16,11 +15,11 @@ from shared.contracts import Run
 from shared.db import usage
 from shared.db.usage import Use
 from shared.errors import Exhausted, Failed, Invalid, Snooze, Unavailable
-from shared.keys import installation_secret, runner_key
-from shared.routing import Route, Router
+from shared.keys import installation_secret
+from shared.routing import ANSWER_SECONDS, CONNECT_SECONDS, Route, Router, trusted
 from workers.job import Work, job
 
-TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+TIMEOUT = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
 LOOK_SECONDS = 0.2
 """Between two looks whether the job is to go on."""
 AGAIN_SECONDS = 1.0
@@ -35,7 +34,8 @@ def run(args: Run, work: Work) -> dict[str, Any]:
     """Find who answers, have it loaded where it is not in memory, ask, and keep what it says."""
     services = work.services
     work.report("finding who answers")
-    route = Router(services.ledger, load_on_use=True).find(args.model_id, ASKS[args.path].output)
+    router = Router(services.ledger, load_on_use=services.settings.runners.load_on_use)
+    route = router.find(args.model_id, ASKS[args.path].output)
     if route is None:
         raise _not_yet(args.model_id)
     with services.leases.held(route.residency_id) as held:
@@ -67,6 +67,12 @@ async def _asked(args: Run, route: Route, work: Work) -> tuple[int, bytes]:
         while not (await asyncio.wait({asking}, timeout=LOOK_SECONDS))[0]:
             work.checkpoint()
         return asking.result()
+    except httpx.ReadTimeout as error:  # not asked again: it would take as long
+        raise Failed(
+            "answer_timeout",
+            f"{route.model_id!r} has not answered within {ANSWER_SECONDS:.0f} s.",
+            "Ask for less at a time.",
+        ) from error
     except httpx.TransportError as error:
         raise Unavailable(
             "runner_away", f"The server of {route.model_id!r} gave no answer ({type(error).__name__}).",
@@ -79,14 +85,11 @@ async def _asked(args: Run, route: Route, work: Work) -> tuple[int, bytes]:
 
 async def _ask(args: Run, route: Route, work: Work) -> tuple[int, bytes]:
     settings = work.services.settings
-    bundle = settings.sources.ca_bundle
-    trusted = True if bundle is None else ssl.create_default_context(cafile=str(bundle))
-    key = runner_key(installation_secret(settings), route.residency_id)
-    headers = {} if route.known_as is not None else {"Authorization": f"Bearer {key}"}
-    body = ASKS[args.path].passed_on(args.asked()) | {"model": route.known_as or route.model_id}
+    headers = route.headers(installation_secret(settings))
+    body = ASKS[args.path].passed_on(args.asked()) | {"model": route.name}
     content = bytearray()
     async with (
-        httpx.AsyncClient(timeout=TIMEOUT, trust_env=False, verify=trusted, headers=headers) as client,
+        httpx.AsyncClient(timeout=TIMEOUT, trust_env=False, verify=trusted(settings), headers=headers) as client,
         client.stream("POST", f"{route.url}/v1/{args.path}", json=body) as answer,
     ):
         async for chunk in answer.aiter_bytes():

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from tests.benchmarks.clients import Run
+from tests.benchmarks.clients import Run, speed
 from tests.benchmarks.goods import weights
-from tests.benchmarks.measure import Context, Line, RowResult, Target, in_turns
+from tests.benchmarks.measure import Context, RowResult, in_turns
 
 FILES = 4
 BLOCK_BYTES = 8 * 1024**2
@@ -53,19 +53,11 @@ def run(context: Context) -> RowResult:
         )
         best = [min(runs, key=lambda run: run.wall) for runs in zip(*(found[name] for name in PLAIN), strict=True)]
         lines += [
-            _line(f"{state}, into a buffer", size, found["ours"], target, found["load_file"], "load_file + copy"),
-            _line(f"{state}, into a buffer", size, found["ours"], 0.95, best, "best plain read"),
+            speed(f"{state}, into a buffer", size, found["ours"], target, found["load_file"], "load_file + copy"),
+            speed(f"{state}, into a buffer", size, found["ours"], 0.95, best, "best plain read"),
         ]
         facts[state] = found
     return RowResult(9, f"load {size / 1024**3:g} GiB of weights to host memory", lines, facts)
-
-
-def _line(measure: str, size: int, ours: list[Run], least: float, peer: list[Run], name: str) -> Line:
-    return Line(
-        measure, "GB/s", [size / run.wall / 1e9 for run in ours], Target(least, at_most=False, of_peer=True),
-        [size / run.wall / 1e9 for run in peer], name,
-        ours_cpu=[run.cpu for run in ours], peer_cpu=[run.cpu for run in peer],
-    )  # fmt: skip
 
 
 def _timed(work: Callable[[], object], files: list[Path], _: int, *, cold: bool) -> Run:

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from tests.benchmarks import limits
-from tests.benchmarks.clients import OURS, Resident, Run, hf_download, hf_verify, resident, said, timed
+from tests.benchmarks.clients import OURS, Resident, Run, hf_download, hf_verify, resident, said, speed, timed
 from tests.benchmarks.goods import repository
 from tests.benchmarks.hosting import Host, host
-from tests.benchmarks.measure import Context, Line, RowResult, Target, in_turns
+from tests.benchmarks.measure import Context, RowResult, in_turns
 
 REPO = "bench/tree"
 FILES = 8
@@ -37,22 +37,14 @@ def run(context: Context) -> RowResult:
     size = each * FILES
     hf, summed = (found["hf"], "hf cache verify"), (found["sha256sum"], "sha256sum -c")
     lines = [
-        _speed("sha256, by a running worker", size, found["source"], 1.8, *hf),
-        _speed("sha256, from the start of a process", size, found["source, started"], 1.8, *hf),
-        _speed("BLAKE3, by a running worker", size, found["blake3"], 3.5, *hf),
-        _speed("BLAKE3, from the start of a process", size, found["blake3, started"], 3.5, *hf),
-        _speed("sha256, by a running worker", size, found["source"], 13, *summed),
+        speed("sha256, by a running worker", size, found["source"], 1.8, *hf),
+        speed("sha256, from the start of a process", size, found["source, started"], 1.8, *hf),
+        speed("BLAKE3, by a running worker", size, found["blake3"], 3.5, *hf),
+        speed("BLAKE3, from the start of a process", size, found["blake3, started"], 3.5, *hf),
+        speed("sha256, by a running worker", size, found["source"], 13, *summed),
     ]
     facts = {"runs": found, "files": FILES, "sha256 GB/s a core": limits.sha256() / 1e9}
     return RowResult(7, f"verify a tree of {size / 1024**3:g} GiB", lines, facts)
-
-
-def _speed(measure: str, size: int, ours: list[Run], least: float, peer: list[Run], name: str) -> Line:
-    return Line(
-        measure, "GB/s", [size / run.wall / 1e9 for run in ours], Target(least, at_most=False, of_peer=True),
-        [size / run.wall / 1e9 for run in peer], name,
-        ours_cpu=[run.cpu for run in ours], peer_cpu=[run.cpu for run in peer],
-    )  # fmt: skip
 
 
 def _started(where: Host, store: Path, tier: str, _: int) -> Run:

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
+import httpx
 import pytest
 from sqlmodel import col, select
 
 from shared.contracts import Run
 from shared.db import usage
 from shared.db.tables import Job, Residency
-from shared.errors import Cancelled, Exhausted, Failed, Invalid, Snooze, Unavailable
+from shared.errors import Cancelled, Conflict, Exhausted, Failed, Invalid, Snooze, Unavailable
 from tests.factories.repository import make_repository
 from tests.workers.jobs.conftest import Place
 from workers.jobs.run import MOST_BYTES
@@ -130,6 +131,22 @@ def test_one_that_is_not_in_memory_is_loaded_first(oak: Place) -> None:
     with oak.services.database.reading() as session:
         loads = session.exec(select(Job).where(col(Job.kind) == "model.load", col(Job.model_id) == "oak")).all()
     assert len(loads) == 1
+
+
+def test_where_requests_do_not_load_a_job_does_not_either(oak: Place) -> None:
+    oak.services.settings.runners.load_on_use = False
+    with oak.services.database.session() as session:
+        session.exec(select(Residency)).one().state = "stopped"
+    with pytest.raises(Conflict, match="not in memory"):
+        oak.run(ASK)
+
+
+def test_an_answer_that_takes_too_long_is_not_asked_for_again(oak: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    says(monkeypatch, None)
+    monkeypatch.setattr("workers.jobs.run.TIMEOUT", httpx.Timeout(0.5))
+    with pytest.raises(Failed) as caught:
+        oak.run(ASK)
+    assert (caught.value.code, len(Server.asked)) == ("answer_timeout", 1)
 
 
 def test_a_cancel_hangs_up(oak: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from deploy.demo.models import make_transformers_llm
 from shared.settings import RunnerSettings
+from tests.factories.runners import client_of, ready
 from workers.devices import inventory, nvml
 from workers.runtimes.base import Request
 from workers.runtimes.runner import Runner
@@ -38,19 +39,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def runner(folder: Path, spawn: ThreadPoolExecutor) -> Iterator[Runner]:
     request = Request(folder, "tiny", "127.0.0.1", 0, KEY, "cpu", 256, keep_weights=True)
-    runner = Runner.start(TorchRunner(SETTINGS), request, spawn, SETTINGS)
-    try:
-        runner.wait_ready(lambda: None)
+    with ready(Runner.start(TorchRunner(SETTINGS), request, spawn, SETTINGS)) as runner:
         runner.probe()
         yield runner
-    finally:
-        runner.stop(5)
 
 
 @pytest.fixture(scope="module")
 def client(runner: Runner) -> Iterator[httpx.Client]:
-    headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=runner.url, headers=headers, timeout=60, trust_env=False) as client:
+    with client_of(runner, KEY) as client:
         yield client
 
 
