@@ -171,6 +171,12 @@ class UseBody(Body):
     failed: bool = False
 
 
+class PriorityBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"priority": "HIGH"}, {"priority": None}]})
+
+    priority: Annotated[PriorityName | None, Field(description="Null: from its uses again.")]
+
+
 class ModelBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model_id": "qwen3-0.6b"}]})
 

@@ -113,24 +113,25 @@ def told(database: Database, days: int, model_id: str | None = None) -> UsagePag
     types: dict[str, list[Usage]] = {}
     for name, by_day in found.items():
         type_, age = known.get(name, (None, None))
-        there = age / DAY_SECONDS if age is not None else max(by_day, default=0) - min(by_day, default=0) + 1
-        span = min(float(days), max(1.0, there))
+        there = age if age is not None else (max(by_day, default=0) - min(by_day, default=0) + 1) * DAY_SECONDS
         whole = usage.total(by_day.values())
-        models.append(ModelUsage(model_id=name, model_type=type_, history=_history(by_day), **_fields(whole, span)))
+        models.append(ModelUsage(
+            model_id=name, model_type=type_, history=_history(by_day), **_fields(whole, days, there)
+        ))  # fmt: skip
         if type_ is not None:
             types.setdefault(type_, []).append(whole)
     models.sort(key=lambda each: (-each.uses, each.model_id))
-    return UsagePage(
-        days=days, models=models,
-        types={name: UsageView(**_fields(usage.total(each), float(days))) for name, each in sorted(types.items())},
-    )  # fmt: skip
+    of_types = {
+        name: UsageView(**_fields(usage.total(each), days, days * DAY_SECONDS)) for name, each in sorted(types.items())
+    }
+    return UsagePage(days=days, models=models, types=of_types)
 
 
-def _fields(whole: Usage, span: float) -> dict[str, int | float | datetime | None]:
+def _fields(whole: Usage, days: int, age: float) -> dict[str, int | float | datetime | None]:
     last = datetime.fromtimestamp(whole.last_used_at, UTC) if whole.last_used_at else None
     return {
-        "uses": whole.uses, "failures": whole.failures, "uses_per_day": whole.uses / span, "last_used_at": last,
-        "mean_seconds": whole.mean_seconds, "p95_seconds": whole.percentile(0.95),
+        "uses": whole.uses, "failures": whole.failures, "uses_per_day": usage.per_day(whole.uses, age, days),
+        "last_used_at": last, "mean_seconds": whole.mean_seconds, "p95_seconds": whole.percentile(0.95),
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_camel
 
-from shared.db.catalog import Facts
+from shared.db.facts import Facts
 from shared.db.tables import Job, Model, Residency
 from shared.refs import SourceKind
 from shared.states import AWAY, Availability, Holder, JobState, Priority, ResidencyState
@@ -136,6 +136,12 @@ class ModelView(View):
     config: dict[str, Any]
     enabled: bool
     pinned: bool = Field(description="It leaves memory only where somebody says so.")
+    priority: PriorityName = Field(
+        description="HIGH for more than one use a day, MEDIUM for more than 0.1, else LOW; or as it was set."
+    )
+    priority_set: bool = Field(description="Somebody set the priority; false: it follows from the uses.")
+    uses_per_day: float = Field(description="Within 30 days, or since it was entered where that is less.")
+    last_used_at: datetime | None = Field(None, description="Within 30 days.")
     fallback: list[dict[str, Any]] = Field(
         [], description="Steps for where it does not fit or does not load: {contextLength} or {model}; none: strict."
     )
@@ -170,12 +176,15 @@ def view_model(model: Model, facts: Facts) -> ModelView:
     residencies: list[Residency] = facts.residencies.get(model.id, [])
     serving = next((row for row in residencies if row.active), None)
     near = next((row for row in residencies if row.state == ResidencyState.ASLEEP), None)
+    used = facts.usage.get(model.id)
     loaded = near if near and serving and serving.state in AWAY else serving or next(iter(residencies), None)
     return ModelView(
         model_id=model.id, model_type=model.type, name=model.name, description=model.description,
         source=SourceKind(model.source), source_url=model.source_url, revision=model.revision,
         file_size=model.file_size, checksum=model.checksum, requirements=model.requirements, tags=model.tags,
         config=model.config, enabled=model.enabled, pinned=model.pinned, fallback=model.fallback,
+        priority=facts.priority(model).name, priority_set=model.priority is not None,
+        uses_per_day=facts.uses_per_day(model), last_used_at=moment(used.last_used_at) if used else None,
         status=facts.availability(model.id),
         active=serving is not None,
         load_state=loaded.state if loaded else None,

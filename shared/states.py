@@ -58,6 +58,24 @@ class Priority(IntEnum):
     LOW = 3
 
 
+HIGH_ABOVE = 1.0
+MEDIUM_ABOVE = 0.1
+
+
+def priority_of(uses_per_day: float, said: int | None = None) -> Priority:
+    """How much a model matters: HIGH from more than one use a day, MEDIUM from more than one in ten days, else LOW.
+
+    Args:
+        uses_per_day: within the last 30 days.
+        said: what a person chose instead; CRITICAL is never given otherwise.
+    """
+    if said is not None:
+        return Priority(said)
+    if uses_per_day > HIGH_ABOVE:
+        return Priority.HIGH
+    return Priority.MEDIUM if uses_per_day > MEDIUM_ABOVE else Priority.LOW
+
+
 class InstallationState(StrEnum):
     PUBLISHED = "published"
     """Every digest matched when it was published."""

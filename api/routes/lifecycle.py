@@ -12,6 +12,7 @@ from api.servers import ServersView, servers_now
 from api.views import Accepted, ActiveView, ModelView, view_model
 from shared.contracts import Load, Run, Switch, Unload, invalid_arguments
 from shared.db import catalog
+from shared.db.facts import Facts
 from shared.db.tables import Model
 from shared.errors import Conflict, Invalid, NotFound
 from shared.refs import SourceKind
@@ -112,7 +113,7 @@ def fallback(front: FrontDep, model_id: str, body: FallbackBody) -> ModelView:
             elif model.source == SourceKind.OLLAMA:
                 hint = "Name another model of the same type; OLLAMA_CONTEXT_LENGTH, set for Ollama, is for all of its."
                 raise Invalid("unfit_fallback", f"The context of {model.id!r} is Ollama's to choose.", hint)
-        return view_model(model, catalog.Facts(session, [model_id]))
+        return view_model(model, Facts(session, [model_id]))
 
 
 def _stands_in(model: Model, other: Model) -> None:
@@ -126,7 +127,7 @@ def _stands_in(model: Model, other: Model) -> None:
 def _pinned(front: Front, model_id: str, *, pinned: bool) -> ModelView:
     with front.database.session() as session:
         model = catalog.change_model(session, model_id, pinned=pinned)
-        return view_model(model, catalog.Facts(session, [model_id]))
+        return view_model(model, Facts(session, [model_id]))
 
 
 @router.post("/deactivate/{model_id}", status_code=202, summary="Take a model out of memory")

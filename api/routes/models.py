@@ -10,6 +10,7 @@ from api.deps import AskingDep, Front, FrontDep
 from api.views import Accepted, ModelPage, ModelView, view_model
 from shared.contracts import Download, Remove, Repair, Scan, Verify
 from shared.db import catalog
+from shared.db.facts import Facts
 from shared.errors import Conflict, Invalid
 from shared.refs import Ref, SourceKind, checked, scan_root
 from shared.states import Availability, Priority, ResidencyState, VerifyTier
@@ -33,7 +34,7 @@ def list_models(
     after = decode_cursor(cursor, str)[0] if cursor else None
     with front.database.reading() as session:
         models = catalog.list_models(session, type_=type, text=text, after=after, limit=limit)
-        facts = catalog.Facts(session, [model.id for model in models])
+        facts = Facts(session, [model.id for model in models])
     shown = [view_model(model, facts) for model in models]
     more = encode_cursor(models[-1].id) if len(models) == limit else None
     return ModelPage(models=[view for view in shown if status in (None, view.status)], next_cursor=more)
@@ -46,7 +47,7 @@ def add_model(front: FrontDep, body: AddModel, response: Response, after: Backgr
         scan_root(body.source_url, front.settings.sources.scan_roots)
     with front.database.session() as session:
         model = catalog.add_model(session, body.row())
-        facts = catalog.Facts(session, [])
+        facts = Facts(session, [])
     response.headers["Location"] = f"/api/v1/models/{model.id}"
     after.add_task(front.ledger.events.publish, "model.added", modelId=model.id)
     return view_model(model, facts)
@@ -96,7 +97,7 @@ def get_model(front: FrontDep, model_id: str) -> ModelView:
     """Its registry entry, and what is known of it now."""
     with front.database.reading() as session:
         model = catalog.get_model(session, model_id)
-        return view_model(model, catalog.Facts(session, [model_id]))
+        return view_model(model, Facts(session, [model_id]))
 
 
 @router.patch("/{model_id}", summary="Change what a model's source is asked for")
@@ -105,7 +106,7 @@ def change(front: FrontDep, model_id: str, body: ChangeModel) -> ModelView:
     with front.database.session() as session:
         model = catalog.change_model(session, model_id, **body.model_dump(exclude_unset=True))
         checked(Ref(SourceKind(model.source), model.source_url, model.revision))
-        facts = catalog.Facts(session, [model_id])
+        facts = Facts(session, [model_id])
         return view_model(model, facts)
 
 
@@ -127,7 +128,7 @@ def _on_disk(front: Front, model_id: str) -> None:
 def not_in_use(front: Front, model_id: str) -> None:
     """Raises: Conflict, while the model is in memory or comes down."""
     with front.database.reading() as session:
-        facts = catalog.Facts(session, [model_id])
+        facts = Facts(session, [model_id])
     if any(row.state != ResidencyState.ASLEEP for row in facts.residencies.get(model_id, [])):
         raise Conflict("model_in_use", "The model is in memory.", f"Unload it first: modelyard unload {model_id}.")
     if facts.availability(model_id) in BUSY:

@@ -7,6 +7,7 @@ from api.bodies import TrustBody
 from api.deps import Front, FrontDep
 from api.views import ModelView, view_model
 from shared.db import catalog, trust
+from shared.db.facts import Facts
 from shared.db.tables import Installation, Model
 from shared.errors import Invalid
 from shared.refs import Ref, SourceKind, checked
@@ -31,7 +32,7 @@ def decide(front: FrontDep, model_id: str, body: TrustBody, request: Request) ->
         decided = Trust(model_id, revision, body.allow_pickle, body.allow_remote_code, body.allow_unverified)
         trust.decide(session, decided, by)
         session.flush()
-        shown = view_model(model, catalog.Facts(session, [model_id]))
+        shown = view_model(model, Facts(session, [model_id]))
     log.warning(
         "trust.decided", model_id=model_id, revision=revision, by=by,
         allow_pickle=body.allow_pickle, allow_remote_code=body.allow_remote_code,

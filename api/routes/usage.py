@@ -4,11 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.bodies import UseBody
+from api.bodies import PriorityBody, UseBody
 from api.deps import FrontDep
 from api.usage import ModelUsage, UsagePage, told
+from api.views import ModelView, view_model
 from shared.db import catalog, usage
+from shared.db.facts import Facts
 from shared.db.usage import KEEP_DAYS, Use
+from shared.states import Priority
 
 router = APIRouter(tags=["usage"])
 
@@ -34,3 +37,12 @@ def report(front: FrontDep, model_id: str, body: UseBody) -> ModelUsage:
         catalog.get_model(session, model_id)
         usage.record(session, [Use(model_id, body.seconds, body.failed)])
     return told(front.database, KEEP_DAYS, model_id).models[0]
+
+
+@router.put("/models/{model_id}/priority", summary="Set how much a model matters")
+def prioritise(front: FrontDep, model_id: str, body: PriorityBody) -> ModelView:
+    """What is cleaned up last and fetched first. Null gives it back to its uses, which never make a model CRITICAL."""
+    said = Priority[body.priority] if body.priority is not None else None
+    with front.database.session() as session:
+        model = catalog.change_model(session, model_id, priority=said)
+        return view_model(model, Facts(session, [model_id]))

@@ -7,14 +7,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, delete, func, select
 
 from shared.db import trust
-from shared.db.reports import StoreReport
 from shared.db.session import now, serialise
-from shared.db.tables import FileList, Installation, Job, LockedEntry, Model, Residency, ScheduleRun
+from shared.db.tables import FileList, Installation, LockedEntry, Model, Residency, ScheduleRun
 from shared.errors import Conflict, ModelyardError, NotFound, Unavailable
-from shared.states import AWAY, HELD, IN_MEMORY, LIVE, Availability, Holder, InstallationState, JobState, ResidencyState
-
-UPDATE = "model.update"
-FETCHES = ("model.download", "model.repair", UPDATE)
+from shared.states import AWAY, HELD, IN_MEMORY, Holder, InstallationState, ResidencyState
 
 
 def add_model(session: Session, model: Model) -> Model:
@@ -36,7 +32,7 @@ def add_model(session: Session, model: Model) -> Model:
     return model
 
 
-def change_model(session: Session, model_id: str, **values: str | bool | list[dict[str, Any]] | None) -> Model:
+def change_model(session: Session, model_id: str, **values: str | int | list[dict[str, Any]] | None) -> Model:
     """Its entry with these values from now on.
 
     Raises:
@@ -252,48 +248,3 @@ def loaded(session: Session) -> frozenset[str]:
 def in_state(session: Session, state: ResidencyState) -> list[Residency]:
     """Residencies in that state."""
     return list(session.exec(select(Residency).where(col(Residency.state) == state)).all())
-
-
-class Facts:
-    """What is known of a page of models, fetched with one query per table and not one per model."""
-
-    def __init__(self, session: Session, model_ids: list[str]) -> None:
-        rows = session.exec(select(Installation).where(col(Installation.model_id).in_(model_ids))).all()
-        self.installations = {row.model_id: row for row in rows}
-        self.trusted = trust.of_models(session, model_ids)
-        there = session.exec(select(StoreReport.there)).all()
-        self._store_away = bool(there) and not any(there)
-        self.residencies: dict[str, list[Residency]] = {}
-        for residency in residencies(session, model_ids):
-            self.residencies.setdefault(residency.model_id, []).append(residency)
-        fetching = (col(Job.kind) + "").in_(FETCHES)  # an expression: else SQLite takes the index of the kind
-        newest = (
-            select(func.max(Job.created_at))
-            .where(col(Job.model_id).in_(model_ids), fetching)
-            .group_by(col(Job.model_id))
-        )
-        jobs = select(Job).where(col(Job.model_id).in_(model_ids), col(Job.created_at).in_(newest))
-        self.fetches = {job.model_id: job for job in session.exec(jobs).all() if job.kind in FETCHES}
-
-    def availability(self, model_id: str) -> Availability:
-        """Can it be used, and if not, what is under way?"""
-        installation, fetch = self.installations.get(model_id), self.fetches.get(model_id)
-        updating = fetch is not None and fetch.kind == UPDATE and installation is not None
-        if updating and fetch is not None and fetch.state == JobState.RUNNING:
-            return Availability.UPDATING
-        if fetch is not None and fetch.state in LIVE and not updating:
-            return {
-                JobState.QUEUED: Availability.QUEUED,
-                JobState.RUNNING: Availability.DOWNLOADING,
-                JobState.PAUSED: Availability.PAUSED,
-            }[JobState(fetch.state)]
-        if installation is not None and installation.holder == Holder.STORE and self._store_away:
-            return Availability.UNAVAILABLE
-        if installation is not None:
-            return {
-                InstallationState.PUBLISHED: Availability.AVAILABLE,
-                InstallationState.CORRUPT: Availability.CORRUPTED,
-                InstallationState.GONE: Availability.MISSING,
-                InstallationState.AWAY: Availability.UNAVAILABLE,
-            }[InstallationState(installation.state)]
-        return Availability.FAILED if fetch is not None and fetch.state == JobState.FAILED else Availability.MISSING

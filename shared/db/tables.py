@@ -45,6 +45,8 @@ class Model(SQLModel, table=True):
     enabled: bool = True
     pinned: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
     """It leaves memory only where somebody says so."""
+    priority: int | None = None
+    """How much it matters, where somebody said so; None: its uses tell, see `states.priority_of`."""
     fallback: list[dict[str, Any]] = Field(default_factory=list, sa_column=json_column(server_default="[]"))
     """Steps for where it does not fit or does not load; see `shared/fallback.py`."""
     created_at: float = Field(sa_column=Column(Float(53), nullable=False))

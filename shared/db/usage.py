@@ -1,13 +1,14 @@
 """How often models are used, and how long their answers take: counted by day and by length, so that rows stay few."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Dialect, case, delete
+from sqlalchemy import select as columns
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from shared.db.reports import UsageCount
 from shared.db.session import now
@@ -110,6 +111,26 @@ def since(session: Session, days: int, model_id: str | None = None) -> Mapping[s
     for row in session.exec(query.order_by(col(UsageCount.model_id), col(UsageCount.day))).all():
         found.setdefault(row.model_id, {}).setdefault(row.day, Usage()).add(_of(row))
     return found
+
+
+def of_models(session: Session, model_ids: Collection[str] | None = None) -> dict[str, Usage]:
+    """Of each of these that was used within the days that are kept, or of all: those days as one, in one query."""
+    model, length = col(UsageCount.model_id), col(UsageCount.length)
+    uses, failures, seconds = col(UsageCount.uses), col(UsageCount.failures), col(UsageCount.seconds)
+    last = func.max(col(UsageCount.last_used_at))
+    query = columns(model, length, func.sum(uses), func.sum(failures), func.sum(seconds), last)
+    query = query.group_by(model, length).where(col(UsageCount.day) > now() / DAY_SECONDS - KEEP_DAYS)
+    if model_ids is not None:
+        query = query.where(model.in_(model_ids))
+    found: dict[str, Usage] = {}
+    for row in session.connection().execute(query).all():
+        found.setdefault(row[0], Usage()).add(Usage(row[2], row[3], row[4], row[5], {row[1]: row[2]}))
+    return found
+
+
+def per_day(uses: int, age: float, days: int = KEEP_DAYS) -> float:
+    """Uses a day within the last `days`, or since the model came, `age` seconds ago, where that is less; but one."""
+    return uses / min(float(days), max(1.0, age / DAY_SECONDS))
 
 
 def _of(row: UsageCount) -> Usage:

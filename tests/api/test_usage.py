@@ -44,3 +44,28 @@ def test_what_is_no_use_is_refused(api: Served, body: Any) -> None:
 def test_of_nobody_nothing_is_told(api: Served) -> None:
     assert checked(api.http.get("/api/v1/models/nobody/usage")) == 404
     assert checked(api.http.post("/api/v1/models/nobody/usage", json={"seconds": 1})) == 404
+
+
+def test_a_priority_follows_from_uses_and_may_be_set(api: Served) -> None:
+    def of(model_id: str) -> tuple[str, bool]:
+        model = api.http.get(f"/api/v1/models/{model_id}").json()
+        return model["priority"], model["prioritySet"]
+
+    assert of("one") == ("LOW", False)
+    for _ in range(4):
+        api.http.post("/api/v1/models/one/usage", json={"seconds": 1})
+    assert of("one") == ("MEDIUM", False), "four in 30 days"
+    changed = api.http.put("/api/v1/models/one/priority", json={"priority": "CRITICAL"}).json()
+    assert (changed["priority"], changed["prioritySet"]) == of("one") == ("CRITICAL", True)
+    assert of("two") == ("LOW", False)
+    page = {model["modelId"]: model for model in api.http.get("/api/models/").json()["models"]}
+    told = [(page[name]["priority"], page[name]["usesPerDay"]) for name in ("one", "two")]
+    assert told == [("CRITICAL", pytest.approx(4 / 30)), ("LOW", 0.0)]
+    assert api.http.put("/api/models/one/priority", json={"priority": None}).status_code == 200
+    assert of("one") == ("MEDIUM", False)
+
+
+@pytest.mark.parametrize("body", [{"priority": "URGENT"}, {"priority": 0}, {}, [], {"priority": "LOW", "by": "me"}])
+def test_what_is_no_priority_is_refused(api: Served, body: Any) -> None:
+    assert checked(api.http.put("/api/v1/models/one/priority", json=body)) == 422
+    assert checked(api.http.put("/api/v1/models/nobody/priority", json={"priority": "LOW"})) == 404

@@ -8,7 +8,8 @@ from sqlmodel import col, func, select, update
 from shared.db import usage
 from shared.db.reports import UsageCount
 from shared.db.session import Database
-from shared.db.usage import KEEP_DAYS, Usage, Use
+from shared.db.usage import DAY_SECONDS, KEEP_DAYS, Usage, Use
+from shared.states import Priority, priority_of
 
 
 def noted(database: Database, *seconds: float, model_id: str = "oak", failed: bool = False) -> None:
@@ -73,3 +74,35 @@ def test_days_are_told_apart_and_old_ones_forgotten(database: Database) -> None:
     with database.session() as session:
         assert usage.prune(session) == 1
         assert session.exec(select(col(UsageCount.seconds))).all() == [2.0]
+
+
+def test_a_page_of_models_is_told_as_one_whole(database: Database) -> None:
+    noted(database, 1.0, 1.0)
+    moved(database, KEEP_DAYS)
+    noted(database, 1.0, 8.0)
+    moved(database, KEEP_DAYS - 1)
+    noted(database, 1.0, failed=True)
+    noted(database, 5.0, model_id="ash")
+    with database.reading() as session:
+        page = usage.of_models(session, ["oak", "ash", "elm"])
+        assert usage.of_models(session) == page, "elm was never used"
+        assert page["oak"] == usage.total(usage.since(session, KEEP_DAYS, "oak")["oak"].values())
+    assert (page["oak"].uses, page["oak"].failures, page["ash"].uses) == (3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("uses", "age_days", "per_day"),
+    [(0, 90, 0.0), (30, 90, 1.0), (3, 90, 0.1), (30, 10, 3.0), (2, 0.01, 2.0), (2, -1, 2.0)],
+)
+def test_uses_a_day(uses: int, age_days: float, per_day: float) -> None:
+    assert usage.per_day(uses, age_days * DAY_SECONDS) == pytest.approx(per_day)
+
+
+@pytest.mark.parametrize(
+    ("per_day", "priority"),
+    [(0.0, "LOW"), (0.1, "LOW"), (0.11, "MEDIUM"), (1.0, "MEDIUM"), (1.01, "HIGH"), (1e9, "HIGH")],
+)
+def test_uses_make_a_priority(per_day: float, priority: str) -> None:
+    assert priority_of(per_day).name == priority
+    for said in Priority:
+        assert priority_of(per_day, said) is said

@@ -11,6 +11,7 @@ from deploy.demo.hub import Hub
 from shared.contract import Contract
 from shared.contracts import Download
 from shared.db import catalog
+from shared.db.facts import Facts
 from shared.db.tables import Installation, Model
 from shared.jobs import Ledger
 from shared.progress import Leases, Workers
@@ -75,7 +76,7 @@ class Place:
 
     def status(self, model_id: str) -> str:
         with self.services.database.reading() as session:
-            return catalog.Facts(session, [model_id]).availability(model_id)
+            return Facts(session, [model_id]).availability(model_id)
 
     def folder(self, model_id: str) -> Path:
         row = self.row(model_id)

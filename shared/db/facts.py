@@ -1,0 +1,68 @@
+"""What is known of a page of models now."""
+
+from sqlmodel import Session, col, func, select
+
+from shared.db import catalog, trust, usage
+from shared.db.reports import StoreReport
+from shared.db.session import now
+from shared.db.tables import Installation, Job, Model, Residency
+from shared.states import LIVE, Availability, Holder, InstallationState, JobState, Priority, priority_of
+
+UPDATE = "model.update"
+FETCHES = ("model.download", "model.repair", UPDATE)
+
+
+class Facts:
+    """What is known of a page of models, fetched with one query per table and not one per model."""
+
+    def __init__(self, session: Session, model_ids: list[str]) -> None:
+        self._now = session.exec(select(now())).one()
+        self.usage = usage.of_models(session, model_ids)
+        rows = session.exec(select(Installation).where(col(Installation.model_id).in_(model_ids))).all()
+        self.installations = {row.model_id: row for row in rows}
+        self.trusted = trust.of_models(session, model_ids)
+        there = session.exec(select(StoreReport.there)).all()
+        self._store_away = bool(there) and not any(there)
+        self.residencies: dict[str, list[Residency]] = {}
+        for residency in catalog.residencies(session, model_ids):
+            self.residencies.setdefault(residency.model_id, []).append(residency)
+        fetching = (col(Job.kind) + "").in_(FETCHES)  # an expression: else SQLite takes the index of the kind
+        newest = (
+            select(func.max(Job.created_at))
+            .where(col(Job.model_id).in_(model_ids), fetching)
+            .group_by(col(Job.model_id))
+        )
+        jobs = select(Job).where(col(Job.model_id).in_(model_ids), col(Job.created_at).in_(newest))
+        self.fetches = {job.model_id: job for job in session.exec(jobs).all() if job.kind in FETCHES}
+
+    def uses_per_day(self, model: Model) -> float:
+        """Over the days that are kept, or since it was entered where that is less."""
+        found = self.usage.get(model.id)
+        return usage.per_day(found.uses, self._now - model.created_at) if found else 0.0
+
+    def priority(self, model: Model) -> Priority:
+        """How much a model matters, as somebody said or as its uses tell."""
+        return priority_of(self.uses_per_day(model), model.priority)
+
+    def availability(self, model_id: str) -> Availability:
+        """Can it be used, and if not, what is under way?"""
+        installation, fetch = self.installations.get(model_id), self.fetches.get(model_id)
+        updating = fetch is not None and fetch.kind == UPDATE and installation is not None
+        if updating and fetch is not None and fetch.state == JobState.RUNNING:
+            return Availability.UPDATING
+        if fetch is not None and fetch.state in LIVE and not updating:
+            return {
+                JobState.QUEUED: Availability.QUEUED,
+                JobState.RUNNING: Availability.DOWNLOADING,
+                JobState.PAUSED: Availability.PAUSED,
+            }[JobState(fetch.state)]
+        if installation is not None and installation.holder == Holder.STORE and self._store_away:
+            return Availability.UNAVAILABLE
+        if installation is not None:
+            return {
+                InstallationState.PUBLISHED: Availability.AVAILABLE,
+                InstallationState.CORRUPT: Availability.CORRUPTED,
+                InstallationState.GONE: Availability.MISSING,
+                InstallationState.AWAY: Availability.UNAVAILABLE,
+            }[InstallationState(installation.state)]
+        return Availability.FAILED if fetch is not None and fetch.state == JobState.FAILED else Availability.MISSING
