@@ -200,6 +200,8 @@ def _step_text(step: dict[str, Any]) -> str:
 
 def _pinned(model: dict[str, Any], as_json: bool) -> None:
     where = "in memory" if model["loadState"] in ("starting", "ready") else "not in memory now"
+    if model["pinned"] and model["loadState"] is None:
+        where += f"; modelyard load {model['modelId']} brings it there, to stay"
     pinned = "pinned" if model["pinned"] else "not pinned"
     print_json(model) if as_json else out.print(f"{model['modelId']}: {pinned}, {where}")
 

@@ -81,7 +81,15 @@ def _known(front: Front, name: str) -> None:
 
 @router.post("/{model_id}/pin", summary="Keep a model in memory")
 def pin(front: FrontDep, model_id: str) -> ModelView:
-    """Nothing puts it out but a person: no idle time, no other model's need, no switch to another one."""
+    """Nothing puts it out but a person: no idle time, no other model's need, no switch to another one.
+
+    One whose runner ends comes back by itself. Into memory it comes by a load.
+    """
+    with front.database.reading() as session:
+        catalog.get_model(session, model_id)
+        if catalog.installation(session, model_id) is None:
+            hint = f"Download and load it first: modelyard pull {model_id}, modelyard load {model_id}; then pin it."
+            raise Conflict("model_not_installed", f"Model {model_id!r} is not on disk.", hint)
     return _pinned(front, model_id, pinned=True)
 
 

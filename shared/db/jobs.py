@@ -14,6 +14,7 @@ from shared.states import ENDED, LIVE, Desired, JobState, Priority
 SWITCH = "model.switch"
 LOADS = (SWITCH, "model.load")
 """Kinds that bring a model into memory."""
+UNLOAD = "model.unload"
 FAILURES = 8
 """So many in a row are looked at."""
 OUTDATED = "plan_outdated"
@@ -173,6 +174,11 @@ def switching(session: Session, name: str) -> bool:
     switches = (col(Job.kind) == SWITCH) & col(Job.model_id).in_(of_type)  # a load routes no type
     query = select(Job.id).where(col(Job.state).in_([JobState.QUEUED, JobState.RUNNING]), loads | switches)
     return session.exec(query.limit(1)).first() is not None
+
+
+def unloading(session: Session, model_id: str) -> bool:
+    """Is a live job about to take this model out of memory?"""
+    return any(job.kind == UNLOAD for job in live(session, [model_id]))
 
 
 def load_failed(session: Session, model_id: str, first: float, longest: float) -> tuple[Job, float] | None:

@@ -10,6 +10,9 @@ from shared.db.tables import Model, Residency
 from shared.errors import Conflict
 from shared.states import AWAY, HELD, IN_MEMORY, ResidencyState
 
+_AWAY_UNASKED = col(Residency.state).in_((ResidencyState.LOST, ResidencyState.CRASH_LOOP))
+"""They come back without a request."""
+
 
 def start(session: Session, row: Residency) -> None:
     """A runner is about to be started, for an installation that a removal can no longer take away unseen.
@@ -45,14 +48,15 @@ def resident(session: Session, model_id: str, device: str) -> Residency | None:
 
 
 def answering(session: Session, name: str, type_: str, *, is_model: bool) -> tuple[Residency | None, Residency | None]:
-    """For the name of a model or of a type: what serves the type, if that is meant; and what answers now, if any does.
+    """For the name of a model or of a type: what serves the type, if that is meant, or comes back by itself; and what
+    answers now, if any does.
 
     Itself before a fallback of it, and what serves its type before another residency of the same model. Another model
     answers only where the model's steps, as they are now, name it.
     """
     named = [serving] if not is_model and (serving := catalog.active(session, name)) else []
     rows = catalog.residencies(session, [name]) if is_model else named
-    active = next((row for row in rows if row.active), None)
+    active = next((row for row in rows if row.active), None) or _on_its_way(rows)
     ready = [row for row in rows if row.state == ResidencyState.READY]
     if not ready:
         wanted = name if active is None else active.model_id
@@ -65,6 +69,12 @@ def answering(session: Session, name: str, type_: str, *, is_model: bool) -> tup
     return active, min(ready, key=lambda row: not row.active, default=None)
 
 
+def _on_its_way(rows: list[Residency]) -> Residency | None:
+    """One of a pinned model that serves no type and comes back by itself."""
+    states = (ResidencyState.LOST, ResidencyState.CRASH_LOOP)
+    return next((row for row in rows if row.state in states), None)
+
+
 def residents(session: Session, device: str) -> list[Residency]:
     """What is in a device's memory now; the oldest first."""
     query = select(Residency).where(of_device(device), col(Residency.state).in_(IN_MEMORY))
@@ -74,16 +84,17 @@ def residents(session: Session, device: str) -> list[Residency]:
 def flip(session: Session, new: Residency) -> None:
     """Route a type to another residency, in the caller's one transaction; those before it drain from now on.
 
-    One of another model that is pinned stays in memory, without a type to serve.
+    One of another model that is pinned stays in memory, or comes back to it, without a type to serve.
 
     Raises:
         Conflict: the new one is not ready any more; the route stays as it was.
     """
     serialise(session, f"route {new.model_type}")
     others = (col(Residency.model_type) == new.model_type) & col(Residency.active) & (col(Residency.id) != new.id)
-    gone = others & col(Residency.state).in_(AWAY)
-    session.exec(update(Residency).where(gone).values(active=False, state=ResidencyState.STOPPED))
+    mine = (col(Residency.model_id) == new.model_id) & (col(Residency.id) != new.id)
     pinned = col(Residency.model_id).in_(select(Model.id).where(col(Model.pinned), col(Model.id) != new.model_id))
+    gone = (others | mine) & col(Residency.state).in_(AWAY) & ~(pinned & _AWAY_UNASKED)
+    session.exec(update(Residency).where(gone).values(active=False, state=ResidencyState.STOPPED))
     session.exec(update(Residency).where(others, pinned).values(active=False))
     session.exec(update(Residency).where(others).values(active=False, state=ResidencyState.DRAINING))
     earlier = (col(Residency.model_id) == new.model_id) & of_device(new.device) & (col(Residency.id) != new.id)
@@ -117,6 +128,8 @@ def take_over(session: Session, new: Residency) -> list[Residency]:
         flip(session, new)
     going = of_ids([row.id for row in before if row.state in IN_MEMORY])
     session.exec(update(Residency).where(going).values(state=ResidencyState.DRAINING))
+    came_back = mine & ~col(Residency.active) & col(Residency.state).in_(AWAY)
+    session.exec(update(Residency).where(came_back).values(state=ResidencyState.STOPPED))
     return [row for row in before if row.state in IN_MEMORY]
 
 
@@ -140,10 +153,17 @@ def draining(session: Session, model_type: str) -> list[Residency]:
 
 
 def lost(session: Session, device: str) -> list[Residency]:
-    """Residencies that serve a type and whose runner is gone, also those that are lost again and again."""
-    states = (ResidencyState.LOST, ResidencyState.CRASH_LOOP)
-    query = select(Residency).where(of_device(device), col(Residency.active), col(Residency.state).in_(states))
-    return list(session.exec(query).all())
+    """Residencies whose runner is gone and that are to come back, also those that are lost again and again: they serve
+    a type, or are of a pinned model. One for each model."""
+    rows = session.exec(select(Residency).where(of_device(device), _AWAY_UNASKED)).all()
+    return list({row.model_id: row for row in sorted(rows, key=lambda row: row.active)}.values())
+
+
+def stop_unpinned(session: Session, device: str) -> None:
+    """What is lost, serves no type and is of a model that is not pinned any more does not come back."""
+    pinned = select(Model.id).where(col(Model.pinned))
+    over = of_device(device) & _AWAY_UNASKED & ~col(Residency.active) & col(Residency.model_id).not_in(pinned)
+    session.exec(update(Residency).where(over).values(state=ResidencyState.STOPPED))
 
 
 def shown(session: Session, seconds: float) -> list[Residency]:
@@ -166,10 +186,15 @@ def clear(session: Session, model_id: str, device: str) -> list[Residency]:
 
 
 def lose(session: Session, which: ColumnElement[bool], into: ResidencyState = ResidencyState.LOST) -> None:
-    """These runners are gone: those that serve a type are marked lost, or idle, and the others are over."""
+    """These runners are gone: those that serve a type are marked lost, or idle; those of a pinned model that were in
+    memory lost; the others are over."""
     gone = which & col(Residency.state).in_((*IN_MEMORY, ResidencyState.ASLEEP))
+    pinned = col(Residency.model_id).in_(select(Model.id).where(col(Model.pinned)))
+    was_there = col(Residency.state).in_((ResidencyState.READY, ResidencyState.DRAINING))
     nothing = dict.fromkeys(("pid", "url", "known_as", "memory_bytes", "offloaded_bytes"))
     session.exec(update(Residency).where(gone, col(Residency.active)).values(state=into, **nothing))
+    kept = gone & pinned & was_there & ~col(Residency.active)
+    session.exec(update(Residency).where(kept).values(state=ResidencyState.LOST, **nothing))
     session.exec(update(Residency).where(gone, ~col(Residency.active)).values(state=ResidencyState.STOPPED, **nothing))
 
 

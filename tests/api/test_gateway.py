@@ -255,6 +255,23 @@ def test_a_crash_loop_is_told_at_once(serve: Serve, ledger: Ledger) -> None:
     assert loads(ledger) == []
 
 
+def test_one_of_a_pinned_model_that_is_lost_is_waited_for(serve: Serve, ledger: Ledger) -> None:
+    """It comes back by itself, though it serves no type: nobody need ask for a load."""
+    installed(ledger, "one", pinned=True)
+    serving(ledger, "lost")
+    with ledger.database.session() as session:
+        session.exec(update(Residency).values(active=False))
+    answer = ask(serve(hold_seconds=0.2), "one")
+    assert (answer.status_code, answer.json()["code"]) == (503, "model_not_ready")
+    assert loads(ledger) == []
+
+
+def test_a_pin_of_what_is_not_on_disk_says_what_to_do(serve: Serve, ledger: Ledger) -> None:
+    answer = serve().http.post("/api/v1/models/one/pin")
+    assert (answer.status_code, answer.json()["code"]) == (409, "model_not_installed")
+    assert "modelyard pull one" in answer.json()["hint"]
+
+
 def test_servers_are_told_with_what_failed_lately(serve: Serve, ledger: Ledger) -> None:
     with ledger.database.session() as session:
         moment = session.exec(select(now())).one()

@@ -1,6 +1,6 @@
 """Who makes room for whom, as a plan says it; and what a change of who serves does to the rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
@@ -8,7 +8,7 @@ import pytest
 from sqlmodel import col, select
 
 from shared import fit
-from shared.db import residency, sleep
+from shared.db import catalog, residency, sleep
 from shared.db.placement import Occupant, Plan, free_bytes, plan
 from shared.db.reports import Device
 from shared.db.tables import Installation, Model, Residency
@@ -150,10 +150,33 @@ class TestRows:
             residency.flip(session, row("two"))
         assert self._now() == {"one": ("ready", False), "two": ("ready", True)}
 
+    def test_who_is_pinned_and_lost_comes_back_to_memory_and_not_to_its_type(self) -> None:
+        self._put(row("one", active=True, state=ResidencyState.LOST), row("two"))
+        self._pin("one")
+        with self.ledger.database.session() as session:
+            residency.flip(session, row("two"))
+            assert [one.model_id for one in residency.lost(session, "gpu")] == ["one"]
+        assert self._now() == {"one": ("lost", False), "two": ("ready", True)}
+
+    @pytest.mark.parametrize("change", [residency.flip, residency.take_over])
+    def test_who_has_come_back_is_lost_no_more(self, change: Callable[..., object]) -> None:
+        new = row("fresh")
+        new.model_id = "one"
+        self._put(row("one", state=ResidencyState.LOST), new)
+        self._pin("one")
+        with self.ledger.database.session() as session:
+            change(session, new)
+        assert self._now()["one"] == ("stopped", False)
+
     @pytest.mark.parametrize("pinned", [False, True])
     @pytest.mark.parametrize(
         ("before", "active", "after"),
-        [("ready", False, "draining"), ("ready", True, "draining"), ("idle", True, "stopped")],
+        [
+            ("ready", False, "draining"),
+            ("lost", False, "stopped"),
+            ("ready", True, "draining"),
+            ("idle", True, "stopped"),
+        ],
     )
     def test_a_runner_started_anew_takes_over(self, before: str, active: bool, after: str, pinned: bool) -> None:
         """Also where the model is pinned: that keeps it in memory, not its first runner."""
@@ -245,3 +268,21 @@ class TestRows:
             residency.lose(session, residency.of_ids(["one", "two"]), ResidencyState.IDLE)
             residency.lose(session, residency.of_device("gpu"))
         assert self._now() == {"one": ("idle", True), "two": ("stopped", False)}, "a restart loads nothing unasked"
+
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [("ready", "lost"), ("draining", "lost"), ("starting", "stopped"), ("asleep", "stopped"), ("lost", "lost")],
+    )
+    def test_who_is_pinned_is_waited_for_if_it_was_in_memory(self, before: str, after: str) -> None:
+        """And no more once nobody wants it to stay. A job that starts it is tried again by itself."""
+        self._put(row("one", state=ResidencyState(before)), row("two"))
+        self._pin("one")
+        with self.ledger.database.session() as session:
+            residency.lose(session, residency.of_device("gpu"))
+            residency.stop_unpinned(session, "gpu")
+            assert [one.model_id for one in residency.lost(session, "gpu")] == (["one"] if after == "lost" else [])
+        assert self._now() == {"one": (after, False), "two": ("stopped", False)}
+        with self.ledger.database.session() as session:
+            catalog.change_model(session, "one", pinned=False)
+            residency.stop_unpinned(session, "gpu")
+        assert self._now()["one"] == ("stopped", False)

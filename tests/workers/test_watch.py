@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from sqlmodel import col, select, update
 
-from shared.contracts import Switch
+from shared.contracts import Switch, Unload
+from shared.db import catalog
 from shared.db.tables import Job, Residency
 from shared.errors import Failed
 from shared.jobs import Ledger
@@ -23,6 +24,7 @@ from tests.fakes.runtimes import FakeRuntime
 from workers.devices.base import Device
 from workers.job import Services
 from workers.residency import watch
+from workers.residency.manager import Manager
 from workers.residency.pool import Pool
 from workers.residency.watch import Watch
 from workers.runtimes.base import Request
@@ -83,6 +85,52 @@ def test_one_that_dies_is_loaded_again(pool: Pool, runner: Runner, ledger: Ledge
     Watch(pool, list).start()
     until(lambda: recoveries(ledger) == 1, what="a job that loads it again")
     assert state(ledger) is ResidencyState.LOST
+
+
+def pin(ledger: Ledger, *, pinned: bool = True) -> None:
+    """It serves no type any more; a person wants it to stay."""
+    with ledger.database.session() as session:
+        catalog.change_model(session, "one", pinned=pinned)
+        session.exec(update(Residency).values(active=False))
+
+
+def asked_for(ledger: Ledger) -> list[tuple[str, str]]:
+    with ledger.database.reading() as session:
+        return [(job.kind, job.origin) for job in session.exec(select(Job)).all()]
+
+
+def test_one_that_is_pinned_is_loaded_again_though_it_serves_no_type(
+    pool: Pool, runner: Runner, ledger: Ledger
+) -> None:
+    pin(ledger)
+    os.kill(runner.pid, signal.SIGKILL)
+    Watch(pool, list).start()
+    until(lambda: asked_for(ledger) == [("model.load", "recovery")], what="a job that loads it again")
+    assert state(ledger) is ResidencyState.LOST
+
+
+def test_one_that_is_to_leave_does_not_come_back(pool: Pool, runner: Runner, ledger: Ledger) -> None:
+    pin(ledger)
+    ledger.submit(Unload(model_id="one"), origin="test")
+    os.kill(runner.pid, signal.SIGKILL)
+    until(lambda: not runner.alive(), what="the end of the runner")
+    pool.bury("r", runner)
+    watching = Watch(pool, list)
+    watching._replace_lost()
+    assert asked_for(ledger) == [("model.unload", "test")]
+    assert state(ledger) is ResidencyState.LOST
+    pin(ledger, pinned=False)
+    watching._replace_lost()
+    assert state(ledger) is ResidencyState.STOPPED
+
+
+def test_a_worker_that_starts_anew_has_pinned_ones_loaded_again(pool: Pool, runner: Runner, ledger: Ledger) -> None:
+    """The one before it was killed, and its runner lives on for a moment."""
+    pin(ledger)
+    pool.mark("r", pid=runner.pid)
+    with closing(Manager(pool.services, pool.device)) as manager:
+        manager.recover()
+        until(lambda: asked_for(ledger) == [("model.load", "recovery")], what="a job that loads it again")
 
 
 def test_one_that_answers_is_left_alone(pool: Pool, runner: Runner) -> None:

@@ -6,12 +6,14 @@ A model that served its type before, and is idle, serves it again.
 from typing import Any
 
 from shared.contracts import Load
-from shared.db import catalog, residency
+from shared.db import catalog, jobs, residency
+from shared.db.tables import Model
 from shared.points import reached
 from shared.states import ResidencyState
 from workers.job import Work, job
 from workers.ladder import bring
 from workers.residency.manager import manager_of
+from workers.residency.recovery import RECOVERY
 
 
 @job(Load)
@@ -21,6 +23,8 @@ def load(args: Load, work: Work) -> dict[str, Any]:
     with manager.exclusive(work):
         with services.database.reading() as session:
             model = catalog.get_model(session, args.model_id)
+        if _comes_too_late(work, model):
+            return {"modelId": model.id, "modelType": model.type, "dropped": True}
         brought = bring(work, manager, model, fresh=args.fresh, set_aside=ResidencyState.IDLE)
         new = brought.row
         try:
@@ -39,3 +43,12 @@ def load(args: Load, work: Work) -> dict[str, Any]:
     for old in before:
         manager.leaving.retire(old.id)
     return {**brought.told(model), "active": new.active}
+
+
+def _comes_too_late(work: Work, model: Model) -> bool:
+    """A recovery of a pinned model, and by now somebody has loaded, unloaded or unpinned it."""
+    with work.services.database.reading() as session:
+        if jobs.get(session, work.job_id).origin != RECOVERY:
+            return False
+        rows = catalog.residencies(session, [model.id])
+    return not any(row.state == ResidencyState.LOST for row in rows)

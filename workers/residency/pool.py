@@ -59,7 +59,7 @@ class Pool:
             Unavailable: the database is away; `record_ends` has still to write it.
         """
         server = self._servers.pop(residency_id, None)
-        if state is ResidencyState.LOST:
+        if state in (ResidencyState.LOST, ResidencyState.IDLE):
             self.set_aside.add(residency_id)
         try:
             if server is not None:

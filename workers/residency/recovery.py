@@ -1,14 +1,23 @@
-"""The job that loads a lost model again."""
+"""The jobs that load a lost model again: nobody asked for them.
 
-from shared.contracts import Switch
+One that somebody asks for is a job of its own: it counts even where these come too late and are dropped.
+"""
+
+from shared.contracts import Load, Switch
 
 RECOVERY = "recovery"
-"""Origin of the jobs that load a lost model again."""
+"""Origin of these jobs."""
 
 
 class Recovery(Switch):
-    """A switch that nobody asked for. One that somebody asks for is a job of its own: it counts even where this one
-    comes too late and is dropped."""
+    """Of a model that served its type, and does again."""
+
+    def unique_key(self) -> str:
+        return f"{super().unique_key()}:{RECOVERY}"
+
+
+class Return(Load):
+    """Of a pinned model that serves no type."""
 
     def unique_key(self) -> str:
         return f"{super().unique_key()}:{RECOVERY}"

@@ -10,12 +10,12 @@ import structlog
 
 from shared.contracts import Unload
 from shared.db import residency
-from shared.db.jobs import switching
+from shared.db.jobs import switching, unloading
 from shared.db.tables import Residency
 from shared.errors import ModelyardError
 from shared.states import Priority, ResidencyState
 from workers.residency.pool import Pool
-from workers.residency.recovery import RECOVERY, Recovery
+from workers.residency.recovery import RECOVERY, Recovery, Return
 from workers.residency.sleepers import Sleepers
 from workers.runtimes.base import Server
 
@@ -72,7 +72,7 @@ class Watch:
             self._pool.bury(residency_id, server)
 
     def _replace_lost(self) -> None:
-        """What should serve and has no runner gets a job, unless one is on its way; asked again until it serves.
+        """What should be in memory and has no runner gets a job, unless one is on its way; asked again until it is.
 
         What a job has set aside comes back only where that job has not brought another one in its place.
         """
@@ -81,6 +81,10 @@ class Watch:
         with self._pool.services.database.reading() as session:
             lost = residency.lost(session, self._pool.device.id)
             waiting = [row for row in lost if not switching(session, row.model_id)]
+            waiting = [row for row in waiting if row.active or not unloading(session, row.model_id)]
+        if not all(row.active for row in lost):
+            with self._pool.services.database.session() as session:
+                residency.stop_unpinned(session, self._pool.device.id)
         for row in waiting:
             asked = self._asked.setdefault(row.model_id, deque(maxlen=ASKS))
             while asked and time.monotonic() - asked[0] > ASK_WINDOW_SECONDS:
@@ -102,7 +106,8 @@ class Watch:
         elif asked and moment - asked[-1] < min(FIRST_PAUSE_SECONDS * 2 ** (len(asked) - 1), LONGEST_PAUSE_SECONDS):
             return
         self._pool.tell(lost, ResidencyState.LOST)
-        self._pool.services.ledger.submit(Recovery(model_id=lost.model_id), origin=RECOVERY, priority=Priority.CRITICAL)
+        again = Recovery(model_id=lost.model_id) if lost.active else Return(model_id=lost.model_id)
+        self._pool.services.ledger.submit(again, origin=RECOVERY, priority=Priority.CRITICAL)
         if lost.id in self._pool.set_aside:  # it made room, and nobody came
             self._pool.set_aside.discard(lost.id)
         else:

@@ -6,19 +6,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from sqlmodel import select
+from sqlmodel import select, update
 
 from shared.contracts import Load, Switch
 from shared.db import catalog, residency
 from shared.db.tables import Residency
 from shared.errors import Conflict, Failed
 from shared.routing import ORIGIN
+from shared.states import ResidencyState
 from tests.factories.repository import make_repository
 from tests.fakes.runtimes import OUT_OF_MEMORY, FakeRuntime
 from tests.workers.jobs.conftest import Place
 from workers.devices.base import Device
 from workers.residency.manager import Manager
 from workers.residency.planning import plan_for
+from workers.residency.recovery import RECOVERY, Return
 from workers.runtimes.base import Launch, Request
 
 FITS = 512
@@ -129,6 +131,20 @@ def _answers_for(place: Place, model_id: str) -> str | None:
     with place.services.database.reading() as session:
         _, row = residency.answering(session, model_id, "llm", is_model=True)
     return row.model_id if row else None
+
+
+def test_a_pinned_one_that_nobody_waits_for_any_more_is_not_brought_back(oak: Place) -> None:
+    """Its recovery was asked for, and then a person had the last word."""
+    assert oak.run(Return(model_id="ash"), origin=RECOVERY) == {
+        "modelId": "ash", "modelType": "llm", "dropped": True,
+    }  # fmt: skip
+    assert answering(oak) == {}
+    steps(oak, "ash", {"contextLength": 256})
+    oak.run(Load(model_id="ash"))
+    with oak.services.database.session() as session:
+        session.exec(update(Residency).values(state=ResidencyState.LOST))
+    assert oak.run(Return(model_id="ash"), origin=RECOVERY)["servedBy"]["modelId"] == "ash"
+    assert answering(oak) == {"ash": ["ash"]}
 
 
 def test_where_no_way_works_the_first_reason_is_told_with_all_others(oak: Place) -> None:
