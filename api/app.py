@@ -25,6 +25,7 @@ from api.routes import (
     models,
     ollama,
     openai,
+    schedules,
     storage,
     system,
     trust,
@@ -95,6 +96,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             )
     app.include_router(jobs.router, prefix="/api/v1", dependencies=[KEY], responses=ERRORS)
     app.include_router(limits.router, prefix="/api/v1", dependencies=[KEY], responses=ERRORS)
+    app.include_router(schedules.router, prefix="/api/v1", dependencies=[KEY], responses=ERRORS)
     app.include_router(events.router, prefix="/api/v1", dependencies=[KEY], responses=ERRORS)
     for dialect in (openai.router, ollama.router):
         app.include_router(dialect, dependencies=[KEY], responses=ERRORS)

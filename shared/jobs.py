@@ -523,12 +523,12 @@ class Ledger:
     def first_in_slot(self, name: str, seconds: float) -> bool:
         """True for one caller per slot of that many seconds, over all processes."""
         with self.database.session() as session:
-            slot = int(session.exec(select(now())).one() // seconds)
+            slot = int(session.exec(select(now())).one() // seconds * seconds * 1000)  # ms, as those of schedules
             row = {"name": name, "slot": slot, "ran_at": now()}
             insert = self._insert(ScheduleRun).values(**row).on_conflict_do_nothing().returning(ScheduleRun)
             won = session.exec(insert).one_or_none() is not None
             if won:
-                old = (col(ScheduleRun.name) == name) & (col(ScheduleRun.slot) < slot - 100)
+                old = (col(ScheduleRun.name) == name) & (col(ScheduleRun.slot) < slot - 100_000 * seconds)
                 session.exec(delete(ScheduleRun).where(old))
             return won
 

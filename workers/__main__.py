@@ -70,14 +70,11 @@ def _run_io(settings: Settings, *, urgent: bool) -> int:
     name = "io-urgent" if urgent else "io"
     configure(settings, name)
     from workers.app import make_worker_app
-    from workers.lifecycle import Keeper, alive_chore, open_services, prune_chore, rescue_chore, trash_chore
-    from workers.upkeep import scrub_chore, stock_chore, update_chore
+    from workers.lifecycle import Keeper, alive_chore, open_services, rescue_chore
+    from workers.upkeep import schedule_chore
 
     services = open_services(settings, name)
-    chores = (
-        alive_chore(services, IO), rescue_chore(services), trash_chore(services), prune_chore(services),
-        stock_chore(services), scrub_chore(services), update_chore(services),
-    )  # fmt: skip
+    chores = (alive_chore(services, IO), rescue_chore(services), schedule_chore(services))
     keeper = Keeper(settings.jobs.rescue_seconds, *chores)
     slots = 1 if urgent else settings.jobs.io_slots
     app = make_worker_app(services, IO, keeper, slots=slots, urgent=urgent)

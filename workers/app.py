@@ -33,6 +33,7 @@ from workers.jobs import (
 )
 from workers.lifecycle import Keeper
 from workers.rescue import rescue
+from workers.upkeep import keep_schedules
 
 log = structlog.get_logger()
 
@@ -63,6 +64,7 @@ def make_worker_app(services: Services, lane: str, keeper: Keeper, *, slots: int
 
     def ring_rescue() -> None:
         rescue(services)
+        keep_schedules(services)
 
     app.task(name=RESCUE)(ring_rescue)
     signals.task_unknown.connect(lambda **facts: _unknown(services, **facts), weak=False)

@@ -12,7 +12,6 @@ import redis
 import structlog
 
 from shared.broker import Broker, make_app
-from shared.db import usage
 from shared.db.session import Database
 from shared.errors import Conflict, ModelyardError
 from shared.jobs import Ledger
@@ -21,12 +20,8 @@ from shared.settings import Settings
 from workers.job import Services
 from workers.rescue import rescue
 from workers.store.layout import Layout
-from workers.store.trash import empty_trash
 
 log = structlog.get_logger()
-
-TRASH_LOOK_SECONDS = 3600
-PRUNE_LOOK_SECONDS = 3600
 
 
 def open_services(settings: Settings, name: str) -> Services:
@@ -91,29 +86,3 @@ def rescue_chore(services: Services) -> Callable[[], None]:
 def alive_chore(services: Services, lane: str) -> Callable[[], None]:
     """Tells everybody that the lane has a worker."""
     return lambda: services.workers.report(lane, services.owner)
-
-
-def trash_chore(services: Services) -> Callable[[], None]:
-    """Empties the trash of what has lain there for its grace time; looks once an hour."""
-
-    def empty() -> None:
-        if services.ledger.first_in_slot(f"trash {services.layout.check_marker()}", TRASH_LOOK_SECONDS):
-            freed = empty_trash(services.layout, services.settings.store.trash_days * 86_400, time.time())
-            if freed:
-                log.info("trash.emptied", freed_bytes=freed)
-
-    return empty
-
-
-def prune_chore(services: Services) -> Callable[[], None]:
-    """Forgets jobs that ended, and uses of models, long ago; looks once an hour."""
-
-    def prune() -> None:
-        if not services.ledger.first_in_slot("prune", PRUNE_LOOK_SECONDS):
-            return
-        if forgotten := services.ledger.prune():
-            log.info("jobs.pruned", jobs=forgotten)
-        with services.database.session() as session:
-            usage.prune(session)
-
-    return prune

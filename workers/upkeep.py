@@ -1,66 +1,95 @@
-"""Chores that keep the store in health: each looks at an interval what is due, and asks for it as a job."""
+"""What is done by the clock, and keeps the service in health: whoever comes first in a slot does it."""
 
+import time
 from collections.abc import Callable
 
-from shared.contracts import Scrub, UpdateCheck
-from shared.db import upkeep
-from shared.errors import Snooze
+import structlog
+
+from shared import schedules
+from shared.db import upkeep, usage
+from shared.errors import Failed, ModelyardError, Snooze, Unavailable
+from shared.jobs import error_body
+from shared.schedules import SCHEDULES, Place, Schedule, Turn
 from workers.job import Services
 from workers.stock import take_stock, tidy
+from workers.store.trash import empty_trash
 
-DAY = 86_400.0
-LOOK_SECONDS = 60.0
-STOCK_SECONDS = 60.0
-TIDY_SECONDS = 3600.0
-FRESH_SHARE = 0.5
-"""Of the period, how old a proof must be before a scrub comes for it: with few models each would come too often."""
+log = structlog.get_logger()
+Found = dict[str, int]
+DEFECT = Failed("internal_error", "It met a defect of Modelyard.", "The worker's log has the details.")
 
 
-def scrub_chore(services: Services) -> Callable[[], None]:
-    """Has one model at a time proven again, so that each comes up once in the period."""
-
-    def ask() -> None:
-        period = services.settings.store.scrub_days * DAY
-        if not period or not services.ledger.first_in_slot(f"scrub {services.layout.check_marker()}", LOOK_SECONDS):
-            return
-        with services.database.reading() as session:
-            models = len(upkeep.kept(session))
-            due = upkeep.next_to_scrub(session, period * FRESH_SHARE)
-        if due is not None and services.ledger.first_in_slot("scrub", max(period / max(models, 1), LOOK_SECONDS)):
-            services.ledger.submit(Scrub(model_id=due.model_id), origin="schedule")
-
-    return ask
+def schedule_chore(services: Services) -> Callable[[], None]:
+    return lambda: keep_schedules(services)
 
 
-def update_chore(services: Services) -> Callable[[], None]:
-    """Has sources asked for newer revisions, one model at a look."""
-
-    def ask() -> None:
-        period = services.settings.store.update_check_days * DAY
-        if not period or not services.ledger.first_in_slot("update check", LOOK_SECONDS):
-            return
-        with services.database.reading() as session:
-            due = upkeep.next_to_ask(session, period)
-        if due is not None:
-            services.ledger.submit(UpdateCheck(model_id=due.model_id), origin="schedule")
-
-    return ask
+def keep_schedules(services: Services) -> None:
+    """Take every turn that is due; safe to run anywhere, twice, at any time. The rescue has a ring of its own."""
+    for one in SCHEDULES.values():
+        if one.fixed:
+            continue
+        try:
+            turn = schedules.due(services.database, services.settings, one, _place(services, one))
+            if turn is not None:
+                _take(services, turn)
+        except Unavailable as error:  # a disk or the database is away; the next look is soon
+            log.warning("schedule.waits", schedule=one.name, code=error.code, reason=error.message)
 
 
-def stock_chore(services: Services) -> Callable[[], None]:
-    """Writes down what the store holds; and once an hour puts aside revisions that nobody wants any more."""
+def _place(services: Services, one: Schedule) -> str:
+    """Raises: Unavailable, where it needs the store's disk and that is away."""
+    marker = services.layout.check_marker() if one.wants_disk or one.place is Place.STORE else ""
+    return {Place.STORE: marker, Place.NODE: services.settings.node, Place.ANYWHERE: ""}[one.place]
 
-    def look() -> None:
-        if services.ledger.first_in_slot(f"stock {services.settings.node}", STOCK_SECONDS):
-            take_stock(services)
-        if services.ledger.first_in_slot(f"tidy {services.layout.check_marker()}", TIDY_SECONDS):
-            with services.database.reading() as session:
-                models = upkeep.kept(session)
-            for model_id in models:
-                try:
-                    with services.layout.lock(model_id):
-                        tidy(services, model_id)
-                except Snooze:  # a job is at it, and tidies up itself
-                    continue
 
-    return look
+def _take(services: Services, turn: Turn) -> None:
+    name = turn.schedule.name
+    try:
+        if turn.schedule.asks is not None:
+            turn.ask(services.ledger, services.settings)
+        else:
+            turn.note(services.database, {"result": CHORES[name](services)})
+    except ModelyardError as error:
+        turn.note(services.database, {"error": error_body(error)})
+        log.warning("schedule.failed", schedule=name, code=error.code, reason=error.message)
+    except Exception:
+        turn.note(services.database, {"error": error_body(DEFECT)})
+        raise
+
+
+def _stock(services: Services) -> Found:
+    take_stock(services)
+    return {}
+
+
+def _tidy(services: Services) -> Found:
+    with services.database.reading() as session:
+        models = upkeep.kept(session)
+    freed = 0
+    for model_id in models:
+        try:
+            with services.layout.lock(model_id):
+                freed += tidy(services, model_id)
+        except Snooze:  # a job is at it, and tidies up itself
+            continue
+    return {"trashedBytes": freed}
+
+
+def _trash(services: Services) -> Found:
+    return {"freedBytes": empty_trash(services.layout, services.settings.store.trash_days * schedules.DAY, time.time())}
+
+
+def _prune(services: Services) -> Found:
+    forgotten = services.ledger.prune()
+    with services.database.session() as session:
+        days = usage.prune(session)
+    return {"jobs": forgotten, "usageCounts": days}
+
+
+CHORES: dict[str, Callable[[Services], Found]] = {
+    "stock": _stock,
+    "tidy": _tidy,
+    "empty-trash": _trash,
+    "prune": _prune,
+}
+"""Schedules that are no jobs, by name: what a turn does, and what it tells."""

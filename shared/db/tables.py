@@ -254,6 +254,22 @@ class ScheduleRun(SQLModel, table=True):
     name: str = Field(primary_key=True, max_length=128)
     slot: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
     ran_at: float = Field(sa_column=Column(Float(53), nullable=False))
+    finished_at: float | None = Field(default=None, sa_column=Column(Float(53)))
+    outcome: dict[str, Any] | None = Field(default=None, sa_column=json_column(nullable=True))
+    """`jobs` that a turn of a schedule asked for, its `result`, or its `error`."""
+
+
+class ScheduleWish(SQLModel, table=True):
+    """What people want of a schedule; None: what its table and the settings say, see `shared/schedules.py`."""
+
+    __tablename__ = "schedules"
+
+    name: str = Field(primary_key=True, max_length=64)
+    enabled: bool | None = None
+    every: float | None = Field(default=None, sa_column=Column(Float(53)))
+    """Seconds."""
+    asked_at: float | None = Field(default=None, sa_column=Column(Float(53)))
+    """When somebody last wanted a turn at once."""
 
 
 class LimitRow(SQLModel, table=True):

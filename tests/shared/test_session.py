@@ -19,7 +19,7 @@ from shared.settings import Settings
 WRITER = """
 import os, signal, sqlite3, sys
 db = sqlite3.connect(sys.argv[1])
-db.execute("INSERT INTO schedule_runs VALUES ('x', 1, 1)")
+db.execute("INSERT INTO schedule_runs (name, slot, ran_at) VALUES ('x', 1, 1)")
 db.commit()
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -112,7 +112,7 @@ def test_a_full_disk_has_a_name(file: Path) -> None:
 @pytest.mark.fault("F-34")
 def test_damage_has_a_name(file: Path) -> None:
     overwrite(file)
-    assert trouble(file, "INSERT INTO schedule_runs VALUES ('y', 1, 1)").code == "database_damaged"
+    assert trouble(file, "INSERT INTO schedule_runs (name, slot, ran_at) VALUES ('y', 1, 1)").code == "database_damaged"
 
 
 @pytest.mark.fault("F-30")

@@ -9,14 +9,15 @@ from sqlmodel import col, delete, update
 from shared.contracts import Repair, Scrub
 from shared.db import jobs
 from shared.db.tables import Installation, ScheduleRun
-from shared.errors import Conflict, MadeWay, Unavailable
+from shared.errors import Conflict, MadeWay
 from shared.points import reached
+from shared.schedules import DAY
 from shared.states import JobState
 from tests.factories.repository import make_repository
 from tests.workers.jobs.conftest import Place
 from workers.job import BODIES, Work
 from workers.jobs.verify import look_before_load
-from workers.upkeep import DAY, scrub_chore, stock_chore, update_chore
+from workers.upkeep import keep_schedules
 
 MIB = 1024**2
 
@@ -85,14 +86,13 @@ def next_attempt(place: Place, job_id: str) -> Work:
 def test_the_schedule_asks_for_the_oldest_one_at_a_time(oak: Place) -> None:
     make_repository(oak.repositories / "tiny" / "elm", first=1000)
     oak.pull("elm", "tiny/elm")
-    ask = scrub_chore(oak.services)
-    ask()
+    keep_schedules(oak.services)
     assert queued(oak, "model.scrub") == [], "both were proven today"
     age(oak, "oak", 20)
     age(oak, "elm", 25)
     for _ in range(3):
         forget_slots(oak)
-        ask()
+        keep_schedules(oak.services)
     assert queued(oak, "model.scrub") == ["elm"]
 
 
@@ -102,34 +102,29 @@ def forget_slots(place: Place) -> None:
 
 
 def test_sources_are_asked_for_updates(oak: Place) -> None:
-    update_chore(oak.services)()
+    keep_schedules(oak.services)
     assert queued(oak, "model.update_check") == [], "a download has just asked"
     with oak.services.database.session() as session:
         session.exec(update(Installation).values(update_checked_at=Installation.update_checked_at - 2 * DAY))
     forget_slots(oak)
-    update_chore(oak.services)()
+    keep_schedules(oak.services)
     assert queued(oak, "model.update_check") == ["oak"]
 
 
 @pytest.mark.fault("F-58")
 def test_without_its_disk_nothing_is_asked_marked_or_deleted(oak: Place) -> None:
-    stock_chore(oak.services)()
+    keep_schedules(oak.services)
     marker = next(path for path in oak.layout.root.iterdir() if path.name.startswith(".modelyard"))
     hidden = marker.rename(marker.with_name("unmounted"))
     forget_slots(oak)
     before = oak.row("oak")
-    stock_chore_quietly(oak)
+    keep_schedules(oak.services)
     assert oak.status("oak") == "unavailable"
     assert oak.row("oak") == before
     hidden.rename(marker)
     forget_slots(oak)
-    stock_chore(oak.services)()
+    keep_schedules(oak.services)
     assert oak.status("oak") == "available"
-
-
-def stock_chore_quietly(place: Place) -> None:
-    with pytest.raises(Unavailable):  # the hourly tidying wants the disk; the keeper logs it
-        stock_chore(place.services)()
 
 
 @pytest.mark.fault("F-57")

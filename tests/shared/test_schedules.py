@@ -1,0 +1,135 @@
+"""Schedules: each slot's turn is taken once, whoever rings; people change them while they run."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import schedules
+from shared.db.schedules import KEPT_TURNS, last, newest_slot, turns
+from shared.db.session import Database
+from shared.db.tables import ScheduleRun
+from shared.errors import Conflict, Invalid, NotFound
+from shared.jobs import Ledger
+from shared.schedules import DAY, SCHEDULES, Schedule, Timing, Turn
+from shared.settings import Settings
+from workers.upkeep import CHORES
+
+HOURLY = Schedule("hourly", "For the tests.", lambda _: 3600.0)
+
+
+@pytest.fixture
+def hourly(monkeypatch: pytest.MonkeyPatch) -> Schedule:
+    monkeypatch.setitem(SCHEDULES, HOURLY.name, HOURLY)
+    return HOURLY
+
+
+def changed(database: Database, settings: Settings, one: Schedule, **changes: float | bool | None) -> None:
+    with database.session() as session:
+        schedules.change(session, settings, one, changes)
+
+
+def test_whoever_does_a_schedule_is_there() -> None:
+    chores = {one.name for one in SCHEDULES.values() if one.asks is None and not one.fixed}
+    assert chores == CHORES.keys()
+    assert all(name == one.name and " " not in name for name, one in SCHEDULES.items())
+
+
+def test_one_of_many_has_the_turn(ledger: Ledger, settings: Settings) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: schedules.due(ledger.database, settings, HOURLY), range(16)))
+    assert sum(turn is not None for turn in found) == 1
+    assert schedules.due(ledger.database, settings, HOURLY, "elsewhere") is not None, "each place has turns of its own"
+
+
+@given(
+    every=st.floats(60, 1e7), moment=st.floats(1e9, 3e9), later=st.floats(0, 1e8), other=st.floats(60, 1e7)
+)  # fmt: skip
+def test_no_two_turns_in_a_slot(every: float, moment: float, later: float, other: float) -> None:
+    """However its length is changed: after a turn the next is never due in the same slot, and always by its end."""
+    first, then = Timing(True, every, every), Timing(True, other, other)
+    taken = first.began(moment)
+    assert first.next(moment, taken) > moment - 0.001
+    again = then.next(moment + later, taken)
+    if again <= moment + later:
+        assert then.began(moment + later) > taken
+    assert again <= moment + later + other + 0.001
+
+
+def test_a_change_counts_at_once_and_may_be_taken_back(database: Database, settings: Settings) -> None:
+    one = SCHEDULES["update-check"]
+    default = settings.store.update_check_days * DAY
+    for changes, expected in (
+        ({"every": 3600.0}, (True, 3600.0)),
+        ({"enabled": False}, (False, 3600.0)),
+        ({"every": None}, (False, default)),
+        ({"enabled": None}, (True, default)),
+    ):
+        changed(database, settings, one, **changes)
+        with database.reading() as session:
+            when = schedules.timing(session, settings, one)
+        assert (when.enabled, when.every) == expected
+
+
+def test_what_is_off_has_no_turn_but_by_request(ledger: Ledger, settings: Settings, hourly: Schedule) -> None:
+    changed(ledger.database, settings, hourly, enabled=False)
+    assert schedules.due(ledger.database, settings, hourly) is None
+    assert schedules.now(ledger.database, settings, hourly) is None, "the workers do it"
+    found = [schedules.due(ledger.database, settings, hourly) for _ in range(3)]
+    assert [turn and turn.slot < 0 for turn in found] == [True, None, None]
+
+
+def test_what_nothing_says_the_time_of_cannot_be_turned_on(database: Database, settings: Settings) -> None:
+    one = SCHEDULES["rescan"]
+    with pytest.raises(Invalid, match="how often"):
+        changed(database, settings, one, enabled=True)
+    with database.reading() as session:
+        assert not schedules.timing(session, settings, one).enabled
+    changed(database, settings, one, enabled=True, every=86_400.0)
+    assert schedules.due(database, settings, one) is not None
+
+
+def test_nobody_changes_what_the_service_relies_on(database: Database, settings: Settings) -> None:
+    with pytest.raises(Conflict):
+        changed(database, settings, SCHEDULES["rescue"], enabled=False)
+    with pytest.raises(Conflict):
+        schedules.now(database, settings, SCHEDULES["rescue"])
+    with pytest.raises(NotFound, match="rescu"):
+        schedules.schedule("rescu")
+
+
+def test_a_turn_notes_what_it_asked_for(ledger: Ledger, settings: Settings) -> None:
+    one = SCHEDULES["rescan"]
+    turn = schedules.now(ledger.database, settings, one)
+    assert turn is not None
+    (job,) = turn.ask(ledger, settings)
+    assert (job.kind, job.origin) == ("model.scan", "schedule")
+    again = schedules.now(ledger.database, settings, one)
+    assert again is not None
+    assert [found.id for found in again.ask(ledger, settings)] == [job.id], "the second joins the first"
+    with ledger.database.reading() as session:
+        run = last(session)["rescan"]
+        assert run.outcome == {"jobs": [job.id]}
+        assert run.finished_at is not None
+        assert len(turns(session, "rescan", 10)) == 2
+
+
+def test_turns_of_long_ago_are_forgotten(database: Database) -> None:
+    turn = Turn(HOURLY, "hourly here", 1, 3600.0)
+    with database.session() as session:
+        session.add(ScheduleRun(name="hourly here", slot=0, ran_at=0.0))
+        session.add(ScheduleRun(name="hourly there", slot=0, ran_at=0.0))
+    assert turn.taken(database, 3600.0)
+    assert not turn.taken(database, 3600.0)
+    with database.reading() as session:
+        assert [run.slot for run in turns(session, "hourly", KEPT_TURNS)] == [1, 0], "those of another place stay"
+        assert newest_slot(session, "hourly here") == 1
+
+
+def test_many_models_are_done_one_after_another(database: Database, settings: Settings) -> None:
+    one = replace(HOURLY, slot=lambda _, every: every / 100)
+    with database.reading() as session:
+        when = schedules.timing(session, settings, one)
+    assert (when.every, when.slot) == (3600.0, 36.0)
