@@ -38,8 +38,8 @@ def test_whoever_does_a_schedule_is_there() -> None:
 
 
 def test_one_of_many_has_the_turn(ledger: Ledger, settings: Settings) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: schedules.due(ledger.database, settings, HOURLY), range(16)))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: schedules.due(ledger.database, settings, HOURLY), range(8)))
     assert sum(turn is not None for turn in found) == 1
     assert schedules.due(ledger.database, settings, HOURLY, "elsewhere") is not None, "each place has turns of its own"
 
