@@ -10,12 +10,14 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
 from api import problems
+from api.audit import WHO_ASKS
 from api.catalogue import enter_catalogue
 from api.deps import Front
 from api.doorbell import Doorbell
 from api.events.hub import EventHub
 from api.gateway import Gateway
 from api.routes import (
+    audit,
     events,
     fit,
     jobs,
@@ -35,12 +37,14 @@ from api.security import KEY, Guard, check_bind
 from api.usage import Meter
 from shared import logs
 from shared.broker import Broker, make_app
+from shared.db.audit import witness
 from shared.db.session import Database
 from shared.jobs import Ledger
 from shared.progress import Events, Workers, connect
 from shared.routing import Router
 from shared.settings import Settings, load
 
+ASKED = [KEY, WHO_ASKS]
 ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": problems.Problem} for status in (401, 404, 409, 422, 503)}
 
 
@@ -92,14 +96,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             models.router,
         ):
             app.include_router(
-                router, prefix=prefix, dependencies=[KEY], responses=ERRORS, include_in_schema=prefix == "/api/v1"
+                router, prefix=prefix, dependencies=ASKED, responses=ERRORS, include_in_schema=prefix == "/api/v1"
             )
-    app.include_router(jobs.router, prefix="/api/v1", dependencies=[KEY], responses=ERRORS)
-    app.include_router(limits.router, prefix="/api/v1", dependencies=[KEY], responses=ERRORS)
-    app.include_router(schedules.router, prefix="/api/v1", dependencies=[KEY], responses=ERRORS)
-    app.include_router(events.router, prefix="/api/v1", dependencies=[KEY], responses=ERRORS)
-    for dialect in (openai.router, ollama.router):
-        app.include_router(dialect, dependencies=[KEY], responses=ERRORS)
+    app.include_router(jobs.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
+    app.include_router(limits.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
+    app.include_router(schedules.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
+    app.include_router(events.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
+    app.include_router(audit.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
+    app.include_router(openai.router, dependencies=[KEY], responses=ERRORS)  # to ask a model changes nothing
+    app.include_router(ollama.router, dependencies=ASKED, responses=ERRORS)
     app.include_router(system.router)
     app.add_api_route("/", _front_page, include_in_schema=False)
     return app
@@ -110,7 +115,7 @@ async def _front_page() -> RedirectResponse:
 
 
 def _open(settings: Settings) -> Front:
-    database = Database(settings.database)
+    database = Database(settings.database, witness)
     client = connect(settings.redis)
     broker = Broker(make_app(settings, publisher=True))
     doorbell = Doorbell()

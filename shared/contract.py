@@ -43,6 +43,8 @@ class Contract(BaseModel):
     """Its body keeps what it did so far, so a more urgent job may have its slot in the middle of it."""
     fetches: ClassVar[bool] = False
     """It brings a model from its source, and counts for limits on downloads."""
+    audited: ClassVar[bool] = True
+    """Who asked for it stays written in the audit log; not for work that changes nothing people could miss."""
     example: ClassVar[dict[str, Any]] = {"model_id": "qwen3-0.6b"}
     """Arguments, for docs/contracts.md."""
 

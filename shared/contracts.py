@@ -37,6 +37,7 @@ class Verify(OfModel):
     """Compare a model's files with its manifest, or with its source; a corrupt model is quarantined."""
 
     kind = "model.verify"
+    audited = False
     makes_way = True
 
     tier: Annotated[VerifyTier, Field(strict=False)] = VerifyTier.BLAKE3
@@ -50,6 +51,7 @@ class Scrub(OfModel):
     """Verify a model when nobody else wants the disk, slowly; what is found damaged is quarantined and repaired."""
 
     kind = "model.scrub"
+    audited = False
     priority = Priority.LOW
     makes_way = True
 
@@ -58,6 +60,7 @@ class UpdateCheck(OfModel):
     """Ask a model's source whether it has a newer revision, and what an update would fetch."""
 
     kind = "model.update_check"
+    audited = False
     priority = Priority.LOW
 
 
@@ -200,6 +203,7 @@ class Run(OfModel):
     """Ask a model once, and keep its answer in the job's result: for work in batches, behind everybody's requests."""
 
     kind = "model.run"
+    audited = False
     priority = Priority.LOW
     example: ClassVar[dict[str, Any]] = {
         "model_id": "qwen3-0.6b", "path": "completions", "request": {"prompt": "Once"},

@@ -26,7 +26,7 @@ from sqlmodel import col, delete, select
 from shared.broker import Broker
 from shared.contract import Contract
 from shared.contracts import KINDS
-from shared.db import jobs, limits
+from shared.db import audit, jobs, limits
 from shared.db.devices import place
 from shared.db.moves import (
     CLAIM,
@@ -184,13 +184,16 @@ class Ledger:
             "attempt": 0, "lost": 0, "retries": 0, "ticket": 1, "not_before": not_before, "parts": [],
         }  # fmt: skip
         sent = 0.0 if lane == here and not not_before else None
-        with self.database.single() if ask is None else self.database.transaction() as connection:
+        noted = contract.audited and origin not in audit.BY_ITSELF
+        with self.database.transaction() if noted or ask is not None else self.database.single() as connection:
             for _ in range(3):  # the job that stood in the way may end between the two statements
                 submitted = self._enter(connection, values, sent)
                 if submitted is not None:
                     if ask is not None:
                         named = {**ask._asdict(), "job_id": submitted.job.id, "created": submitted.created}
                         connection.execute(insert(IdempotencyKey), named)
+                    if noted and submitted.created:
+                        audit.append(connection, audit.Change.of_job(contract, job_id), audit.actor(origin))
                     return submitted
         raise Conflict("job_conflict", "Jobs for this model come and go at this moment.", "Send the request again.")
 
@@ -544,8 +547,10 @@ class Ledger:
         return self._move(update(JOBS).where(JOBS.c.id == job_id, guard).values(**values).returning(*JOBS.c))
 
     def _move(self, statement: Executable, job_id: str | None = None, **bound: Any) -> Job | None:
-        with self.database.single() as connection:
+        with self.database.transaction() if audit.waits() else self.database.single() as connection:
             job = _one(connection, statement, **({} if job_id is None else {"job_id": job_id, **bound}))
+            if job is not None:
+                audit.witness(connection)
         if job is not None:
             reached("ledger", job.state)
             self._changed(job)

@@ -4,7 +4,7 @@ import math
 import select as readiness
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,10 +74,15 @@ def _now_postgresql(*_: Any, **__: Any) -> str:
 
 
 class Database:
-    """Short transactions only: none stays open across network, hashing or device work."""
+    """Short transactions only: none stays open across network, hashing or device work.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        witness: called last in every writing `session` that went well, to write down who changed what.
+    """
+
+    def __init__(self, url: str, witness: Callable[[Connection], None] | None = None) -> None:
         self.engine = _engine(url)
+        self._witness = witness
         self._readers = self.engine.execution_options(reads=True)
         # SQLite commits each statement by itself where we do not say BEGIN.
         alone: dict[str, Any] = {"alone": True} if url.startswith("sqlite") else {"isolation_level": "AUTOCOMMIT"}
@@ -94,6 +99,9 @@ class Database:
         """
         with self._turn(), self._session(self.engine) as session:
             yield session
+            if self._witness is not None:
+                session.flush()
+                self._witness(session.connection())
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -237,7 +245,8 @@ def _as_passing(error: DBAPIError | PoolTimeout) -> Unavailable | None:
     return Unavailable("database_unavailable", message, "Try again in a few seconds.", None, 2)
 
 
-def serialise(session: Session, name: str) -> None:
+def serialise(within: Session | Connection, name: str) -> None:
     """Let one transaction at a time past this point, until it ends. SQLite has one writer anyhow."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
+    bind = within.dialect if isinstance(within, Connection) else within.get_bind().dialect
+    if bind.name == "postgresql":
+        within.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))

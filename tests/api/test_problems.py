@@ -76,6 +76,7 @@ def test_every_path_with_a_body_is_tried_here(api: Served) -> None:
         "/api/v1/models/{model_id}/usage", "/api/v1/models/{model_id}/run",
         "/api/v1/models/{model_id}/priority",
         "/api/v1/schedules/{name}",
+        "/api/v1/audit/{seq}/archive",
     }  # fmt: skip
     assert with_body == {*BODIES, *elsewhere}
 
