@@ -27,6 +27,7 @@ from api.routes import (
     models,
     ollama,
     openai,
+    retention,
     schedules,
     storage,
     system,
@@ -100,6 +101,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             )
     app.include_router(jobs.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
     app.include_router(limits.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
+    app.include_router(retention.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
     app.include_router(schedules.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
     app.include_router(events.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
     app.include_router(audit.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)

@@ -26,6 +26,7 @@ ACTIONS = {
     "models.add_model": "model.add",
     "models.change": "model.change",
     "ollama.pull": "model.add",
+    "retention.put_policy": "retention.set",
     "schedules.change_schedule": "schedule.change",
     "schedules.run_schedule": "schedule.run",
     "trust.decide": "model.trust",
@@ -38,6 +39,7 @@ BY_JOBS = frozenset(
         *("lifecycle.activate", "lifecycle.switch", "lifecycle.load", "lifecycle.reload", "lifecycle.deactivate"),
         *("models.rescan", "models.download", "models.repair", "models.remove", "ollama.delete"),
         *("storage.restore", "storage.update", "storage.rollback", "locks.export_bundle", "locks.import_bundle"),
+        "retention.clean_up",
     )
 )
 """These submit a job and change nothing else: the ledger writes the row with the job, as for jobs of other services."""

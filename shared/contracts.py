@@ -109,6 +109,26 @@ class Remove(OfModel):
 
     kind = "model.remove"
 
+    force: bool | None = None
+    """Also where it is pinned, or another model needs it."""
+
+    def unique_key(self) -> str:
+        return f"{super().unique_key()}:force" if self.force else super().unique_key()
+
+
+class Cleanup(Contract):
+    """Put what the retention policy lets go, or of that only `models`, into the trash; or only say what that is."""
+
+    kind = "model.cleanup"
+    example: ClassVar[dict[str, Any]] = {"dry_run": True}
+
+    dry_run: bool = False
+    models: Annotated[list[ModelId], Field(max_length=1000)] | None = None
+
+    def unique_key(self) -> str:
+        asked = json.dumps([self.dry_run, None if self.models is None else sorted(set(self.models))])
+        return f"{self.kind}:{hashlib.sha256(asked.encode()).hexdigest()}"
+
 
 class Bundle(Contract):
     """Write models and their lock into one file, for machines without internet; every byte is proven on the way."""
@@ -250,6 +270,7 @@ KINDS: dict[str, type[Contract]] = {
         UpdateCheck,
         Rollback,
         Restore,
+        Cleanup,
         Bundle,
         Unbundle,
         Run,

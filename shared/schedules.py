@@ -11,13 +11,14 @@ from enum import StrEnum
 from sqlmodel import Session
 
 from shared.contract import Contract
-from shared.contracts import Scan, Scrub, UpdateCheck
-from shared.db import schedules, upkeep
+from shared.contracts import Cleanup, Scan, Scrub, UpdateCheck
+from shared.db import retention, schedules, upkeep
 from shared.db.devices import clock
 from shared.db.session import Database
 from shared.db.tables import Job
 from shared.errors import Conflict, Invalid, NotFound
 from shared.jobs import Ledger
+from shared.retention import decide
 from shared.settings import Settings
 
 DAY = 86_400.0
@@ -82,6 +83,13 @@ def _update_check(session: Session, _: Settings, every: float) -> list[Contract]
     return [] if due is None else [UpdateCheck(model_id=due.model_id)]
 
 
+def _cleanup(session: Session, settings: Settings, _: float) -> list[Contract]:
+    """Where something may leave: to say so, or to have it leave."""
+    policy, world = retention.policy(session, settings.retention), retention.look(session)
+    found = decide(policy, world.now, world.disk, world.models, world.shares)
+    return [Cleanup(dry_run=not policy.automatic)] if found.leave else []
+
+
 def _one_by_one(session: Session, every: float) -> float:
     return max(every / max(len(upkeep.kept(session)), 1), LOOK_SECONDS)
 
@@ -107,6 +115,11 @@ SCHEDULES = {
             "update-check", "Asks the source of every model once in this time for a newer revision.",
             lambda its: its.store.update_check_days * DAY, _update_check, _within_the_hour,
             setting="MODELYARD_STORE__UPDATE_CHECK_DAYS",
+        ),
+        Schedule(
+            "cleanup", "Says what may leave the disk, and has it leave where the retention policy is automatic.",
+            lambda its: its.retention.check_days * DAY, _cleanup, wants_disk=True,
+            setting="MODELYARD_RETENTION__CHECK_DAYS",
         ),
         Schedule("rescan", "Looks into the folders of MODEL_SCAN_PATH.", lambda _: 0.0, lambda *_: [Scan()]),
         Schedule("stock", "Writes down what the stores hold.", lambda _: MINUTE, place=Place.NODE),

@@ -51,6 +51,23 @@ class StoreSettings(BaseSettings):
     )
 
 
+class RetentionSettings(BaseSettings):
+    """Which models may leave the disk; `PUT /api/v1/retention` changes it while the service runs."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELYARD_RETENTION__")
+
+    max_unused_days: float = Field(30, gt=0, description="A model that nobody used for so many days may leave.")
+    max_storage_usage_percent: float = Field(
+        80, ge=0, le=100, description="Share of the store's disk above which rarely used models may leave, too."
+    )
+    min_usage_frequency: float = Field(0.1, ge=0, description="Uses a day from which on a model is not rarely used.")
+    preserve_recently_downloaded: bool = Field(True, description="Keep models that came within the days below.")
+    recent_days: float = Field(7, ge=0, description="Days for which a model that has just come is kept.")
+    preserve_high_priority: bool = Field(True, description="Keep models of CRITICAL and HIGH priority.")
+    automatic: bool = Field(False, description="The scheduled look cleans up; else it only says what it would do.")
+    check_days: float = Field(1, ge=0, description="Days between two scheduled looks; 0 never.")
+
+
 class SourceSettings(BaseSettings):
     """Where models may come from."""
 
@@ -233,6 +250,7 @@ class Settings(BaseSettings):
 
     redis: RedisSettings = Field(default_factory=RedisSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
     sources: SourceSettings = Field(default_factory=SourceSettings)
     runners: RunnerSettings = Field(default_factory=RunnerSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)

@@ -125,6 +125,18 @@ class Availability(StrEnum):
     FAILED = "failed"
 
 
+class StepState(StrEnum):
+    """Of a model that a cleanup has set out to put into the trash."""
+
+    PLANNED = "planned"
+    LEAVING = "leaving"
+    """Off the registry's list of what is installed; its files are on their way, and whoever comes next goes on."""
+    GONE = "gone"
+    """In the trash."""
+    LEFT = "left"
+    """Left where it was, for a reason that is told."""
+
+
 class ResidencyState(StrEnum):
     STARTING = "starting"
     """Its runner is being started and probed."""

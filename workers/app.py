@@ -15,6 +15,7 @@ from workers import guard
 from workers.job import BODIES, Heart, Message, Services, receive
 from workers.jobs import (
     bundle,
+    cleanup,
     download,
     load,
     remove,
@@ -39,7 +40,7 @@ log = structlog.get_logger()
 
 ALL_BODIES = (
     *(download, remove, repair, restore, rollback, scan, scrub, switch, unload, update, update_check, verify),
-    *(bundle, load, run, unbundle),
+    *(bundle, cleanup, load, run, unbundle),
 )
 """Imported for their registration, named here so that nothing registers behind anybody's back."""
 

@@ -2,10 +2,13 @@
 
 import structlog
 
-from shared.db import catalog, locks, upkeep
-from shared.errors import Corrupt, Forbidden, ModelyardError, Unavailable
+from shared.db import catalog, locks, retention, upkeep
+from shared.db.reports import CleanupStep
+from shared.errors import Corrupt, Forbidden, ModelyardError, Snooze, Unavailable
 from shared.points import reached
+from shared.states import StepState
 from workers.job import Services
+from workers.store import trash
 from workers.store.bundle_folder import BundleFolder
 from workers.store.manifest import read
 from workers.store.publish import remove
@@ -88,3 +91,42 @@ def tidy(services: Services, model_id: str) -> int:
                 continue
             reached("stock.tidied")
     return freed
+
+
+def to_trash(services: Services, step: CleanupStep) -> None:
+    """Files of a model that a cleanup has taken off the list go by one rename each; callers hold the model's lock.
+
+    What has come back under this name meanwhile is another one, and is left.
+    """
+    with services.database.reading() as session:
+        back = catalog.installation(session, step.model_id) is not None
+    told = {"code": "model_back", "message": "It was fetched again while it left."} if back else {}
+    try:
+        for revision, name in zip(step.revisions, step.entries, strict=True) if not back else ():
+            place = services.layout.trash_root / name
+            remove(services.layout, step.model_type, step.model_id, revision, step.memo, place)
+    except Forbidden as refused:
+        told = {"code": refused.code, "message": refused.message}
+    reached("cleanup.trashed")
+    entries = [name for name in step.entries if (services.layout.trash_root / name).is_dir()]
+    state = StepState.GONE if entries or not told else StepState.LEFT
+    freed = trash.leaves_with(services.layout, entries)
+    with services.database.session() as session:
+        retention.move(session, step, StepState.LEAVING, state, freed=freed, entries=entries, told=told)
+    step.state, step.freed = state, freed
+    if state == StepState.GONE:
+        services.events.publish("model.state", modelId=step.model_id, status="missing")
+        log.info("cleanup.left", model_id=step.model_id, reason=step.reason, bytes=freed)
+
+
+def finish_abandoned(services: Services) -> int:
+    """Bring into the trash what a cleanup that has ended left on its way there; how many models that were."""
+    with services.database.reading() as session:
+        steps = retention.abandoned(session)
+    for step in steps:
+        try:
+            with services.layout.lock(step.model_id):
+                to_trash(services, step)
+        except Snooze:  # a job is at its files; the next look is soon
+            continue
+    return len(steps)

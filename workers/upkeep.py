@@ -6,12 +6,12 @@ from collections.abc import Callable
 import structlog
 
 from shared import schedules
-from shared.db import upkeep, usage
+from shared.db import retention, upkeep, usage
 from shared.errors import Failed, ModelyardError, Snooze, Unavailable
 from shared.jobs import error_body
 from shared.schedules import SCHEDULES, Place, Schedule, Turn
 from workers.job import Services
-from workers.stock import take_stock, tidy
+from workers.stock import finish_abandoned, take_stock, tidy
 from workers.store.trash import empty_trash
 
 log = structlog.get_logger()
@@ -72,7 +72,7 @@ def _tidy(services: Services) -> Found:
                 freed += tidy(services, model_id)
         except Snooze:  # a job is at it, and tidies up itself
             continue
-    return {"trashedBytes": freed}
+    return {"trashedBytes": freed, "finished": finish_abandoned(services)}
 
 
 def _trash(services: Services) -> Found:
@@ -83,6 +83,7 @@ def _prune(services: Services) -> Found:
     forgotten = services.ledger.prune()
     with services.database.session() as session:
         days = usage.prune(session)
+        retention.prune(session)
     return {"jobs": forgotten, "usageCounts": days}
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from api.cli import audit, bundles, fit, health, limits, locks, pull, schedules, upkeep
+from api.cli import audit, bundles, fit, health, limits, locks, pull, retention, schedules, upkeep
 from api.cli.client import Client
 from api.cli.options import AsJson, JobName, ModelName, WaitFor, priority_named
 from api.cli.terminal import announce, end, facts, out, pages, print_json, refuse, report, size_text, tick, title
@@ -24,6 +24,7 @@ app = typer.Typer(
 
 app.add_typer(pull.app)
 app.add_typer(upkeep.app)
+app.add_typer(retention.app)
 app.add_typer(fit.app)
 app.add_typer(health.app)
 app.add_typer(locks.app, name="lock")
@@ -91,10 +92,16 @@ def unload(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -
 
 
 @app.command()
-def rm(model_id: ModelName, wait: WaitFor = True, as_json: AsJson = False) -> None:
+def rm(
+    model_id: ModelName,
+    force: Annotated[bool, typer.Option("--force", help="Also where it is pinned, or another model needs it.")] = False,
+    wait: WaitFor = True,
+    as_json: AsJson = False,
+) -> None:
     """Remove a model: its files to the trash, its entry from the registry."""
     client = Client()
-    end(client, client.delete(f"/api/v1/models/{model_id}"), wait=wait, as_json=as_json)
+    query = "?force=true" if force else ""
+    end(client, client.delete(f"/api/v1/models/{model_id}{query}"), wait=wait, as_json=as_json)
 
 
 @app.command()

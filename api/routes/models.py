@@ -9,7 +9,7 @@ from api.cursor import decode_cursor, encode_cursor
 from api.deps import AskingDep, Front, FrontDep
 from api.views import Accepted, ModelPage, ModelView, view_model
 from shared.contracts import Download, Remove, Repair, Scan, Verify
-from shared.db import catalog
+from shared.db import catalog, retention
 from shared.db.facts import Facts
 from shared.errors import Conflict, Invalid
 from shared.refs import Ref, SourceKind, checked, scan_root
@@ -111,9 +111,16 @@ def change(front: FrontDep, model_id: str, body: ChangeModel) -> ModelView:
 
 
 @router.delete("/{model_id}", status_code=202, summary="Remove a model")
-async def remove(asking: AskingDep, model_id: str) -> Accepted:
-    """Its files go to the trash, its entry leaves the registry; refused while it is in memory or comes down."""
-    return await asking.accept(Remove, model_id, not_in_use)
+async def remove(
+    asking: AskingDep,
+    model_id: str,
+    force: Annotated[bool, Query(description="Also where it is pinned, or another model needs it.")] = False,
+) -> Accepted:
+    """Its files go to the trash, its entry leaves the registry; refused while it is in memory, comes down or is needed.
+
+    Needed is what is pinned, and what another model falls back to; the refusal names them.
+    """
+    return await asking.accept(Remove, model_id, not_in_use if force else removable, force=force or None)
 
 
 BUSY = (Availability.DOWNLOADING, Availability.QUEUED, Availability.PAUSED, Availability.UPDATING)
@@ -134,6 +141,13 @@ def not_in_use(front: Front, model_id: str) -> None:
     if facts.availability(model_id) in BUSY:
         job = facts.fetches[model_id].id
         raise Conflict("model_busy", "The model is being downloaded.", f"Cancel that first: modelyard cancel {job}.")
+
+
+def removable(front: Front, model_id: str) -> None:
+    """Raises: Conflict, while the model is in use, pinned, or needed by another."""
+    not_in_use(front, model_id)
+    with front.database.reading() as session:
+        retention.refuse_if_needed(session, model_id)
 
 
 def check_type(model_type: str, known_types: set[str]) -> None:

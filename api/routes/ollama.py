@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from api import problems
 from api.bodies import AddModel
 from api.deps import POLL_SECONDS, AskingDep, Front, FrontDep, read_job, run_sync
-from api.routes.models import not_in_use
+from api.routes.models import removable
 from shared.contracts import Download, Remove
 from shared.db import catalog
 from shared.db.reports import Device
@@ -158,7 +158,7 @@ async def pull(front: FrontDep, asking: AskingDep, body: PullBody) -> Response:
 async def delete(front: FrontDep, asking: AskingDep, body: Named) -> Response:
     """Its files go to the trash; refused while it is in memory or comes down."""
     model = await run_sync(_known, front, body.model)
-    accepted = await asking.accept(Remove, model.id, not_in_use)
+    accepted = await asking.accept(Remove, model.id, removable)
     try:
         async with asyncio.timeout(DELETE_SECONDS):
             async for line in _progress(front, accepted.job.id):

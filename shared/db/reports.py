@@ -1,4 +1,4 @@
-"""The tables of what workers report: their stores, their devices, and what models took there.
+"""The tables of what workers report: their stores, their devices, what models took there, and what a cleanup did.
 
 Times are seconds since 1970 (UTC) by the database's clock.
 """
@@ -71,3 +71,44 @@ class UsageCount(SQLModel, table=True):
     seconds: float = Field(sa_column=Column(Float(53), nullable=False))
     """Of all of them."""
     last_used_at: float = Field(sa_column=Column(Float(53), nullable=False))
+
+
+class RetentionChange(SQLModel, table=True):
+    """What people want of the retention policy, other than its settings say; one row, or none."""
+
+    __tablename__ = "retention"
+
+    name: str = Field(primary_key=True, max_length=16)
+    changes: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
+    """By the names of `shared.retention.Policy`."""
+    changed_at: float = Field(sa_column=Column(Float(53), nullable=False))
+
+
+class CleanupStep(SQLModel, table=True):
+    """One model that a cleanup has set out to put into the trash: what was promised, and what became of it."""
+
+    __tablename__ = "cleanup_steps"
+
+    job_id: str = Field(primary_key=True, max_length=128)
+    place: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    """In the order of the plan."""
+    model_id: str = Field(max_length=96)
+    model_type: str
+    revision: str
+    """That was installed when it was planned: nothing else is touched."""
+    came_at: float = Field(sa_column=Column(Float(53), nullable=False))
+    """When that was published: the same revision, fetched again, is another one."""
+    reason: str
+    promised: int = Field(sa_column=Column(BigInteger, nullable=False))
+    """Bytes, with those of the steps before it."""
+    state: str = Field(index=True)
+    """Of `StepState`."""
+    revisions: list[str] = Field(default_factory=list, sa_column=json_column())
+    """All that leave: the installed one, and the one that was kept for a rollback."""
+    memo: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
+    """The registry's entry, for a restore."""
+    freed: int | None = Field(default=None, sa_column=Column(BigInteger))
+    entries: list[str] = Field(default_factory=list, sa_column=json_column())
+    """What each of these is called in the trash, which is settled before it goes there."""
+    told: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
+    """Why it was left out: `code` and `message`, and what holds it."""

@@ -5,13 +5,15 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Dialect, case, delete
+from sqlalchemy import ColumnElement, Dialect, case, delete, exists, tuple_
 from sqlalchemy import select as columns
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, func, select
 
 from shared.db.reports import UsageCount
 from shared.db.session import now
+from shared.db.tables import Model
 
 KEEP_DAYS = 30
 DAY_SECONDS = 86_400
@@ -133,6 +135,14 @@ def per_day(uses: int, age: float, days: int = KEEP_DAYS) -> float:
     return uses / min(float(days), max(1.0, age / DAY_SECONDS))
 
 
+def last_used(session: Session, model_id: str | None = None) -> dict[str, float]:
+    """When each model that was ever used, or one, was used last; also where that is longer ago than days are kept."""
+    query = select(UsageCount.model_id, func.max(UsageCount.last_used_at)).group_by(col(UsageCount.model_id))
+    if model_id is not None:
+        query = query.where(col(UsageCount.model_id) == model_id)
+    return {name: last for name, last in session.exec(query).all() if last is not None}
+
+
 def _of(row: UsageCount) -> Usage:
     return Usage(row.uses, row.failures, row.seconds, row.last_used_at, {row.length: row.uses})
 
@@ -146,7 +156,15 @@ def total(days: Iterable[Usage]) -> Usage:
 
 
 def prune(session: Session) -> int:
-    """Forget what is older than is kept; how many rows that were."""
-    oldest = session.exec(select(now())).one() // DAY_SECONDS - KEEP_DAYS
-    gone = session.exec(delete(UsageCount).where(col(UsageCount.day) <= int(oldest)))
+    """Forget what is older than is kept, but for the last use of each model that is known; how many rows that were."""
+    oldest = int(session.exec(select(now())).one() // DAY_SECONDS - KEEP_DAYS)
+    later = aliased(UsageCount)
+    mine, theirs = UsageCount, later
+    used_since = exists().where(
+        col(theirs.model_id) == col(mine.model_id),
+        tuple_(col(theirs.last_used_at), col(theirs.day), col(theirs.length))
+        > tuple_(col(mine.last_used_at), col(mine.day), col(mine.length)),
+    )
+    forgotten = ~exists().where(col(Model.id) == col(mine.model_id))
+    gone = session.exec(delete(mine).where(col(mine.day) <= oldest, used_since | forgotten))
     return int(gone.rowcount)

@@ -74,6 +74,7 @@ def test_every_path_with_a_body_is_tried_here(api: Served) -> None:
         "/api/v1/models/bundles/{name}/import", "/api/v1/limits/{name}", "/api/delete",
         "/api/v1/models/{model_id}", "/api/v1/models/{model_id}/fallback",
         "/api/v1/models/{model_id}/usage", "/api/v1/models/{model_id}/run",
+        "/api/v1/retention", "/api/v1/cleanup",
         "/api/v1/models/{model_id}/priority",
         "/api/v1/schedules/{name}",
         "/api/v1/audit/{seq}/archive",

@@ -36,6 +36,8 @@ class Expected:
     whole: dict[str, str] = field(default_factory=dict)
     """Models that are published, each with its repository."""
     gone: list[str] = field(default_factory=list)
+    cleaned: list[str] = field(default_factory=list)
+    """Models that the registry still knows, and whose files lie in the trash, once."""
     active: str | None = None
     jobs: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
@@ -69,6 +71,7 @@ def _violations(house: House, expected: Expected) -> Iterator[str]:
     with house.ledger.reading() as session:
         yield from _jobs(house, session, expected)
         yield from _store(house, session, expected)
+        yield from _cleaned(house, session, expected)
         yield from _memory(house, session, expected)
     yield from _events(house, expected)
 
@@ -109,6 +112,15 @@ def _store(house: House, session: Session, expected: Expected) -> Iterator[str]:
     for model_id in expected.gone:
         if session.get(Model, model_id) is not None or session.get(Installation, model_id) is not None:
             yield f"I3: {model_id} is still in the registry"
+
+
+def _cleaned(house: House, session: Session, expected: Expected) -> Iterator[str]:
+    for model_id in expected.cleaned:
+        if session.get(Model, model_id) is None or session.get(Installation, model_id) is not None:
+            yield f"I3: {model_id} is not known, or still installed"
+        trashed = len(list((house.settings.store_root / "trash").glob(f"*-{model_id}-*")))
+        if trashed != 1:
+            yield f"effect: {model_id} was put in the trash {trashed} times"
 
 
 def _memory(house: House, session: Session, expected: Expected) -> Iterator[str]:

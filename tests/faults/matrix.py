@@ -55,6 +55,9 @@ POINTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "remove.sealed": ("the manifest has joined the files that leave", ("F-9",)),
     "remove.trashed": ("files in the trash, the model still known", ("F-9",)),
     "remove.forgotten": ("the model is forgotten, the job still runs", ("F-9",)),
+    "cleanup.planned": ("what may leave is written down, nothing is touched", ("F-9",)),
+    "cleanup.taken_off": ("a model is off the list of what is installed, its files in place", ("F-9",)),
+    "cleanup.trashed": ("its files are in the trash, the step still open", ("F-9", "F-54")),
     "evict.closed": ("who makes room takes no new request, its type waits", ("F-47",)),
     "evict.drained": ("its last request has ended, it still runs", ("F-47",)),
     "evict.stopped": ("its memory is free, nobody serves the type", ("F-47",)),
@@ -172,6 +175,18 @@ CELLS: list[Cell] = [
         },
     ),
     *_cells(
+        "cleanup",
+        {
+            "job.claimed": "k",
+            "cleanup.planned": "kd",
+            "cleanup.taken_off": "ktd",
+            "remove.sealed": "k",
+            "cleanup.trashed": "krd",
+            ("cleanup.trashed", 2): "kt",
+            "job.carried_out": "k",
+        },
+    ),
+    *_cells(
         "switch",
         {
             "job.claimed": "k",
@@ -223,6 +238,7 @@ SHORT: list[tuple[str, Cell]] = [
     ("sqlite", Cell("download", "publish.moved", Fault.KILL)),
     ("sqlite", Cell("repair", "publish.exchanged", Fault.KILL)),
     ("sqlite", Cell("remove", "remove.trashed", Fault.KILL)),
+    ("sqlite", Cell("cleanup", "cleanup.taken_off", Fault.KILL)),
     ("sqlite", Cell("verify", "verify.hashed", Fault.TERM, 8)),
     ("sqlite", Cell("scrub", "scrub.convicted", Fault.KILL)),
     ("sqlite", Cell("update", "stock.tidied", Fault.KILL)),

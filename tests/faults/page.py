@@ -43,6 +43,7 @@ SCENARIOS = {
     "verify": "A verification",
     "repair": "A repair",
     "remove": "A removal",
+    "cleanup": "A cleanup of two models",
     "scrub": "A scrub that finds damage",
     "update": "An update",
     "rollback": "A rollback",

@@ -7,7 +7,7 @@ import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from sqlmodel import select
+from sqlmodel import col, select, update
 
 from shared.db import catalog
 from shared.db.tables import Installation, Job
@@ -156,6 +156,35 @@ class Remove(Scenario):
         self.house.pull(self.model, self.REPO)
         assert self.house.done(f"/api/v1/models/{self.model}/verify").result["ok"]  # type: ignore[index] # it has one
         self.house.done(f"DELETE /api/v1/models/{self.model}")
+
+
+class Cleanup(Scenario):
+    """Two models that nobody has used for sixty days leave the disk. Afterwards one of them comes back."""
+
+    REPO = "tiny/elm"
+
+    def prepare(self) -> None:
+        self.models = [f"old-{self.number}-{letter}" for letter in "ab"]
+        for name in self.models:
+            self.house.pull(name, self.REPO)
+        with self.house.ledger.session() as session:
+            aged = {"published_at": Installation.published_at - 60 * 86_400}
+            session.exec(update(Installation).where(col(Installation.model_id).in_(self.models)).values(**aged))
+
+    def ask(self) -> str:
+        return self.house.post("/api/v1/cleanup", {"models": self.models}, f"cleanup-{self.number}")
+
+    def expected(self, job_id: str) -> Expected:
+        result = self.house.job(job_id).result or {}
+        assert sorted(removed["modelId"] for removed in result["removed"]) == self.models, result
+        assert result["frees"] == result["promised"], result
+        self.entries = {removed["modelId"]: removed["entries"][0] for removed in result["removed"]}
+        return self._expect(job_id, cleaned=self.models)
+
+    def afterwards(self) -> None:
+        name = self.models[0]
+        self.house.done(f"/api/v1/models/trash/{self.entries[name]}/restore")
+        assert self.house.done(f"/api/v1/models/{name}/verify").result["ok"]  # type: ignore[index] # it has one
 
 
 class Scrub(Repair):
@@ -356,6 +385,7 @@ SCENARIOS: dict[str, type[Scenario]] = {
     "verify": Verify,
     "repair": Repair,
     "remove": Remove,
+    "cleanup": Cleanup,
     "scrub": Scrub,
     "update": Update,
     "rollback": Rollback,

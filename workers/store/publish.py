@@ -90,13 +90,21 @@ def is_published(layout: Layout, model_type: str, model_id: str, revision: str) 
     return adopt(layout, model_type, model_id, revision) is not None
 
 
-def remove(layout: Layout, model_type: str, model_id: str, revision: str, memo: dict[str, Any] | None = None) -> int:
+def remove(
+    layout: Layout,
+    model_type: str,
+    model_id: str,
+    revision: str,
+    memo: dict[str, Any] | None = None,
+    trash: Path | None = None,
+) -> int:
     """Move a published revision, manifest and all, to the trash. Answers the bytes that emptying it will free.
 
     Files that another revision shares by a hard link count for nothing. What is gone already frees 0.
 
     Args:
         memo: what else to keep for a restore, as JSON.
+        trash: where to, as `Layout.trash` said.
 
     Raises:
         Forbidden: code `path_not_owned`; the folder does not carry our manifest.
@@ -117,12 +125,21 @@ def remove(layout: Layout, model_type: str, model_id: str, revision: str, memo: 
             reached("remove.sealed")
             if memo is not None:
                 write_memo(published, memo)
-            published.rename(layout.trash(model_id, revision))
+            published.rename(trash or layout.trash(model_id, revision))
             sync_folder(published.parent)
         for empty in (published.parent, kept.parent):
             with contextlib.suppress(OSError):
                 empty.rmdir()
     return freed
+
+
+def check_ours(layout: Layout, model_type: str, model_id: str, revision: str) -> None:
+    """Raises: Forbidden, code `path_not_owned`: what lies in the place of this revision is not ours to remove."""
+    published, kept = layout.published(model_type, model_id, revision), layout.manifest(model_id, revision)
+    with storage():
+        _finish(layout, model_type, model_id, revision)
+        if published.is_symlink() or published.exists():
+            _check_owned(published, kept, model_type, model_id, revision)
 
 
 def restore(layout: Layout, entry: Trashed) -> Manifest:

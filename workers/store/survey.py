@@ -1,8 +1,9 @@
 """What a store holds, counted by inode: bytes that two models share are counted once. Nothing is changed or judged."""
 
+import os
 import shutil
 import stat
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,21 @@ from workers.store.layout import Layout, storage
 
 Where = tuple[str, str, str]
 """Type, model and revision of a published folder."""
+Inode = tuple[int, int]
 MAX_LISTED = 1000
+TRASH = "."
+"""No model's id: who holds what lies in the trash."""
+
+
+@dataclass
+class Content:
+    """The bytes of one inode, and who holds it under one of its names."""
+
+    size: int
+    names: int
+    """That it has on the whole disk."""
+    found: int = 0
+    holders: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -24,7 +39,7 @@ class Survey:
     rows: Mapping[str, frozenset[Where]]
     """By model: its revision, and the one kept for a rollback."""
     grace_seconds: float
-    _seen: set[tuple[int, int]] = field(default_factory=set)
+    _contents: dict[Inode, Content] = field(default_factory=dict)
     _shared: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -37,9 +52,11 @@ class Survey:
         self.layout.check_marker()
         with storage():
             disk = shutil.disk_usage(self.layout.root)
-            folders = {where: self._count(path) for where, path in self._published()}
+            folders = {where: self._count(path, self._holder(where)) for where, path in self._published()}
             partials = list(self._partials())
             trashed = [self._trashed(entry) for entry in trash.entries(self.layout)]
+            for _, path in self.layout.trashed():
+                deque(self._hold(path, TRASH), maxlen=0)
         self.layout.check_marker()
         known = frozenset[Where]().union(*self.rows.values()) if self.rows else frozenset[Where]()
         by_type: Counter[str] = Counter()
@@ -48,7 +65,7 @@ class Survey:
         return {
             "diskTotal": disk.total, "diskUsed": disk.used, "diskFree": disk.free,
             "modelsSize": sum(by_type.values()), "sharedBytes": self._shared, "byType": dict(by_type),
-            "byModel": self._by_model(folders), "partials": partials[:MAX_LISTED],
+            "byModel": self._by_model(folders), "partials": partials[:MAX_LISTED], **self._who_holds(),
             "partialsSize": sum(entry["size"] for entry in partials),
             "orphans": [_named(where) | {"size": folders[where][0]} for where in sorted(folders.keys() - known)],
             "rowsWithoutFolder": [_named(where) for where in sorted(known - folders.keys())],
@@ -62,23 +79,50 @@ class Survey:
                 model_type, model_id, revision = path.relative_to(root).parts
                 yield (model_type, model_id, revision), path
 
-    def _count(self, folder: Path) -> tuple[int, int]:
-        """Bytes of a folder's files, and of those that were not met before."""
-        size = alone = 0
+    def _holder(self, where: Where) -> str:
+        """The model that has this revision, or a name that no model has."""
+        model_id = where[1]
+        return model_id if where in self.rows.get(model_id, ()) else "/".join(where)
+
+    def _hold(self, folder: Path, holder: str) -> Iterator[tuple[os.stat_result, bool]]:
+        """Note who holds what lies below a folder. Answers the files, and whether each was met for the first time."""
         for path in trash.files_below(folder):
             try:
                 state = path.lstat()
             except FileNotFoundError:
                 continue
-            if not stat.S_ISREG(state.st_mode):
-                continue
+            if stat.S_ISREG(state.st_mode):
+                inode = (state.st_dev, state.st_ino)
+                content = self._contents.setdefault(inode, Content(state.st_size, state.st_nlink))
+                content.found += 1
+                content.holders.add(holder)
+                yield state, content.found == 1
+
+    def _count(self, folder: Path, holder: str) -> tuple[int, int]:
+        """Bytes of a folder's files, and of those that were not met before."""
+        size = alone = 0
+        for state, first in self._hold(folder, holder):
             size += state.st_size
-            if (state.st_dev, state.st_ino) in self._seen:
-                self._shared += state.st_size
-            else:
-                self._seen.add((state.st_dev, state.st_ino))
-                alone += state.st_size
+            alone += state.st_size if first else 0
+            self._shared += 0 if first else state.st_size
         return size, alone
+
+    def _who_holds(self) -> dict[str, Any]:
+        """What leaves with whom: `aloneBytes` with one model, `shares` with the last of several, and with the trash.
+
+        What has a name that was not found here, in staging or outside, leaves with nobody.
+        """
+        alone: Counter[str] = Counter()
+        together: Counter[frozenset[str]] = Counter()
+        for content in self._contents.values():
+            holders = frozenset(content.holders - {TRASH})
+            if content.found == content.names:
+                together[holders] += content.size
+        with_trash = together.pop(frozenset(), 0)
+        for holders in [holders for holders in together if len(holders) == 1]:
+            alone[next(iter(holders))] = together.pop(holders)
+        shares = [{"models": sorted(holders), "size": size} for holders, size in together.items()]
+        return {"aloneBytes": dict(alone), "shares": shares, "trashFrees": with_trash}
 
     def _by_model(self, folders: Mapping[Where, tuple[int, int]]) -> list[dict[str, Any]]:
         sizes: dict[tuple[str, str], list[int]] = {}

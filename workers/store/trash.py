@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ _NAME = re.compile(r"\d{1,12}-(.+)-([^-]+)-[0-9a-f]{8}")
 _GOING = ".going-"
 """What the emptying has taken hold of: out of everybody's sight, whole or not."""
 MAX_MEMO_BYTES = 1024**2
+Inode = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,23 @@ def find(layout: Layout, name: str) -> Trashed:
             "It is kept for a look at what was wrong, and goes when its grace time ends.",
         )  # fmt: skip
     return found
+
+
+def leaves_with(layout: Layout, names: Collection[str]) -> int:
+    """Bytes of these entries that nothing outside the trash holds: what is free once the trash is empty.
+
+    An entry that is not there has none.
+
+    Raises:
+        Failed: the disk refuses.
+    """
+    with storage():
+        mine = _contents(layout.trash_root / name for name in names)
+        everywhere: Mapping[Inode, tuple[int, int, int]] = mine
+        if any(found < links for _, links, found in mine.values()):
+            everywhere = _contents(path for _, path in layout.trashed())
+    counted = (everywhere.get(inode, content) for inode, content in mine.items())
+    return sum(size for size, links, found in counted if found == links)
 
 
 def write_memo(folder: Path, facts: dict[str, Any]) -> None:
@@ -134,6 +152,19 @@ def files_below(folder: Path) -> Iterator[Path]:
         for name in folders:
             if (Path(parent) / name).is_symlink():
                 yield Path(parent) / name
+
+
+def _contents(folders: Iterable[Path]) -> dict[Inode, tuple[int, int, int]]:
+    """Size, names on the disk and names below these folders of what models' files hold."""
+    found: dict[Inode, tuple[int, int, int]] = {}
+    for folder in folders:
+        for path in files_below(folder):
+            state = path.lstat()
+            if path.name not in (SEAL, MEMO):
+                inode = (state.st_dev, state.st_ino)
+                _, _, before = found.get(inode, (0, 0, 0))
+                found[inode] = (state.st_size, state.st_nlink, before + 1)
+    return found
 
 
 def _manifest(path: Path) -> Manifest | None:

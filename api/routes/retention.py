@@ -1,0 +1,58 @@
+"""What may leave the disk, by which policy, and having it leave."""
+
+import structlog
+from fastapi import APIRouter
+
+from api.deps import AskingDep, Front, FrontDep
+from api.retention import CleanupBody, CleanupView, RetentionBody, RetentionView, view_decision, view_policy
+from api.views import Accepted
+from shared.contracts import Cleanup
+from shared.db import retention
+from shared.retention import decide
+
+log = structlog.get_logger()
+router = APIRouter(tags=["retention"])
+
+
+@router.get("/retention", summary="The retention policy")
+def get_policy(front: FrontDep) -> RetentionView:
+    """Which models may leave the disk; docs/retention.md has it in words."""
+    return _view(front)
+
+
+@router.put("/retention", summary="Set the retention policy")
+def put_policy(front: FrontDep, body: RetentionBody) -> RetentionView:
+    """What is left out counts as the settings say; `{}` is the settings."""
+    changes = body.changes()
+    with front.database.session() as session:
+        retention.change(session, changes)
+    log.info("retention.changed", **changes)
+    return _view(front)
+
+
+@router.get("/cleanup", summary="What may leave the disk")
+def recommendations(front: FrontDep) -> CleanupView:
+    """What a cleanup would do now, and what holds those that it would leave; nothing is touched."""
+    with front.database.reading() as session:
+        retention.check_there(session)
+        policy = retention.policy(session, front.settings.retention)
+        world = retention.look(session)
+    return view_decision(decide(policy, world.now, world.disk, world.models, world.shares))
+
+
+@router.post("/cleanup", status_code=202, summary="Clean up")
+async def clean_up(front: FrontDep, asking: AskingDep, body: CleanupBody | None = None) -> Accepted:
+    """What is recommended goes to the trash, from where it can come back; the job tells what went and what was left.
+
+    With `dryRun` the job only tells what the same cleanup would do.
+    """
+    body = body or CleanupBody()
+    with front.database.reading() as session:
+        retention.check_there(session)
+    return await asking.accept(Cleanup, None, dry_run=body.dry_run, models=body.models)
+
+
+def _view(front: Front) -> RetentionView:
+    with front.database.reading() as session:
+        policy, changed = retention.policy(session, front.settings.retention), retention.changes(session)
+    return view_policy(policy, changed, front.settings.retention.check_days)
