@@ -248,7 +248,7 @@ class Ledger:
             moved = _one(session.connection(), CLAIM_WITH_ROOM if may else HOLD, job_id=job_id, **bound)
         if moved is not None:
             self._changed(moved)
-        if may:
+        if may and moved is not None:
             return moved
         self.let_in()  # one may have ended between the look and the commit, and found nobody to let in
         return None

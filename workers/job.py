@@ -4,7 +4,6 @@ A body is a plain function of its contract and a `Work`. It calls `work.checkpoi
 twice; what its errors mean for the job is decided here and nowhere else.
 """
 
-import contextlib
 import random
 import threading
 import time
@@ -55,6 +54,7 @@ EVENT_SECONDS = 0.25
 LOOK_SECONDS = 0.25
 """How often a worker whose slots are all taken looks for a more urgent job."""
 ADOPT_AGAIN_SECONDS = 2.0
+CLAIM_AGAIN_SECONDS = 1.0
 OUTCOME_AGAIN_SECONDS = 1.0
 TRUSTED_SHARE = 0.7
 """Of its lease, how long an attempt goes on without having heard from the ledger."""
@@ -299,11 +299,23 @@ def receive(services: Services, heart: Heart, message: Message) -> None:
         if ticket is None:
             return
         reached("job.received")
-        claimed = services.ledger.claim(message.id, ticket, services.owner, heart.lane)
-        if claimed is None:
-            log.info("ticket.stale", ticket=ticket)
-            return
-        _run(services, heart, claimed)
+        if (claimed := _claimed(services, heart, message.id, ticket)) is not None:
+            _run(services, heart, claimed)
+
+
+def _claimed(services: Services, heart: Heart, job_id: str, ticket: int) -> Job | None:
+    """Claim the job, however long the ledger is away: its message is used up, and the rescue would find that late."""
+    while True:
+        try:
+            claimed = services.ledger.claim(job_id, ticket, services.owner, heart.lane)
+        except Unavailable as error:
+            log.warning("claim.waits", code=error.code)
+            if heart.closing.wait(CLAIM_AGAIN_SECONDS):
+                return None
+        else:
+            if claimed is None:
+                log.info("ticket.stale", ticket=ticket)
+            return claimed
 
 
 def _adopted(services: Services, heart: Heart, message: Message) -> int | None:
@@ -372,7 +384,7 @@ def _run(services: Services, heart: Heart, claimed: Job) -> None:
         reached("job.carried_out")
         _insist(heart, write)
         if claimed.kind in FETCHING:
-            _let_in(services.ledger)
+            _insist(heart, partial(_let_in, services.ledger))
     finally:
         heart.release(work)
     log.info("job.ended", outcome=outcome, seconds=round(time.monotonic() - began, 3))
@@ -380,16 +392,18 @@ def _run(services: Services, heart: Heart, claimed: Job) -> None:
 
 def _let_in(ledger: Ledger) -> None:
     """One download less: another may have waited for that."""
-    with contextlib.suppress(Unavailable):  # then the rescue lets it in
-        if ledger.downloads_are_counted():
-            ledger.let_in()
+    if ledger.downloads_are_counted():
+        ledger.let_in()
 
 
 Write = Callable[[], object]
 
 
 def _insist(heart: Heart, write: Write) -> None:
-    """Write an outcome, however long the ledger is away: the heart keeps the lease, and the fence judges at the end."""
+    """Write an outcome, or what follows from it, however long the ledger is away.
+
+    The heart keeps the lease, and the fence judges at the end.
+    """
     while True:
         try:
             write()
@@ -397,7 +411,7 @@ def _insist(heart: Heart, write: Write) -> None:
         except Unavailable as error:
             log.warning("outcome.waits", code=error.code)
             if heart.closing.wait(OUTCOME_AGAIN_SECONDS):
-                return  # the lease runs out, and the next attempt finds the work done
+                return  # the lease runs out, and the next attempt finds the work done; the rescue lets in who waits
 
 
 def _carry_out(services: Services, claimed: Job, work: Work) -> tuple[str, Write]:

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 
 from shared.contracts import Download, Switch, Verify
-from shared.db import jobs
+from shared.db import jobs, limits
 from shared.db.tables import Job
 from shared.errors import Corrupt, Failed, LeaseLost, Snooze, Unavailable
 from shared.jobs import Ledger
+from shared.limits import Limit
 from shared.progress import Leases, Workers
 from shared.settings import JobSettings, Settings
 from shared.states import JobState, Priority
@@ -318,3 +320,47 @@ def test_a_body_waits_for_a_ledger_that_is_out_of_reach(services: Services, hear
         with pytest.raises(LeaseLost) if taken else contextlib.nullcontext():
             waiting.result(10)
     heart.release(work)
+
+
+class Busy(Ledger):
+    """Finds the database locked every other time that a worker needs it for what no heartbeat repeats."""
+
+    def __init__(self, real: Ledger) -> None:
+        self.__dict__.update(vars(real))
+        self._tries: Counter[str] = Counter()
+
+    def claim(self, *args: Any) -> Job | None:
+        self._locked("claim")
+        return super().claim(*args)
+
+    def let_in(self) -> list[Job]:
+        self._locked("let_in")
+        return super().let_in()
+
+    def _locked(self, what: str) -> None:
+        self._tries[what] += 1
+        if self._tries[what] % 2:
+            raise Unavailable("database_busy", "Another program keeps the database locked.")
+
+
+def test_a_database_that_is_locked_for_a_moment_leaves_nothing_to_the_rescue(
+    services: Services, heart: Heart, body: Callable[[Body], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message is used up once it has arrived, and an end is heard once: who finds it locked looks again."""
+    for pause in ("CLAIM_AGAIN_SECONDS", "OUTCOME_AGAIN_SECONDS"):
+        monkeypatch.setattr(f"workers.job.{pause}", 0.01)
+    with services.database.session() as session:
+        limits.put(session, Limit("all", jobs=1))
+    services.ledger = Busy(services.ledger)
+    one, two = (services.ledger.submit(Download(model_id=name), origin="test").job for name in ("one", "two"))
+
+    def run(args: Download, _: Work) -> dict[str, Any]:
+        held = deliver(services, heart, two)
+        assert (args.model_id, held.error and held.error["code"]) == ("one", limits.LIMIT_REACHED)
+        return {}
+
+    body(run)
+    assert deliver(services, heart, one).state == JobState.SUCCEEDED
+    sent = read(services, two.id)
+    assert (sent.state, sent.not_before) == (JobState.QUEUED, 0.0), "let in by the end of the other"
+    assert (two.id, sent.ticket) in services.broker.waiting(["modelyard.p2.io"])
