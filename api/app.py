@@ -20,6 +20,7 @@ from api.routes import (
     audit,
     events,
     fit,
+    health,
     jobs,
     lifecycle,
     limits,
@@ -94,6 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             storage.router,
             locks.router,
             usage.router,
+            health.router,
             models.router,
         ):
             app.include_router(

@@ -46,6 +46,7 @@ BY_JOBS = frozenset(
 
 CHANGE_NOTHING = {
     "fit.make_plan": "it looks",
+    "health.look": "it looks, and asks a model",
     "lifecycle.run": "it asks a model",
     "locks.get_drift": "it looks",
     "locks.plan_lock": "it looks",

@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_camel
 from shared.db.facts import Facts
 from shared.db.tables import Job, Model, Residency
 from shared.refs import SourceKind
-from shared.states import AWAY, Availability, Holder, JobState, Priority, ResidencyState
+from shared.states import AWAY, Availability, Health, Holder, JobState, Priority, ResidencyState
 
 PriorityName = Literal["CRITICAL", "HIGH", "MEDIUM", "LOW"]
 
@@ -160,6 +160,9 @@ class ModelView(View):
     facts: dict[str, Any] = Field({}, description="What its files say: format, architecture, quantization, …")
     local_path: str | None = None
     came_from: str | None = Field(None, description="The bundle that brought it; null: its source.")
+    health: Health = Field(description="Whether it is whole, and answers as it should, by its last checks.")
+    health_checked_at: datetime | None = None
+    performance: float | None = Field(None, description="0 to 1, beside how fast it usually is.")
     trusted: list[TrustView] = Field([], description="Allowed exceptions from the trust gate, newest first.")
     verified_at: datetime | None = None
     created_at: datetime
@@ -176,7 +179,7 @@ def view_model(model: Model, facts: Facts) -> ModelView:
     residencies: list[Residency] = facts.residencies.get(model.id, [])
     serving = next((row for row in residencies if row.active), None)
     near = next((row for row in residencies if row.state == ResidencyState.ASLEEP), None)
-    used = facts.usage.get(model.id)
+    used, checks = facts.usage.get(model.id), facts.checks_of(model.id)
     loaded = near if near and serving and serving.state in AWAY else serving or next(iter(residencies), None)
     return ModelView(
         model_id=model.id, model_type=model.type, name=model.name, description=model.description,
@@ -196,6 +199,8 @@ def view_model(model: Model, facts: Facts) -> ModelView:
         facts=installation.facts if installation else {},
         came_from=installation.came_from if installation else None,
         local_path=installation.path if installation and installation.holder != Holder.OLLAMA else None,
+        health=facts.health(model.id), health_checked_at=moment(checks.checked_at) if checks else None,
+        performance=facts.performance(model.id),
         trusted=[TrustView.model_validate(row, from_attributes=True) for row in facts.trusted.get(model.id, [])],
         verified_at=moment(installation.verified_at or None) if installation else None,
         created_at=datetime.fromtimestamp(model.created_at, UTC),

@@ -14,7 +14,7 @@ from shared.asks import ASKS, AskPath
 from shared.contract import BundleName, Contract, ModelId, OfModel, ScanPath, Sha256
 from shared.errors import Invalid
 from shared.queues import DEVICE
-from shared.states import Priority, VerifyTier
+from shared.states import HealthLevel, Priority, VerifyTier
 
 
 class Download(OfModel):
@@ -54,6 +54,24 @@ class Scrub(OfModel):
     audited = False
     priority = Priority.LOW
     makes_way = True
+
+
+class HealthCheck(OfModel):
+    """Look how a model is; what is found damaged is quarantined and repaired, and nothing is ever deleted."""
+
+    kind = "model.health_check"
+    audited = False
+    priority = Priority.LOW
+    makes_way = True
+
+    level: Annotated[HealthLevel, Field(strict=False)] = HealthLevel.CHEAP
+    """`cheap` looks at its files and its runner, `deep` reads every byte, `live` asks it something tiny."""
+    load: bool = False
+    """For `live`: have it loaded where it is not in memory; it stays there."""
+
+    def unique_key(self) -> str:
+        key = super().unique_key() if self.level == HealthLevel.CHEAP else f"{super().unique_key()}:{self.level}"
+        return f"{key}:load" if self.load else key
 
 
 class UpdateCheck(OfModel):
@@ -257,25 +275,10 @@ class Run(OfModel):
 KINDS: dict[str, type[Contract]] = {
     contract.kind: contract
     for contract in (
-        Download,
-        Verify,
-        Repair,
-        Remove,
-        Switch,
-        Load,
-        Unload,
-        Scan,
-        Scrub,
-        Update,
-        UpdateCheck,
-        Rollback,
-        Restore,
-        Cleanup,
-        Bundle,
-        Unbundle,
-        Run,
+        Download, Verify, Repair, Remove, Switch, Load, Unload, Scan, Scrub, HealthCheck, Update, UpdateCheck, Rollback,
+        Restore, Cleanup, Bundle, Unbundle, Run,
     )
-}
+}  # fmt: skip
 
 RESCUE = "ledger.rescue"
 """The one chore that is no job: it must run when the ledger's own jobs do not."""

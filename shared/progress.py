@@ -30,17 +30,17 @@ if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 local now = redis.call('TIME')[1]
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2] * 2)
-redis.call('SET', KEYS[3], now, 'EX', ARGV[3])
+if tonumber(ARGV[3]) > 0 then redis.call('SET', KEYS[3], now, 'EX', ARGV[3]) end
 return 1
 """
 """KEYS leases, closed, used; ARGV lease id, seconds of the lease and of the
-note of its use. Answers 1 if taken: a residency that drains takes no new lease."""
+note of its use, 0 for none. Answers 1 if taken: a residency that drains takes no new lease."""
 
 RENEW_SCRIPT = """
 local until_ = redis.call('TIME')[1] + ARGV[2]
 local added = redis.call('ZADD', KEYS[1], until_, ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2] * 2)
-redis.call('SET', KEYS[2], until_ - ARGV[2], 'EX', ARGV[3])
+if tonumber(ARGV[3]) > 0 then redis.call('SET', KEYS[2], until_ - ARGV[2], 'EX', ARGV[3]) end
 return added
 """
 """KEYS leases, used; ARGV as above. Takes the lease where Redis was away or has forgotten it: whoever renews
@@ -121,21 +121,25 @@ class Leases:
         self._client.delete(queues.closed_key(residency_id))
 
     @contextmanager
-    def held(self, residency_id: str) -> Iterator[bool]:
+    def held(self, residency_id: str, *, is_use: bool = True) -> Iterator[bool]:
         """Hold a residency as a request does, for the length of the block; False: it drains, and is not held.
 
         While Redis is away it counts as held: the lease is taken as soon as Redis is back.
+
+        Args:
+            is_use: False for what must not keep an unused model in memory.
         """
+        noted = USED_SECONDS if is_use else 0
         lease, over = str(uuid.uuid4()), threading.Event()
         keys = [queues.leases_key(residency_id), queues.closed_key(residency_id), queues.used_key(residency_id)]
         try:
-            taken = bool(self._take(keys=keys, args=[lease, LEASE_SECONDS, USED_SECONDS]))
+            taken = bool(self._take(keys=keys, args=[lease, LEASE_SECONDS, noted]))
         except redis.RedisError:
             taken = True
         if not taken:
             yield False
             return
-        renewing = threading.Thread(target=self._renew_until, args=(over, residency_id, lease), daemon=True)
+        renewing = threading.Thread(target=self._renew_until, args=(over, residency_id, lease, noted), daemon=True)
         renewing.start()
         try:
             yield True
@@ -145,13 +149,13 @@ class Leases:
             with suppress(redis.RedisError):  # it runs out by itself
                 self._client.zrem(queues.leases_key(residency_id), lease)
 
-    def _renew_until(self, over: threading.Event, residency_id: str, lease: str) -> None:
+    def _renew_until(self, over: threading.Event, residency_id: str, lease: str, noted: int) -> None:
         keys = [queues.leases_key(residency_id), queues.used_key(residency_id)]
         pause = LEASE_RENEWAL_SECONDS
         while not over.wait(pause):
             pause = LEASE_RENEWAL_SECONDS
             try:
-                self._renew(keys=keys, args=[lease, LEASE_SECONDS, USED_SECONDS])
+                self._renew(keys=keys, args=[lease, LEASE_SECONDS, noted])
             except redis.RedisError:
                 pause = AWAY_SECONDS
 

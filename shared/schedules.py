@@ -11,8 +11,8 @@ from enum import StrEnum
 from sqlmodel import Session
 
 from shared.contract import Contract
-from shared.contracts import Cleanup, Scan, Scrub, UpdateCheck
-from shared.db import retention, schedules, upkeep
+from shared.contracts import Cleanup, HealthCheck, Scan, Scrub, UpdateCheck
+from shared.db import health, retention, schedules, upkeep
 from shared.db.devices import clock
 from shared.db.session import Database
 from shared.db.tables import Job
@@ -20,6 +20,7 @@ from shared.errors import Conflict, Invalid, NotFound
 from shared.jobs import Ledger
 from shared.retention import decide
 from shared.settings import Settings
+from shared.states import HealthLevel
 
 DAY = 86_400.0
 HOUR = 3600.0
@@ -30,6 +31,8 @@ FRESH_SHARE = 0.5
 """Of the period, how old a proof must be before a scrub comes for it: with few models each would come too often."""
 ASKED_SECONDS = 600.0
 """How long a worker that was away still does what somebody asked for."""
+AT_A_TIME = 10
+"""Models that are looked at, or asked, in one turn: what is due together is spread."""
 ORIGIN = "schedule"
 
 
@@ -90,6 +93,20 @@ def _cleanup(session: Session, settings: Settings, _: float) -> list[Contract]:
     return [Cleanup(dry_run=not policy.automatic)] if found.leave else []
 
 
+def _look(session: Session, _: Settings, every: float) -> list[HealthCheck]:
+    due = health.next_to_look_at(session, every, AT_A_TIME)
+    return [HealthCheck(model_id=model_id) for model_id in due]
+
+
+def _ask(session: Session, _: Settings, every: float) -> list[HealthCheck]:
+    due = health.next_to_ask(session, every, AT_A_TIME)
+    return [HealthCheck(model_id=model_id, level=HealthLevel.LIVE) for model_id in due]
+
+
+def _every_minute(*_: object) -> float:
+    return LOOK_SECONDS
+
+
 def _one_by_one(session: Session, every: float) -> float:
     return max(every / max(len(upkeep.kept(session)), 1), LOOK_SECONDS)
 
@@ -120,6 +137,14 @@ SCHEDULES = {
             "cleanup", "Says what may leave the disk, and has it leave where the retention policy is automatic.",
             lambda its: its.retention.check_days * DAY, _cleanup, wants_disk=True,
             setting="MODELYARD_RETENTION__CHECK_DAYS",
+        ),
+        Schedule(
+            "health", "Looks at the files and the runner of every model once in this time.",
+            lambda its: its.health.look_hours * HOUR, _look, _every_minute, setting="MODELYARD_HEALTH__LOOK_HOURS",
+        ),
+        Schedule(
+            "health-live", "Asks every model that is in memory something tiny once in this time.",
+            lambda its: its.health.ask_minutes * MINUTE, _ask, _every_minute, setting="MODELYARD_HEALTH__ASK_MINUTES",
         ),
         Schedule("rescan", "Looks into the folders of MODEL_SCAN_PATH.", lambda _: 0.0, lambda *_: [Scan()]),
         Schedule("stock", "Writes down what the stores hold.", lambda _: MINUTE, place=Place.NODE),

@@ -202,6 +202,19 @@ class JobSettings(BaseSettings):
     keep_ended: int = Field(100_000, ge=0, description="Ended jobs that stay at most.")
 
 
+class HealthSettings(BaseSettings):
+    """How often models are looked at; every byte of them is read by the scrub."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELYARD_HEALTH__")
+
+    look_hours: float = Field(
+        6, ge=0, description="Within so many hours the files and the runner of each model are looked at; 0 never."
+    )
+    ask_minutes: float = Field(
+        30, ge=0, description="Within so many minutes each model in memory is asked something tiny; 0 never."
+    )
+
+
 class ApiSettings(BaseSettings):
     """The HTTP front."""
 
@@ -254,6 +267,7 @@ class Settings(BaseSettings):
     sources: SourceSettings = Field(default_factory=SourceSettings)
     runners: RunnerSettings = Field(default_factory=RunnerSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)
+    health: HealthSettings = Field(default_factory=HealthSettings)
     api: ApiSettings = Field(default_factory=ApiSettings)
     flower: FlowerSettings = Field(default_factory=FlowerSettings)
 

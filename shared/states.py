@@ -109,6 +109,29 @@ class VerifyTier(StrEnum):
     """Every file also against what its source publishes now."""
 
 
+class HealthLevel(StrEnum):
+    """How closely a health check looks; `deep` and `live` look as `cheap` does, too."""
+
+    CHEAP = "cheap"
+    """A look at its files, their headers, and at its runner."""
+    DEEP = "deep"
+    """Every byte is read and compared with its digest."""
+    LIVE = "live"
+    """It is asked something tiny, and its answer is looked at."""
+
+
+class Health(StrEnum):
+    """Whether a model is whole, and answers as it should."""
+
+    UNKNOWN = "unknown"
+    """Not installed, out of reach, or never looked at."""
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    """Several of its last answers were none, or came far too late."""
+    CORRUPTED = "corrupted"
+    """Its files are not what was published; quarantined until they are repaired."""
+
+
 class Availability(StrEnum):
     """What people ask of a model: can I use it? Derived, never stored."""
 

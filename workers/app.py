@@ -17,6 +17,7 @@ from workers.jobs import (
     bundle,
     cleanup,
     download,
+    health_check,
     load,
     remove,
     repair,
@@ -40,7 +41,7 @@ log = structlog.get_logger()
 
 ALL_BODIES = (
     *(download, remove, repair, restore, rollback, scan, scrub, switch, unload, update, update_check, verify),
-    *(bundle, cleanup, load, run, unbundle),
+    *(bundle, cleanup, health_check, load, run, unbundle),
 )
 """Imported for their registration, named here so that nothing registers behind anybody's back."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from shared import schedules
-from shared.db import retention, upkeep, usage
+from shared.db import health, retention, upkeep, usage
 from shared.errors import Failed, ModelyardError, Snooze, Unavailable
 from shared.jobs import error_body
 from shared.schedules import SCHEDULES, Place, Schedule, Turn
@@ -20,7 +20,18 @@ DEFECT = Failed("internal_error", "It met a defect of Modelyard.", "The worker's
 
 
 def schedule_chore(services: Services) -> Callable[[], None]:
-    return lambda: keep_schedules(services)
+    """Takes every turn that is due; when it begins, all models are to be looked at."""
+    began = False
+
+    def keep() -> None:
+        nonlocal began
+        if not began:
+            with services.database.session() as session:
+                health.look_again(session)
+            began = True
+        keep_schedules(services)
+
+    return keep
 
 
 def keep_schedules(services: Services) -> None:

@@ -83,13 +83,13 @@ async def verify(
     ] = VerifyTier.BLAKE3,
 ) -> Accepted:
     """Prove its files again; what is damaged is quarantined. The job's result is the report."""
-    return await asking.accept(Verify, model_id, _on_disk, tier=tier)
+    return await asking.accept(Verify, model_id, on_disk, tier=tier)
 
 
 @router.post("/{model_id}/repair", status_code=202, summary="Repair a model")
 async def repair(asking: AskingDep, model_id: str) -> Accepted:
     """Verify it, and fetch again only what is missing or damaged."""
-    return await asking.accept(Repair, model_id, _on_disk)
+    return await asking.accept(Repair, model_id, on_disk)
 
 
 @router.get("/{model_id}", summary="One model")
@@ -126,7 +126,8 @@ async def remove(
 BUSY = (Availability.DOWNLOADING, Availability.QUEUED, Availability.PAUSED, Availability.UPDATING)
 
 
-def _on_disk(front: Front, model_id: str) -> None:
+def on_disk(front: Front, model_id: str) -> None:
+    """Raises: Conflict, where nothing of the model is installed."""
     with front.database.reading() as session:
         if catalog.installation(session, model_id) is None:
             raise Conflict("model_not_installed", f"Model {model_id!r} is not on disk.", f"modelyard pull {model_id}")

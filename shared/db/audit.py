@@ -27,7 +27,7 @@ START = "0" * 64
 """What the first row of all carries as the hash of the one before it."""
 ARCHIVE = "audit.archive"
 """Action of the row that lets rows up to its target leave the table; triggers keep all others."""
-BY_ITSELF = frozenset({"request", "idle", "recovery", "switch", "scrub"})
+BY_ITSELF = frozenset({"request", "idle", "recovery", "switch", "scrub", "health"})
 """Origins of jobs that follow from how things are set, with nobody behind them: the ledger has them."""
 
 

@@ -7,6 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, delete, func, select
 
 from shared.db import trust
+from shared.db.reports import ModelHealth
 from shared.db.session import now, serialise
 from shared.db.tables import FileList, Installation, LockedEntry, Model, Residency, ScheduleRun
 from shared.errors import Conflict, ModelyardError, NotFound, Unavailable
@@ -112,6 +113,7 @@ def forget_model(session: Session, model_id: str) -> None:
     uninstall(session, model_id)
     trust.forget(session, model_id)
     session.exec(delete(LockedEntry).where(col(LockedEntry.model_id) == model_id))
+    session.exec(delete(ModelHealth).where(col(ModelHealth.model_id) == model_id))
     session.exec(delete(Model).where(col(Model.id) == model_id))
 
 

@@ -2,11 +2,12 @@
 
 from sqlmodel import Session, col, func, select
 
-from shared.db import catalog, trust, usage
-from shared.db.reports import StoreReport
+from shared import health as policy
+from shared.db import catalog, health, trust, usage
+from shared.db.reports import ModelHealth, StoreReport
 from shared.db.session import now
 from shared.db.tables import Installation, Job, Model, Residency
-from shared.states import LIVE, Availability, Holder, InstallationState, JobState, Priority, priority_of
+from shared.states import LIVE, Availability, Health, Holder, InstallationState, JobState, Priority, priority_of
 
 UPDATE = "model.update"
 FETCHES = ("model.download", "model.repair", UPDATE)
@@ -16,7 +17,8 @@ class Facts:
     """What is known of a page of models, fetched with one query per table and not one per model."""
 
     def __init__(self, session: Session, model_ids: list[str]) -> None:
-        self._now = session.exec(select(now())).one()
+        self.at = session.exec(select(now())).one()
+        self._checks = health.of_models(session, model_ids)
         self.usage = usage.of_models(session, model_ids)
         rows = session.exec(select(Installation).where(col(Installation.model_id).in_(model_ids))).all()
         self.installations = {row.model_id: row for row in rows}
@@ -38,11 +40,28 @@ class Facts:
     def uses_per_day(self, model: Model) -> float:
         """Over the days that are kept, or since it was entered where that is less."""
         found = self.usage.get(model.id)
-        return usage.per_day(found.uses, self._now - model.created_at) if found else 0.0
+        return usage.per_day(found.uses, self.at - model.created_at) if found else 0.0
 
     def priority(self, model: Model) -> Priority:
         """How much a model matters, as somebody said or as its uses tell."""
         return priority_of(self.uses_per_day(model), model.priority)
+
+    def health(self, model_id: str) -> Health:
+        """Is it whole, and does it answer as it should?"""
+        found = self.installations.get(model_id)
+        if found is not None and found.holder == Holder.STORE and self._store_away:
+            return Health.UNKNOWN
+        return health.shown(found, self._checks.get(model_id))
+
+    def checks_of(self, model_id: str) -> ModelHealth | None:
+        """What its checks found; of an installation that is gone by now they say nothing."""
+        row, there = self._checks.get(model_id), self.installations.get(model_id)
+        return row if row and there and row.published_at == there.published_at else None
+
+    def performance(self, model_id: str) -> float | None:
+        """See `shared/health.py`."""
+        row = self.checks_of(model_id)
+        return policy.performance(row.answers, row.latest, row.loads) if row else None
 
     def availability(self, model_id: str) -> Availability:
         """Can it be used, and if not, what is under way?"""

@@ -1,11 +1,11 @@
-"""The tables of what workers report: their stores, their devices, what models took there, and what a cleanup did.
+"""The tables of what workers report: stores, devices, what models took there and how they are, what a cleanup did.
 
 Times are seconds since 1970 (UTC) by the database's clock.
 """
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Float
+from sqlalchemy import BigInteger, Boolean, Column, Float
 from sqlmodel import Field, SQLModel
 
 from shared.db.tables import json_column
@@ -112,3 +112,40 @@ class CleanupStep(SQLModel, table=True):
     """What each of these is called in the trash, which is settled before it goes there."""
     told: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
     """Why it was left out: `code` and `message`, and what holds it."""
+
+
+class ModelHealth(SQLModel, table=True):
+    """What the checks of a model found; see `shared/health.py`. That its bytes are damaged says its installation."""
+
+    __tablename__ = "model_health"
+
+    model_id: str = Field(primary_key=True, max_length=96)
+    published_at: float = Field(sa_column=Column(Float(53), nullable=False))
+    """Of the installation that was checked: of one that came later nothing is known here."""
+    state: str
+    since: float = Field(sa_column=Column(Float(53), nullable=False))
+    """When it took that state."""
+    told: str | None = None
+    """The health that the last event told."""
+    outcomes: list[bool] = Field(default_factory=list, sa_column=json_column())
+    """Whether each of its last answers was one; the newest last."""
+    unsettled: bool = Field(default=False, sa_column=Column(Boolean, nullable=False))
+    """The newest of these contradicts the state."""
+    reasons: list[dict[str, Any]] = Field(default_factory=list, sa_column=json_column())
+    """What the last check that could tell found wrong, each with `code`, `message` and `hint`."""
+    checked_at: float = Field(sa_column=Column(Float(53), nullable=False))
+    due: bool = Field(default=False, sa_column=Column(Boolean, nullable=False))
+    """It is to be looked at, however long ago that was done."""
+    live_at: float | None = Field(default=None, sa_column=Column(Float(53)))
+    """When it was last asked something."""
+    checked_by: str | None = Field(default=None, max_length=128)
+    """The job of the last check: another attempt at it counts once."""
+    measured_on: str | None = None
+    """Runtime, device and context; times that were measured on another one are forgotten."""
+    answers: list[float] = Field(default_factory=list, sa_column=json_column())
+    """Seconds of answers that were well; the newest last."""
+    latest: list[float] = Field(default_factory=list, sa_column=json_column())
+    """Seconds of the last few, slow ones too."""
+    loads: list[float] = Field(default_factory=list, sa_column=json_column())
+    loaded_as: str | None = Field(default=None, max_length=36)
+    """The residency whose load was noted last."""

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import update
 from sqlmodel import Session, col, select
 
-from shared.contracts import Scrub, UpdateCheck
+from shared.contracts import HealthCheck, Repair, Scrub, UpdateCheck
 from shared.db import catalog
 from shared.db.jobs import live
 from shared.db.reports import StoreReport
@@ -13,9 +13,9 @@ from shared.db.session import now
 from shared.db.tables import Installation, Job, Model
 from shared.errors import Conflict, NotFound, Snooze
 from shared.refs import SourceKind
-from shared.states import LIVE, Holder, InstallationState, ResidencyState
+from shared.states import LIVE, Holder, InstallationState, JobState, ResidencyState
 
-HARMLESS = (Scrub.kind, UpdateCheck.kind)
+HARMLESS = (Scrub.kind, HealthCheck.kind, UpdateCheck.kind)
 """They only look, and find nothing to say about a model that is gone."""
 
 
@@ -28,6 +28,13 @@ def next_to_scrub(session: Session, seconds: float) -> Installation | None:
         col(Installation.verified_at) < now() - seconds,
     )  # fmt: skip
     return session.exec(query.order_by(col(Installation.verified_at)).limit(1)).first()
+
+
+def repair_failed(session: Session, model_id: str, seconds: float) -> bool:
+    """Was the last repair of the model, within so long, of no use?"""
+    query = select(Job.state, now() - col(Job.finished_at)).where(Job.kind == Repair.kind, Job.model_id == model_id)
+    last = session.exec(query.order_by(col(Job.created_at).desc()).limit(1)).first()
+    return last is not None and last[0] in (JobState.FAILED, JobState.CANCELLED) and last[1] < seconds
 
 
 def scrubbed_to(session: Session, model_id: str, revision: str, name: str) -> None:

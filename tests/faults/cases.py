@@ -122,6 +122,7 @@ CASES: dict[str, str] = {
     "F-45": "a runner that crashes, hangs, lies or floods",
     "F-46": "two who load the same model",
     "F-47": "a swap whose new model fails",
+    "F-48": "a model that answers badly, slowly, or by turns",
     "F-50": "a removal or a cleanup against everything else on the model",
     "F-51": "removing what is in use, or removing twice",
     "F-52": "adding again what is being removed",

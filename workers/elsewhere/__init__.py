@@ -33,7 +33,8 @@ def verify(work: Work, found: Installation, tier: VerifyTier) -> dict[str, Any]:
                 full=tier != VerifyTier.STAT,
             )  # fmt: skip
     status = "missing" if gone else "available" if report.ok else "corrupted"
-    work.services.events.publish("model.state", modelId=found.model_id, status=status, revision=found.revision)
+    if not report.ok or tier != VerifyTier.STAT:
+        work.services.events.publish("model.state", modelId=found.model_id, status=status, revision=found.revision)
     return {**report.to_dict(), **({"note": note} if note else {})}
 
 

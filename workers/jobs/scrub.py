@@ -6,14 +6,14 @@ No lock is taken, so nobody waits for a scrub: a suspicion is looked into under 
 from collections.abc import Iterator
 from typing import Any
 
-from shared.contracts import Repair, Scrub
+from shared.contracts import Scrub
 from shared.db import catalog, upkeep
 from shared.db.tables import Installation
 from shared.errors import Corrupt
 from shared.points import reached
 from shared.states import Holder, VerifyTier
 from workers.job import Services, Work, job
-from workers.jobs.verify import examine, proven
+from workers.jobs.verify import convict, proven
 from workers.store.manifest import Manifest, ManifestFile, read
 from workers.store.pace import Pace
 from workers.store.verify import prove
@@ -30,7 +30,8 @@ def scrub(args: Scrub, work: Work) -> dict[str, Any]:
     checked = _prove_slowly(work, installation)
     if checked is not None and _record(services, installation):
         return {"ok": True, "revision": installation.revision, "checkedBytes": checked}
-    return _convict(work, args.model_id, installation.revision)
+    found = convict(work, installation, VerifyTier.BLAKE3, "scrub")
+    return found or {"ok": True, "checkedBytes": 0}  # it was replaced or removed while it was read
 
 
 def _record(services: Services, installation: Installation) -> bool:
@@ -75,23 +76,3 @@ def _from(manifest: Manifest, name: str | None) -> Iterator[tuple[ManifestFile, 
     for file in manifest.files:
         yield file, done
         done = done and file.name != name
-
-
-def _convict(work: Work, model_id: str, revision: str) -> dict[str, Any]:
-    """Verify in full under the lock; what is damaged is quarantined, and its repair goes first."""
-    services = work.services
-    with services.layout.lock(model_id):
-        if not _is_installed(services, model_id, revision):
-            return {"ok": True, "checkedBytes": 0}  # it was replaced or removed while it was read
-        manifest, report = examine(work, model_id)
-    reached("scrub.convicted")
-    result = report.to_dict() | {"revision": manifest.revision}
-    if not report.ok and services.settings.store.auto_repair:
-        result["repairJobId"] = services.ledger.submit(Repair(model_id=model_id), origin="scrub").job.id
-    return result
-
-
-def _is_installed(services: Services, model_id: str, revision: str) -> bool:
-    with services.database.reading() as session:
-        found = catalog.installation(session, model_id)
-    return found is not None and found.revision == revision

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from shared.contracts import Verify
-from shared.db import catalog
+from shared.contracts import Repair, Verify
+from shared.db import catalog, upkeep
 from shared.db.tables import Installation
 from shared.errors import Conflict, Corrupt
 from shared.points import reached
-from shared.states import Holder, VerifyTier
+from shared.states import Holder, Priority, VerifyTier
 from workers import elsewhere
-from workers.job import Work, job
+from workers.job import Services, Work, job
 from workers.jobs.download import same_revision
 from workers.store.hashing import Promised
 from workers.store.manifest import Manifest, read
@@ -18,6 +18,8 @@ from workers.store.verify import Report
 from workers.store.verify import verify as verify_files
 
 ALGORITHMS = ("sha256", "md5", "git_sha1")
+REPAIR_AGAIN_SECONDS = 86_400.0
+"""A repair that failed is not asked for again by itself for so long."""
 
 
 @job(Verify)
@@ -75,6 +77,50 @@ def proven(work: Work, manifest: Manifest, tier: VerifyTier, promised: Promised)
     )
 
 
+def suspected(work: Work, installation: Installation, tier: VerifyTier) -> bool:
+    """Does something differ from what was published? No lock is taken, so nobody waits, and this is no verdict yet.
+
+    Raises:
+        Unavailable: code `store_missing`.
+    """
+    layout = work.services.layout
+    try:
+        manifest = read(layout.manifest(installation.model_id, installation.revision))
+    except Corrupt:  # perhaps it is just being replaced
+        layout.check_marker()
+        return True
+    return not proven(work, manifest, tier, {}).ok
+
+
+def convict(work: Work, installation: Installation, tier: VerifyTier, origin: str) -> dict[str, Any] | None:
+    """Verify what is suspected under the lock; what is damaged is quarantined, and its repair goes before all others.
+
+    Returns:
+        The report; None where that revision is not the installed one any more.
+    """
+    services, model_id = work.services, installation.model_id
+    with services.layout.lock(model_id):
+        with services.database.reading() as session:
+            found = catalog.installation(session, model_id)
+        if found is None or found.revision != installation.revision:
+            return None
+        manifest, report = examine(work, model_id, tier)
+    reached("scrub.convicted")
+    mending = {} if report.ok else mend(services, model_id, origin)
+    return report.to_dict() | {"revision": manifest.revision} | mending
+
+
+def mend(services: Services, model_id: str, origin: str) -> dict[str, Any]:
+    """Have a quarantined model repaired, where that is wanted and has not just failed; what to tell of it."""
+    if not services.settings.store.auto_repair:
+        return {}
+    with services.database.reading() as session:
+        if upkeep.repair_failed(session, model_id, REPAIR_AGAIN_SECONDS):
+            return {}
+    repair = services.ledger.submit(Repair(model_id=model_id), origin=origin, priority=Priority.CRITICAL)
+    return {"repairJobId": repair.job.id}
+
+
 def look_before_load(work: Work, installation: Installation) -> None:
     """Refuse to load what even a look shows to be other than what was published.
 
@@ -87,13 +133,9 @@ def look_before_load(work: Work, installation: Installation) -> None:
     if installation.holder != Holder.STORE:
         elsewhere.look_before_load(work, installation)
         return
+    if not suspected(work, installation, VerifyTier.STAT):
+        return
     services, model_id = work.services, installation.model_id
-    try:
-        manifest = read(services.layout.manifest(model_id, installation.revision))
-        if proven(work, manifest, VerifyTier.STAT, {}).ok:
-            return
-    except Corrupt:  # perhaps it is just being replaced
-        services.layout.check_marker()
     with services.layout.lock(model_id):
         _, report = examine(work, model_id, VerifyTier.STAT)
     if not report.ok:

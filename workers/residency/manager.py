@@ -4,7 +4,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from shared.db.tables import Installation, Model, Residency
 from shared.errors import Failed, Unavailable
 from shared.keys import installation_secret, runner_key
 from shared.points import reached
-from shared.states import Output, ResidencyState
+from shared.states import ResidencyState
 from shared.trust import Trust
 from workers.devices import inventory
 from workers.devices.base import Device
@@ -29,9 +28,7 @@ from workers.residency.pool import Pool
 from workers.residency.setbacks import Setbacks
 from workers.residency.watch import Watch
 from workers.runtimes.base import Request, Runtime, Server
-from workers.runtimes.llamacpp import LlamaCpp, LlamaCppEmbedder
-from workers.runtimes.ollama import OllamaRuntime
-from workers.runtimes.torch_runner import TorchEmbedder, TorchImageGenerator, TorchRunner
+from workers.runtimes.known import all_runtimes
 
 log = structlog.get_logger()
 
@@ -54,11 +51,7 @@ class Manager:
         self._services = services
         self._settings = services.settings.runners
         self._secret = installation_secret(services.settings)
-        kinds = (TorchRunner, TorchEmbedder, TorchImageGenerator, LlamaCpp, LlamaCppEmbedder)
-        ollama = OllamaRuntime(self._settings, services.settings.sources)
-        self.runtimes: tuple[Runtime, ...] = (
-            *(kind(self._settings) for kind in kinds), ollama, replace(ollama, output=Output.VECTORS),
-        )  # fmt: skip
+        self.runtimes = all_runtimes(services.settings)
         self._pool = Pool(services, device)
         self.setbacks = Setbacks()
         self.leaving = Leaving(self._pool)

@@ -128,6 +128,20 @@ class OllamaRuntime:
         """For questions that Ollama answers at once."""
         return Ollama(self.sources, _nothing, GLANCE_SECONDS)
 
+    def probe(self, name: str) -> None:
+        """Ask a model something tiny, over the paths that requests take. Raises: Failed: code `probe_failed`."""
+        embeds = self.output is Output.VECTORS
+        path, asked = (
+            ("/v1/embeddings", {"input": "Hello"})
+            if embeds
+            else ("/v1/completions", {"prompt": "Hello", "max_tokens": PROBE_TOKENS, "temperature": 0})
+        )
+        answer = Ollama(self.sources, _nothing, PROBE_SECONDS).ask("POST", path, {"model": name, **asked})
+        if embeds:
+            check_vector(answer)
+        elif not _has_text(answer):
+            failed("no token came back", 200, json.dumps(answer).encode())
+
 
 class OllamaModel:
     """A model in Ollama's memory. See `Server` for what each method does."""
@@ -196,23 +210,8 @@ class OllamaModel:
             raise
 
     def probe(self) -> None:
-        """Over the paths that requests take.
-
-        Raises:
-            Failed: code `probe_failed`.
-        """
-        embeds = self._runtime.output is Output.VECTORS
-        path, asked = (
-            ("/v1/embeddings", {"input": "Hello"})
-            if embeds
-            else ("/v1/completions", {"prompt": "Hello", "max_tokens": PROBE_TOKENS, "temperature": 0})
-        )
-        ollama = Ollama(self._runtime.sources, _nothing, PROBE_SECONDS)
-        answer = ollama.ask("POST", path, {"model": self.known_as, **asked})
-        if embeds:
-            check_vector(answer)
-        elif not _has_text(answer):
-            failed("no token came back", 200, json.dumps(answer).encode())
+        """Raises: Failed: code `probe_failed`."""
+        self._runtime.probe(self.known_as)
         self._served_at = time.monotonic()
 
     def sleep(self) -> bool:

@@ -1,10 +1,7 @@
 """A model is asked in a job, and its server answers well or badly."""
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +12,7 @@ from shared.db import usage
 from shared.db.tables import Job, Residency
 from shared.errors import Cancelled, Conflict, Exhausted, Failed, Invalid, Snooze, Unavailable
 from tests.factories.repository import make_repository
+from tests.fakes.answers import Server, in_memory
 from tests.workers.jobs.conftest import Place
 from workers.jobs.run import MOST_BYTES
 from workers.jobs.run import run as body
@@ -22,47 +20,13 @@ from workers.jobs.run import run as body
 ASK = Run(model_id="oak", path="completions", request={"prompt": "Once", "user": "me"})
 
 
-class Server(BaseHTTPRequestHandler):
-    """Answers as it is told; None: not at all, until the client hangs up."""
-
-    answer: ClassVar[tuple[int, bytes] | None] = (200, b"{}")
-    asked: ClassVar[list[Any]] = []
-    hung_up = threading.Event()
-
-    def do_POST(self) -> None:
-        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        if self.answer is None:
-            self.connection.recv(1)
-            self.hung_up.set()
-            return
-        status, content = self.answer
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def oak(place: Place) -> Iterator[Place]:
     """In memory, as far as anybody knows."""
-    Server.asked.clear()
-    Server.hung_up.clear()
     make_repository(place.repositories / "tiny" / "oak", weights=1000)
     place.pull("oak", "tiny/oak")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        row = Residency(
-            id="r", model_id="oak", model_type="llm", revision="1", device="cpu", runtime="fake", state="ready",
-            url=f"http://127.0.0.1:{server.server_port}", context_length=256, started_at=1.0,
-        )  # fmt: skip
-        with place.services.database.session() as session:
-            session.add(row)
+    with in_memory(place.services, "oak", "r"):
         yield place
-        server.shutdown()
-    place.services.leases.reopen("r")
 
 
 def says(monkeypatch: pytest.MonkeyPatch, answer: tuple[int, bytes] | None) -> None:
