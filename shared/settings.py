@@ -207,12 +207,8 @@ class HealthSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MODELYARD_HEALTH__")
 
-    look_hours: float = Field(
-        6, ge=0, description="Within so many hours the files and the runner of each model are looked at; 0 never."
-    )
-    ask_minutes: float = Field(
-        30, ge=0, description="Within so many minutes each model in memory is asked something tiny; 0 never."
-    )
+    look_hours: float = Field(6, ge=0, description="Hours within which each model is looked at; 0 never.")
+    ask_minutes: float = Field(30, ge=0, description="Minutes within which each one in memory is asked; 0 never.")
 
 
 class ApiSettings(BaseSettings):
