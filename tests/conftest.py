@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import redis
 from pydantic import SecretStr
+from xdist.scheduler import LoadFileScheduling
 
 from deploy.addresses import free_port
 from shared.broker import Broker, make_app
@@ -27,7 +28,40 @@ from shared.jobs import Ledger
 from shared.progress import Events, connect
 from shared.settings import Settings
 
+LONGEST_FIRST = (
+    "tests/faults/test_crashes", "tests/system/test_outages", "tests/faults/test_matrix", "tests/system/test_spine",
+    "tests/system/test_kills", "tests/faults/test_concurrency", "tests/faults/test_swaps", "tests/benchmarks/",
+    "tests/system/test_order", "tests/system/test_locks", "tests/system/test_memory", "tests/system/test_governor",
+    "tests/faults/", "tests/system/", "tests/conformance/", "tests/workers/runtimes/", "tests/deploy/", "tests/api/",
+)  # fmt: skip
+"""Where tests begin takes effect at the end: what is long and comes last is waited for by idle processors."""
+APART = (
+    "tests/faults/test_swaps.py", "tests/benchmarks/test_bench.py", "tests/system/test_order.py",
+    "tests/system/test_governor.py", "tests/system/test_messages.py",
+)  # fmt: skip
+"""Files whose tests share nothing: each of them may run in another process."""
 LOOPBACK = ("127.", "::1", "localhost")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        starts = (number for number, start in enumerate(LONGEST_FIRST) if item.nodeid.startswith(start))
+        return next(starts, len(LONGEST_FIRST))
+
+    items.sort(key=place)
+
+
+class Files(LoadFileScheduling):
+    """A file at a time to each process, in the order of the collection."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return nodeid if file in APART else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files:
+    config.option.loadscopereorder = False  # it would begin with those of the most tests, which are the shortest
+    return Files(config, log)
 
 
 @pytest.fixture(autouse=True)
