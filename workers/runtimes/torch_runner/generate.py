@@ -1,6 +1,7 @@
 """The model itself: loading it, and generating from it one request at a time, in the order they came."""
 
 import contextlib
+import gc
 import os
 import queue
 import sys
@@ -19,6 +20,13 @@ from workers.runtimes.torch_runner.text import Detokenizer, StopStrings
 MAX_QUEUED = 64
 GREEDY_BELOW = 1e-3
 """Temperatures under this would overflow half precision; the limit they approach is greedy."""
+
+
+def libraries_are_there() -> None:
+    """From now on garbage is looked for, where it was not until now, and never among them."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 class Engine:
@@ -144,6 +152,7 @@ class Engine:
         self._tokenizer = AutoTokenizer.from_pretrained(
             self._folder, local_files_only=True, trust_remote_code=self._remote_code
         )
+        libraries_are_there()
         self._memory_before = self._memory()
         self._model, self._weights = load_model(
             self._auto_class(), self._folder, self._device, pickle=self._pickle, remote_code=self._remote_code,

@@ -12,7 +12,7 @@ from shared.fit import IMAGE_SIZE
 from workers.headers import read_safetensors
 from workers.pipelines import image_size, parts, variant, weights
 from workers.runtimes.torch_runner.config import INDEX, read
-from workers.runtimes.torch_runner.generate import Engine
+from workers.runtimes.torch_runner.generate import Engine, libraries_are_there
 from workers.runtimes.torch_runner.request import Drawing, Generation, Outcome, Refused
 
 LARGEST = 2
@@ -43,6 +43,7 @@ class ImageGenerator(Engine):
         self._check_device()
         kind = self._kind()
         self._takes = inspect.signature(kind.__call__).parameters
+        libraries_are_there()
         self._memory_before = self._memory()
         pipeline = kind.from_pretrained(
             self._folder,
