@@ -11,7 +11,6 @@ from rich.text import Text
 from api.cli.client import Client, Refused
 from api.cli.options import AsJson, PriorityOption, WaitFor
 from api.cli.terminal import checked, err, follow, out, print_json, size_text, tick, title
-from shared.lock import Lock
 
 app = typer.Typer(help="Write models.lock; plan, apply and check it on other machines.")
 
@@ -39,6 +38,8 @@ def write(
     as_json: AsJson = False,
 ) -> None:
     """Write down what is installed: sources, pinned revisions, settings, every file with its sha256."""
+    from shared.lock import Lock  # to load what checks it takes half as long as all that other commands need
+
     answer = Client().get("/api/v1/models/lock", model=models or [])
     made = Lock.model_validate(answer["lock"])
     for left in answer["leftOut"]:

@@ -14,7 +14,6 @@ from api.cli.client import Client
 from api.cli.options import AsJson, JobName, ModelName, WaitFor, priority_named
 from api.cli.terminal import announce, end, facts, out, pages, print_json, refuse, report, size_text, tick, title
 from shared.errors import ModelyardError
-from shared.settings import load
 from shared.states import JobState
 
 app = typer.Typer(
@@ -235,6 +234,7 @@ def up(
 ) -> None:
     """Run the whole service on this machine, in the foreground."""
     from deploy.local import up as run
+    from shared.settings import load
 
     settings = load()
     changes = {"host": host, "port": port}

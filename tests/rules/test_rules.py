@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,3 +94,10 @@ def test_suppressions_give_their_reason() -> None:
         and not re.search(r"(noqa|type: ignore)[^#]*?( - |  ?# )\S", line)
     ]
     assert bare == []
+
+
+def test_the_command_line_starts_light() -> None:
+    """Nobody waits for what only a service needs; mend with an import in the command that needs it."""
+    code = "import sys, api.cli.main; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(told.stdout.split()) & {"pydantic", "celery", "sqlalchemy", "fastapi", "redis", "asyncio"} == set()
