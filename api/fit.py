@@ -8,6 +8,7 @@ from api.compatibility import Level, Place, Wanted, judge, level, size_of, varia
 from api.views import View
 from shared import fit
 from shared.db import catalog, devices, footprints, upkeep
+from shared.db.placement import free_now
 from shared.db.reports import Device
 from shared.db.session import Database
 from shared.db.tables import Installation, Model
@@ -120,11 +121,12 @@ def compatible(
         model, installation = catalog.get_model(session, model_id), catalog.installation(session, model_id)
         row, disk_free = installation or _not_yet(model), upkeep.disk_free(session)
         settings = [(device, _setting(row, device, context_length)) for device in devices.reported(session)]
+        places = [_place(device, free_now(session, device)) for device, _ in settings]
         needs = [
             footprints.learned(session, row, device.id, setting.runtime).need(setting) for device, setting in settings
         ]
     told = []
-    for (device, setting), need in zip(settings, needs, strict=True):
+    for (device, setting), place, need in zip(settings, places, needs, strict=True):
         wanted = Wanted(
             row.facts,
             row.size,
@@ -136,7 +138,7 @@ def compatible(
             resolution,
             model.type,
         )
-        issues = judge(wanted, _place(device), disk_free)
+        issues = judge(wanted, place, disk_free)
         told.append(
             DeviceCompatibility(
                 device=device.id, name=device.name, level=level(issues),
@@ -160,11 +162,9 @@ def _not_yet(model: Model) -> Installation:
     )  # fmt: skip
 
 
-def _place(device: Device) -> Place:
+def _place(device: Device, free: int | None) -> Place:
     told = device.details
     fault = None if told.get("healthy", True) else told.get("reason", "The device is not healthy.")
-    total, free, limit = device.memory_total, told.get("memoryFree"), told.get("memoryLimit")
+    total, limit = device.memory_total, told.get("memoryLimit")
     limited = limit is not None and limit < total
-    if limit is not None and limited:
-        total, free = limit, limit if free is None else min(free, limit)
-    return Place(device.kind, total, free, told.get("runtimes", {}), fault, limited)
+    return Place(device.kind, min(total, limit or total), free, told.get("runtimes", {}), fault, limited)

@@ -47,6 +47,9 @@ _CUT = (
 )
 """In the middle of a stream, as OpenAI's clients understand it."""
 
+_WORDS = {"gpuLayers": "Gpu-Layers", "device": "Device", "precision": "Precision"}
+"""What an answer's model has less of, in the names of headers."""
+
 Gone = Callable[[], Awaitable[bool]]
 
 
@@ -215,6 +218,7 @@ class Gateway:
             headers["X-Modelyard-Fallback-For"] = route.fallback_for
             if route.context_length is not None:
                 headers["X-Modelyard-Context-Length"] = str(route.context_length)
+            headers |= {f"X-Modelyard-{_WORDS[name]}": str(value) for name, value in route.lowered.items()}
         if waited is not None:
             headers["X-Modelyard-Waited"] = f"{time.monotonic() - waited.since:.3f}"
             headers["X-Modelyard-Place"] = str(waited.place)

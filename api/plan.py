@@ -10,7 +10,7 @@ from api.views import View
 from shared import fit
 from shared.contract import ModelId
 from shared.db import catalog, devices, footprints, residency, sleep
-from shared.db.placement import Occupant, free_bytes, occupants, plan
+from shared.db.placement import Occupant, beside_free, free_bytes, occupants, plan
 from shared.db.reports import Device
 from shared.db.session import Database
 from shared.db.tables import Installation, Residency
@@ -41,6 +41,9 @@ class TriedView(View):
 
     model_id: str
     context_length: int
+    gpu_layers: int | None = None
+    device: str | None = None
+    precision: str | None = None
     code: str
     message: str
 
@@ -55,6 +58,7 @@ class PlanView(View):
     model_id: str
     served_by: str | None = Field(None, description="Who will answer for it: itself, or a model that it falls back to.")
     context_length: int | None = Field(None, description="Tokens that it is started with.")
+    lowered: dict[str, Any] = Field({}, description="What it has less of by a step: gpuLayers, device, precision.")
     tried: list[TriedView] = Field([], description="The ways before this one, and why they do not work now.")
     device: str
     steps: list[StepView]
@@ -63,6 +67,11 @@ class PlanView(View):
     basis: fit.Basis | None = None
     free_before: int | None = None
     free_after: int | None = None
+    host_need: int | None = Field(None, description="Of the machine's memory, where the device is a GPU.")
+    host_free: int | None = None
+    piece_by_piece: bool = Field(
+        False, description="Its weights go to the GPU so, as the machine has no room for all at once; it cannot sleep."
+    )
     seconds: float | None = Field(
         None, description="What its last load took; the last requests of who leaves come on top. Null: never loaded."
     )
@@ -87,8 +96,7 @@ def planned(database: Database, leases: Leases, body: PlanBody, context_length: 
             found = _planned(database, leases, body.action, rung)
         except (Conflict, NotFound) as error:
             errors.append(error)
-            about = {"model_id": rung.model_id, "context_length": rung.context_length}
-            tried.append(TriedView(**about, code=error.code, message=error.message))
+            tried.append(TriedView.model_validate({**rung.told(), "code": error.code, "message": error.message}))
         else:
             return found.model_copy(update={"model_id": body.model_id, "tried": tried})
     raise errors[0]
@@ -101,15 +109,15 @@ def _planned(database: Database, leases: Leases, action: str, rung: Rung) -> Pla
         kept = (
             serving is not None and serving.model_id != model.id and catalog.get_model(session, serving.model_id).pinned
         )
-        setting = fit.Setting(_runtime(installation), device.kind, rung.context_length)
+        setting = fit.Setting(_runtime(installation), device.kind, rung.context_length, rung.lowered)
         there = residency.resident(session, model.id, device.id)
         known = footprints.learned(session, installation, device.id, setting.runtime)
         asleep = sleep.asleep(session, device.id)
     residents = occupants(database, leases, device.id)
-    free = _free(device, residents, asleep)
+    free, host_free = _free(device, residents, asleep), beside_free(device.details.get("hostFree"), device.kind, asleep)
     about: dict[str, Any] = {
         "action": action, "model_id": model.id, "device": device.id, "free_before": free, "served_by": model.id,
-        "context_length": rung.context_length,
+        "context_length": rung.context_length, "lowered": rung.lowered.told(),
     }  # fmt: skip
     comes_back = serving is not None and serving.model_id == model.id
     routed = [StepView(do="route", model_id=model.id)] if action == "switch" or comes_back else []
@@ -118,7 +126,7 @@ def _planned(database: Database, leases: Leases, action: str, rung: Rung) -> Pla
         replaced = _replaced(serving, {there.id, *pinned}) if routed else []
         after = _after(free, replaced, device.id, 0)
         return PlanView(**about, id=None, steps=[*routed, *map(_stop, replaced)], free_after=after, seconds=0.0)
-    found = plan(installation, device.id, setting, known.need(setting), free, residents)
+    found = plan(installation, device.id, setting, known.need(setting), free, residents, host_free=host_free)
     replaced = _replaced(serving, pinned.union(row.id for row in found.evictions)) if routed else []
     start = StepView(do="start", model_id=model.id, bytes=found.need.total)
     first = [_stop(row, waits=row.active) for row in found.evictions]
@@ -126,6 +134,7 @@ def _planned(database: Database, leases: Leases, action: str, rung: Rung) -> Pla
         **about, id=found.id if routed else None, steps=[*first, start, *routed, *map(_stop, replaced)],
         need=found.need.total, spread=found.need.spread, basis=found.need.basis, seconds=known.load_seconds(setting),
         free_after=_after(free, [*found.evictions, *replaced], device.id, found.need.total),
+        host_need=found.host_bytes or None, host_free=host_free, piece_by_piece=found.piece_by_piece,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The servers that hold models: who is there, since when, and how many are ready."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import Field
 
@@ -30,6 +31,7 @@ class ServerView(View):
     )
     load_seconds: float | None = None
     context_length: int | None = Field(None, description="Tokens that it serves with.")
+    lowered: dict[str, Any] = Field({}, description="What it has less of: gpuLayers, device (cpu), precision.")
     fallback_for: list[str] = Field([], description="Models that it answers for as their fallback.")
     started_at: datetime
     uptime_seconds: float | None = Field(None, description="Of one that runs.")
@@ -66,7 +68,8 @@ def servers_now(database: Database) -> ServersView:
                 runtime=row.runtime, device=row.device, pid=row.pid,
                 port=int(row.url.rpartition(":")[2]) if row.url else None, memory_bytes=row.memory_bytes,
                 offloaded_bytes=row.offloaded_bytes,
-                load_seconds=row.load_seconds, context_length=row.context_length, fallback_for=row.fallback_for,
+                load_seconds=row.load_seconds, context_length=row.context_length, lowered=row.lowered,
+                fallback_for=row.fallback_for,
                 started_at=datetime.fromtimestamp(row.started_at, UTC),
                 uptime_seconds=None if row.state in (*AWAY, ResidencyState.FAILED) else clock - row.started_at,
             )

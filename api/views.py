@@ -143,7 +143,7 @@ class ModelView(View):
     uses_per_day: float = Field(description="Within 30 days, or since it was entered where that is less.")
     last_used_at: datetime | None = Field(None, description="Within 30 days.")
     fallback: list[dict[str, Any]] = Field(
-        [], description="Steps for where it does not fit or does not load: {contextLength} or {model}; none: strict."
+        [], description="Steps for where it does not fit or does not load: {model}, or less of itself; none: strict."
     )
     status: Availability
     active: bool = Field(description="It serves its type.")
@@ -220,8 +220,9 @@ class ActiveView(View):
     memory_bytes: int | None = None
     load_seconds: float | None = None
     context_length: int | None = Field(None, description="Tokens that it serves with.")
+    lowered: dict[str, Any] = Field({}, description="What it has less of: gpuLayers, device (cpu), precision.")
     fallback_for: list[str] = Field(
-        [], description="Models that it answers for as their fallback; itself where its context is a shorter one."
+        [], description="Models that it answers for as their fallback; itself where it has less than it is to have."
     )
 
 

@@ -28,6 +28,8 @@ _RUNTIMES = {"gguf": "llamacpp", "transformers": "torch", "diffusers": DIFFUSERS
 """By the format of a model's files, where Ollama does not hold them."""
 CACHE_FIRST = frozenset({"llamacpp", OLLAMA})
 """Runtimes that set the whole cache aside when they load a model; that of the others grows with use."""
+WIDE = {"F32": 4, "F64": 8}
+"""Bytes of numbers of more than 16 bits."""
 _RUNNABLE = {
     Output.TEXT: "Runnable are transformers folders of safetensors that generate text, and GGUF files.",
     Output.VECTORS: "Runnable are transformers folders of safetensors, and GGUF files.",
@@ -90,12 +92,45 @@ def runnable(facts: Mapping[str, Any], model_type: str) -> str:
     return _RUNNABLE[output]
 
 
+PRECISIONS = ("bfloat16", "float16")
+"""Of 16 bits a number."""
+
+
+class Lowered(NamedTuple):
+    """What a model is given less of than it could have, to need less of its device."""
+
+    gpu_layers: int | None = None
+    """So many of its layers on the GPU, and the others on the CPU; None: all."""
+    on_cpu: bool = False
+    """It runs on the CPU, though its device is a GPU."""
+    precision: str | None = None
+    """Of its numbers, one of `PRECISIONS`; None: as in its files."""
+
+    def told(self) -> dict[str, Any]:
+        """As JSON; empty where it is given all."""
+        told = {"gpuLayers": self.gpu_layers, "device": "cpu" if self.on_cpu else None, "precision": self.precision}
+        return {name: value for name, value in told.items() if value is not None}
+
+
+WHOLE = Lowered()
+
+
 class Setting(NamedTuple):
     """How a model is to run."""
 
     runtime: str
     device_kind: str
     context_length: int
+    lowered: Lowered = WHOLE
+
+
+class HostNeed(NamedTuple):
+    """Bytes of the machine's memory that a model takes whose device is a GPU."""
+
+    at_once: int
+    """Where its weights are all read there before the GPU gets them, which is quickest and lets it sleep."""
+    least: int
+    """Where they go to the GPU piece by piece, and the page cache alone has them on their way."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +175,8 @@ def need(
     weights, cache, runtime = predicted(facts, size, setting)
     rest, basis = at_rest(facts, size, setting), Basis.ESTIMATED
     later = weights + cache + runtime - rest
+    if setting.lowered.on_cpu:
+        others = ()  # they took of the GPU
     if own is not None:
         rest, basis = own.measured, Basis.MEASURED
     elif others:
@@ -159,7 +196,43 @@ def at_rest(facts: Mapping[str, Any], size: int, setting: Setting) -> int:
 
 
 def predicted(facts: Mapping[str, Any], size: int, setting: Setting) -> tuple[int, int, int]:
-    """Bytes of the weights, of the cache and of the runtime, as the formula has them.
+    """Bytes that the weights, the cache and the runtime take of the device, as the formula has them.
+
+    Of llama.cpp's layers each has its part of the weights and of the cache, wherever it is.
+    """
+    weights, cache, runtime = _altogether(facts, size, setting)
+    if setting.device_kind != "gpu":
+        return weights, cache, runtime
+    if setting.lowered.on_cpu:
+        return 0, 0, 0
+    share = _share(facts, setting)
+    return round(weights * share), round(cache * share), runtime
+
+
+def host_need(facts: Mapping[str, Any], size: int, setting: Setting) -> HostNeed | None:
+    """What it takes beside its GPU; None on a CPU, where there is but one memory, and for Ollama, which sees to it."""
+    if setting.device_kind != "gpu" or setting.runtime not in _RUNTIMES.values():
+        return None
+    weights, cache, runtime = _altogether(facts, size, setting._replace(device_kind="cpu"))
+    if setting.lowered.on_cpu:
+        return HostNeed(weights + cache + runtime, weights + cache + runtime)
+    if setting.runtime == "llamacpp":
+        there = round((weights + cache) * (1 - _share(facts, setting))) + runtime
+        return HostNeed(there, there)
+    if setting.runtime == DIFFUSERS:
+        weights, _, _ = _altogether(facts, size, setting)
+        return HostNeed(weights + runtime, weights + runtime)
+    return HostNeed(runtime if setting.lowered.precision else weights + runtime, runtime)
+
+
+def _share(facts: Mapping[str, Any], setting: Setting) -> float:
+    """Of a model that is on the GPU, 0 to 1."""
+    layers, number = setting.lowered.gpu_layers, facts.get("layers")
+    return 1.0 if layers is None else min(1.0, layers / number) if number else 1.0
+
+
+def _altogether(facts: Mapping[str, Any], size: int, setting: Setting) -> tuple[int, int, int]:
+    """Bytes of the weights, of the cache and of the runtime, wherever they are.
 
     The cache of a transformer: in every layer, for every token, one key and one value of each KV head. On a CPU images
     are made in 32 bits, whatever the weights are published in.
@@ -169,9 +242,12 @@ def predicted(facts: Mapping[str, Any], size: int, setting: Setting) -> tuple[in
     context = min(setting.context_length, facts.get("contextLength") or setting.context_length)
     runtime = RUNTIME_BYTES.get((setting.runtime, setting.device_kind), 0)
     if setting.runtime == DIFFUSERS:
-        number_bytes = 4 if setting.device_kind == "cpu" or facts.get("quantization") == "F32" else 2
+        full = facts.get("quantization") == "F32" and not setting.lowered.precision
+        number_bytes = 4 if setting.device_kind == "cpu" or full else 2
         weights = facts["parameterCount"] * number_bytes if "parameterCount" in facts else weights
         return weights, facts.get("imageSize", IMAGE_SIZE) ** 2 * IMAGE_NUMBERS * number_bytes, runtime
+    if setting.lowered.precision and facts.get("quantization") in WIDE:
+        weights = weights * 2 // WIDE[facts["quantization"]]
     if setting.runtime in CACHE_FIRST:
         context = setting.context_length  # it sets the whole of it aside, whatever the model was made for
         runtime += BATCH_TOKENS * facts.get("vocabulary", 0) * LOGIT_BYTES
@@ -189,3 +265,13 @@ def longest_context(facts: Mapping[str, Any], size: int, setting: Setting, room:
         return setting.context_length if weights + cache + runtime <= room else 0
     fits = (room - weights - runtime) * context // cache
     return max(0, min(fits, setting.context_length) // 256 * 256)
+
+
+def most_layers(facts: Mapping[str, Any], size: int, setting: Setting, room: int) -> int:
+    """The most layers on the GPU with which a GGUF file fits into `room` bytes of it; 0 where none do, or all."""
+    layers = facts.get("layers", 0)
+    weights, cache, runtime = predicted(facts, size, setting)
+    if setting.runtime != "llamacpp" or setting.device_kind != "gpu" or setting.lowered != WHOLE or not layers:
+        return 0
+    fits = (room - runtime) * layers // (weights + cache)
+    return fits if 0 < fits < layers else 0

@@ -1,7 +1,8 @@
 """Who answers for a name: a model, or a type and so its active model. What is not in memory is asked for."""
 
 import ssl
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 from shared.contracts import Load
 from shared.db import catalog, jobs, residency
@@ -35,6 +36,8 @@ class Route(NamedTuple):
     context_length: int | None
     fallback_for: str | None
     """The model that was asked for, where this one answers as its fallback."""
+    lowered: Mapping[str, Any]
+    """What it has less of, beside its tokens; see `shared.fit.Lowered`."""
     known_as: str | None
     """What a server that is not ours calls the model; it gets no key."""
 
@@ -113,7 +116,7 @@ class Router:
 
 def _route(row: Residency, wanted: str) -> Route:
     fallback_for = wanted if wanted in row.fallback_for else None
-    return Route(row.id, row.model_id, str(row.url), row.context_length, fallback_for, row.known_as)
+    return Route(row.id, row.model_id, str(row.url), row.context_length, fallback_for, row.lowered, row.known_as)
 
 
 def _nobody(name: str, candidates: list[str], *, known: bool) -> NotFound | Conflict:

@@ -12,6 +12,9 @@ from workers.job import Services, Work
 from workers.jobs.verify import look_before_load
 from workers.residency.manager import Manager, Ready
 
+NUMBERS = ("needBytes", "freeBytes", "hostNeedBytes", "hostFreeBytes")
+"""Of an error, those that say why a way does not fit."""
+
 
 class Brought(NamedTuple):
     """What answers for a model now."""
@@ -32,7 +35,7 @@ class Brought(NamedTuple):
             "modelId": model.id, "modelType": row.model_type, "device": row.device, "runtime": row.runtime,
             "loadSeconds": row.load_seconds if self.started else None, "memoryBytes": row.memory_bytes,
             "offloadedBytes": row.offloaded_bytes, "woken": self.woken,
-            "servedBy": {"modelId": row.model_id, "contextLength": row.context_length},
+            "servedBy": {"modelId": row.model_id, "contextLength": row.context_length, **row.lowered},
             "fallback": self.fell_back, "tried": self.tried,
         }  # fmt: skip
 
@@ -99,15 +102,13 @@ def _one(
     with work.services.database.reading() as session:
         model, installation = catalog.get_model(session, rung.model_id), catalog.installed(session, rung.model_id)
     look_before_load(work, installation)
-    return manager.ensure_ready(
-        model, installation, work, plan_id, context_length=rung.context_length, fresh=fresh, set_aside=set_aside
-    )
+    return manager.ensure_ready(model, installation, work, plan_id, way=rung, fresh=fresh, set_aside=set_aside)
 
 
 def _told(rung: Rung, code: str, message: str) -> dict[str, Any]:
-    return {"modelId": rung.model_id, "contextLength": rung.context_length, "code": code, "message": message}
+    return {**rung.told(), "code": code, "message": message}
 
 
 def _failed(rung: Rung, error: ModelyardError) -> dict[str, Any]:
-    numbers = {name: error.details[name] for name in ("needBytes", "freeBytes") if name in error.details}
+    numbers = {name: error.details[name] for name in NUMBERS if name in error.details}
     return _told(rung, error.code, error.message) | numbers

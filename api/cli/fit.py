@@ -12,6 +12,13 @@ from api.cli.terminal import checked, end, follow, out, print_json, size_text
 
 app = typer.Typer()
 
+WORDS = {
+    "context": "contextLength", "gpu-layers": "gpuLayers", "device": "device", "precision": "precision",
+    "model": "model",
+}  # fmt: skip
+"""What steps of a fallback are about."""
+STEPS = "context=2048, gpu-layers=20, device=cpu, precision=bfloat16 or model=OTHER; several with commas between"
+LESS = ("gpuLayers", "device", "precision")
 COLOURS = {"full": "green", "partial": "yellow", "none": "red"}
 
 
@@ -166,7 +173,7 @@ def usage(
 @app.command()
 def fallback(
     model_id: ModelName,
-    steps: Annotated[list[str] | None, typer.Argument(help="In order: context=2048 or model=OTHER.")] = None,
+    steps: Annotated[list[str] | None, typer.Argument(help=f"In order, such as {STEPS}.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="No steps: as it is, or not at all.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -186,16 +193,19 @@ def fallback(
 
 
 def _step(text: str) -> dict[str, Any]:
-    name, _, value = text.partition("=")
-    if name == "context" and value.isdecimal():
-        return {"contextLength": int(value)}
-    if name == "model" and value:
-        return {"model": value}
-    raise typer.BadParameter(f"{text!r} is no step: context=2048 or model=OTHER.")
+    step: dict[str, Any] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        number = name in ("context", "gpu-layers")
+        if name not in WORDS or not value or (number and not value.isdecimal()):
+            raise typer.BadParameter(f"{part!r} is no step: {STEPS}.")
+        step[WORDS[name]] = int(value) if number else value
+    return step
 
 
 def _step_text(step: dict[str, Any]) -> str:
-    return step.get("model") or f"{step['contextLength']} tokens of context"
+    words = {ours: name for name, ours in WORDS.items()}
+    return step.get("model") or ",".join(f"{words[name]}={value}" for name, value in step.items())
 
 
 def _pinned(model: dict[str, Any], as_json: bool) -> None:
@@ -216,13 +226,18 @@ def plan(
         print_json(told)
         return
     for way in told["tried"]:
-        out.print(f"not {way['modelId']} with {way['contextLength']} tokens: {way['message']}", style="yellow")
+        less = "".join(f", {_step_text({name: way[name]})}" for name in LESS if way.get(name) is not None)
+        out.print(f"not {way['modelId']} with {way['contextLength']} tokens{less}: {way['message']}", style="yellow")
     for step in told["steps"]:
         waits = ", its requests wait from here" if step["requestsWait"] else ""
         out.print(f"{step['do']} {step['modelId']} {size_text(step['bytes'])}".rstrip() + waits)
     if told["need"] is not None:
         spread, free = size_text(told["spread"]), size_text(told["freeBefore"]) or "unknown"
         out.print(f"needs {size_text(told['need'])} ± {spread} ({told['basis']}), free {free}")
+    if told.get("hostNeed") is not None:
+        how = ", loaded piece by piece" if told["pieceByPiece"] else ""
+        free = size_text(told["hostFree"]) or "unknown"
+        out.print(f"needs {size_text(told['hostNeed'])} of the machine's memory, free {free}{how}")
     if told["seconds"] is not None:
         out.print(f"takes about {told['seconds']:.0f} s")
     if told["id"] is not None:

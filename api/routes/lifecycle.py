@@ -101,7 +101,8 @@ def unpin(front: FrontDep, model_id: str) -> ModelView:
 
 @router.put("/{model_id}/fallback", summary="What a model falls back to")
 def fallback(front: FrontDep, model_id: str, body: FallbackBody) -> ModelView:
-    """Steps that are tried in order where it does not fit, or does not load: fewer tokens, another model of its type.
+    """Steps that are tried in order where it does not fit, or does not load: fewer tokens of context, fewer layers on
+    the GPU or none, numbers of 16 bits, another model of its type.
 
     Without steps it is strict. Every answer, job and event says what served; a plan says it before.
     """
@@ -120,7 +121,7 @@ def fallback(front: FrontDep, model_id: str, body: FallbackBody) -> ModelView:
                 _stands_in(model, catalog.get_model(session, step.model))
             elif model.source == SourceKind.OLLAMA:
                 hint = "Name another model of the same type; OLLAMA_CONTEXT_LENGTH, set for Ollama, is for all of its."
-                raise Invalid("unfit_fallback", f"The context of {model.id!r} is Ollama's to choose.", hint)
+                raise Invalid("unfit_fallback", f"How {model.id!r} runs is Ollama's to choose.", hint)
         return view_model(model, Facts(session, [model_id]))
 
 

@@ -31,13 +31,13 @@ class Learned:
 
     def need(self, setting: fit.Setting) -> fit.Need:
         """What the model takes."""
-        own = self.own.get(setting.context_length)
+        own = self.own.get(setting.context_length) if setting.lowered == fit.WHOLE else None
         facts, size = self.installation.facts, self.installation.size
         return fit.need(facts, size, setting, _seen(own) if own else None, self.others)
 
     def load_seconds(self, setting: fit.Setting) -> float | None:
         """How long its last load like this took; None where there was none."""
-        own = self.own.get(setting.context_length)
+        own = self.own.get(setting.context_length) if setting.lowered == fit.WHOLE else None
         return own.load_seconds if own else None
 
 

@@ -6,14 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
 from shared import fit
-from shared.db import residency
-from shared.db.reports import Footprint
+from shared.db import residency, sleep
+from shared.db.reports import Device, Footprint
 from shared.db.session import Database, now
 from shared.db.tables import Installation, Model, Residency
 from shared.errors import Conflict
+from shared.fallback import nothing_lower
 from shared.progress import Leases
 from shared.states import ResidencyState
 
@@ -64,6 +65,19 @@ class Plan:
     """Bytes before anything is done; None where the device does not tell."""
     evictions: tuple[Residency, ...] = ()
     """They leave first, in this order; of those that serve the type, the requests wait meanwhile."""
+    host: fit.HostNeed | None = None
+    """Of the machine's memory, where the device is a GPU."""
+    host_free: int | None = None
+
+    @property
+    def piece_by_piece(self) -> bool:
+        """Its weights go to the GPU so, as the machine has no room for all of them at once."""
+        return self.host is not None and self.host_free is not None and self.host.at_once > self.host_free
+
+    @property
+    def host_bytes(self) -> int:
+        """What it will take of the machine's memory beside its device."""
+        return 0 if self.host is None else self.host.least if self.piece_by_piece else self.host.at_once
 
     @property
     def id(self) -> str:
@@ -114,6 +128,24 @@ def free_bytes(
     return left if seen is None else min(seen, left)
 
 
+def free_now(session: Session, device: Device) -> int | None:
+    """As `free_bytes`, of what the device's worker last reported."""
+    there = [Occupant(row) for row in residency.residents(session, device.id)]
+    told = device.details
+    return free_bytes(told.get("memoryFree"), told.get("memoryLimit"), there, sleep.asleep(session, device.id))
+
+
+def beside_free(seen: int | None, device_kind: str, asleep: Sequence[Residency]) -> int | None:
+    """What a model of a GPU could take of the machine's memory; None on a CPU, which has no other.
+
+    Args:
+        asleep: sleepers of the device, which end for whoever needs it.
+    """
+    if device_kind != "gpu" or seen is None:
+        return None
+    return seen + sum(row.memory_bytes or 0 for row in asleep)
+
+
 def held_asleep(row: Residency) -> int:
     """Bytes that a sleeper has of its device: on a CPU all of its memory, on a GPU what any process takes there."""
     return (row.memory_bytes or 0) if row.device == CPU else fit.RUNTIME_BYTES.get((row.runtime, "gpu"), 0)
@@ -146,6 +178,7 @@ def plan(
     free: int | None,
     residents: Sequence[Occupant],
     stay: float = 0.0,
+    host_free: int | None = None,
 ) -> Plan:
     """Beside what is there where both fit, else in the place of what serves no type or this one: the longest unused
     first, and who serves last.
@@ -155,12 +188,21 @@ def plan(
     Args:
         residents: what is in the device's memory.
         stay: seconds that a model may stay at least, once it was loaded.
+        host_free: of the machine's memory, where the device is a GPU; None where that is not known.
 
     Raises:
-        Conflict: code `will_not_fit`.
+        Conflict: code `will_not_fit`; or `nothing_lower`, it is to have less and would need no less.
     """
-    predicted = fit.at_rest(installation.facts, installation.size, setting)
-    beside = Plan(installation.model_id, installation.revision, device, setting, need, predicted, free)
+    facts, size = installation.facts, installation.size
+    if (why := nothing_lower(facts, setting)) is not None:
+        raise Conflict("nothing_lower", why, "The next step is tried; `modelyard fallback` changes them.")
+    predicted, host = fit.at_rest(facts, size, setting), fit.host_need(facts, size, setting)
+    if host is not None and host_free is not None and host.least > host_free:
+        raise _host_too_small(installation, host, host_free, setting)
+    beside = Plan(
+        installation.model_id, installation.revision, device, setting, need, predicted, free, host=host,
+        host_free=host_free,
+    )  # fmt: skip
     if free is None or need.total <= free:
         return beside
     ready = [one for one in residents if one.row.state == ResidencyState.READY]
@@ -173,6 +215,8 @@ def plan(
     for one in sorted(going, key=lambda one: (one.row.active, -one.unused)):
         if need.total <= room:
             break
+        if one.row.memory_bytes == 0:  # it runs on the CPU beside
+            continue
         room += one.row.memory_bytes or 0
         evictions.append(one.row)
     if need.total - need.spread > room:
@@ -187,6 +231,17 @@ def _may_leave(one: Occupant, for_: Installation, stay: float) -> bool:
     return not kept and one.age >= stay and (not one.row.active or one.row.model_type == for_.model_type)
 
 
+def _host_too_small(installation: Installation, host: fit.HostNeed, free: int, setting: fit.Setting) -> Conflict:
+    what = "runs on the CPU beside its GPU" if setting.lowered != fit.WHOLE else "is loaded onto its GPU"
+    return Conflict(
+        "will_not_fit",
+        f"{installation.model_id} needs {fit.size_text(host.least)} of the machine's memory where it {what}, and "
+        f"{fit.size_text(free)} are free.",
+        "Free some of the machine's memory; MODELYARD_RUNNERS__SLEEP_BYTES is what models that sleep may have of it.",
+        {"hostNeedBytes": host.least, "hostFreeBytes": free},
+    )
+
+
 def _will_not_fit(
     installation: Installation, need: fit.Need, room: int, setting: fit.Setting, staying: Sequence[Occupant]
 ) -> Conflict:
@@ -196,6 +251,9 @@ def _will_not_fit(
         f"{'Unpin' if one.pinned else 'Unload'} {one.row.model_id}: {fit.size_text(one.row.memory_bytes or 0)}."
         for one in staying
     ]
+    if layers := fit.most_layers(installation.facts, installation.size, setting, room):
+        step = f"modelyard fallback {installation.model_id} gpu-layers={layers}"
+        ways.append(f"With {layers} layers on the GPU it would fit: {step}.")
     if 0 < context < setting.context_length:
         ways.append(f"With MODELYARD_RUNNERS__CONTEXT_LENGTH={context} it would fit.")
     ways.append("A variant of fewer bits a weight takes less; `modelyard fallback` says what may serve in its place.")

@@ -166,8 +166,10 @@ class Residency(SQLModel, table=True):
     load_seconds: float | None = None
     context_length: int | None = None
     """Tokens that it serves with; None where its server does not tell."""
+    lowered: dict[str, Any] = Field(default_factory=dict, sa_column=json_column(server_default="{}"))
+    """What it has less of by a step of its fallback, beside its tokens; see `fit.Lowered`."""
     fallback_for: list[str] = Field(default_factory=list, sa_column=json_column(server_default="[]"))
-    """Models that it answers for as a fallback; its own id where it has fewer tokens than it is to have."""
+    """Models that it answers for as a fallback; its own id where it has less than it is to have."""
     started_at: float = Field(sa_column=Column(Float(53), nullable=False))
 
 

@@ -162,6 +162,43 @@ def test_what_sleeps_is_in_nobodys_way(api: Served) -> None:
     assert fits["freeBefore"] == 4 * GIB + 3 * fit.RUNTIME_BYTES["torch", "gpu"]
 
 
+def test_compatible_with_a_device_is_what_plans_find(api: Served) -> None:
+    """What sleeps is free; what is in memory counts into what models may take together."""
+
+    def told() -> tuple[str, list[str]]:
+        found = get(api, "/api/v1/models/one/compatibility")["devices"][0]
+        return found["level"], [issue["code"] for issue in found["issues"]]
+
+    remember(api, 5 * GIB)
+    free(api, 4 * GIB)
+    assert told() == ("partial", ["memory_in_use"])
+    for name in ("a", "b", "c"):
+        resident(api, name, 16, state="asleep", active=False, runtime="torch")
+    assert told() == ("full", [])
+    free(api, 20 * GIB)
+    with api.front.database.session() as session:
+        row = session.get(Device, GPU)
+        assert row is not None
+        row.details = {**row.details, "memoryLimit": 18 * GIB}
+    resident(api, "two", 16)
+    assert told() == ("partial", ["memory_in_use"])
+
+
+def test_a_plan_tells_what_a_model_has_less_of_and_what_the_machine_has(api: Served) -> None:
+    free(api, 3 * GIB)
+    with api.front.database.session() as session:
+        row = session.get(Device, GPU)
+        assert row is not None
+        row.details = {**row.details, "hostFree": 40 * GIB}
+        catalog.change_model(session, "one", fallback=[{"precision": "float16"}, {"gpuLayers": 12}])
+    told = planned(api, "load", "one")
+    assert [(way["code"], way["precision"]) for way in told["tried"]] == [
+        ("will_not_fit", None), ("nothing_lower", "float16"),
+    ]  # fmt: skip
+    assert (told["lowered"], told["hostFree"], told["pieceByPiece"]) == ({"gpuLayers": 12}, 40 * GIB, False)
+    assert told["need"] < 3 * GIB < told["need"] + told["hostNeed"]
+
+
 def test_who_names_a_plan_joins_nobody_who_does_not(api: Served) -> None:
     def switch(query: str = "") -> str:
         answer = api.http.post(f"/api/v1/models/one/switch{query}")

@@ -103,6 +103,19 @@ def test_a_model_of_ollama_falls_back_to_another_model_and_not_to_fewer_tokens(s
     assert (answer.status_code, answer.json()["code"]) == (422, "unfit_fallback")
 
 
+def test_an_answer_tells_what_its_model_has_less_of(serve: Serve, ledger: Ledger) -> None:
+    serving(ledger, "ready")
+    less = {"gpuLayers": 20, "precision": "bfloat16"}
+    with FakeOllama() as ollama, ledger.database.session() as session:
+        ollama.models["one"] = published("one")
+        values = {"url": ollama.url, "known_as": "one", "context_length": 512, "lowered": less, "fallback_for": ["one"]}
+        session.exec(update(Residency).values(**values))
+        session.commit()
+        told = serve().http.post("/v1/chat/completions", json=BODY).headers
+    names = ("fallback-for", "context-length", "gpu-layers", "precision", "device")
+    assert [told.get(f"x-modelyard-{name}") for name in names] == ["one", "512", "20", "bfloat16", None]
+
+
 def test_many_who_name_a_model_are_one_load(serve: Serve, ledger: Ledger) -> None:
     installed(ledger, "one")
     api = serve(hold_seconds=1)

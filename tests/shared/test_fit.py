@@ -11,9 +11,12 @@ from shared.fit import (
     RUNTIME_BYTES,
     Basis,
     Footprint,
+    Lowered,
     Setting,
     at_rest,
+    host_need,
     longest_context,
+    most_layers,
     need,
     runnable,
     runtime_of,
@@ -60,6 +63,51 @@ def test_the_cache_is_a_key_and_a_value_of_every_head_in_every_layer_for_every_t
 )
 def test_a_context_is_as_long_as_it_can_be(setting: Setting, tokens: int) -> None:
     assert need({**LLAMA_8B, "contextLength": 2048}, 0, setting).cache == GIB * tokens // 8192
+
+
+def test_layers_that_are_not_on_the_gpu_are_on_the_host() -> None:
+    half = ON_GPU._replace(lowered=Lowered(gpu_layers=16))
+    whole, lower = need(LLAMA_8B, 0, ON_GPU), need(LLAMA_8B, 0, half)
+    assert (lower.weights, lower.cache, lower.runtime) == (whole.weights // 2, whole.cache // 2, whole.runtime)
+    host = host_need(LLAMA_8B, 0, half)
+    assert host is not None
+    assert host.at_once == host.least > whole.weights // 2 + whole.cache // 2
+    none = ON_GPU._replace(lowered=Lowered(on_cpu=True))
+    assert need(LLAMA_8B, 0, none, others=[Footprint(9 * GIB, GIB)]).total == 0
+    assert host_need(LLAMA_8B, 0, none) == (at_rest(LLAMA_8B, 0, ON_GPU._replace(device_kind="cpu")),) * 2
+
+
+@pytest.mark.parametrize(("room", "layers"), [(16 * GIB, 0), (4 * GIB, 19), (GIB // 2, 0)])
+def test_the_most_layers_that_fit(room: int, layers: int) -> None:
+    assert most_layers(LLAMA_8B, 0, ON_GPU, room) == layers
+    if layers:
+        assert need(LLAMA_8B, 0, ON_GPU._replace(lowered=Lowered(gpu_layers=layers))).total <= room
+        assert need(LLAMA_8B, 0, ON_GPU._replace(lowered=Lowered(gpu_layers=layers + 1))).total > room
+    assert most_layers(LLAMA_8B, 0, ON_GPU._replace(device_kind="cpu"), room) == 0
+
+
+@pytest.mark.parametrize(("bits", "parts"), [("F32", 2), ("F64", 4), ("BF16", 1)])
+def test_numbers_of_16_bits(bits: str, parts: int) -> None:
+    facts = {"format": "transformers", "weightBytes": 8 * GIB, "quantization": bits}
+    on_gpu = Setting("torch", "gpu", 128, Lowered(precision="bfloat16"))
+    assert need(facts, 0, on_gpu).weights == 8 * GIB // parts
+    host = host_need(facts, 0, on_gpu)
+    assert host is not None
+    assert host.at_once == host.least < GIB, "they go to the GPU piece by piece"
+    drawn = need({**SDXL, "quantization": bits}, 0, on_gpu._replace(runtime="diffusers")).weights
+    assert drawn == 3_469_000_000 * 2
+
+
+def test_what_is_loaded_onto_a_gpu_is_in_the_host_s_memory_first() -> None:
+    facts = {"format": "transformers", "weightBytes": 70 * GIB, "quantization": "BF16"}
+    host = host_need(facts, 0, Setting("torch", "gpu", 128))
+    assert host is not None
+    assert host.at_once - host.least == 70 * GIB
+    assert host_need(facts, 0, Setting("torch", "cpu", 128)) is None
+    assert host_need(facts, 0, Setting("ollama", "gpu", 128)) is None
+    images = host_need(SDXL, 0, Setting("diffusers", "gpu", 128))
+    assert images is not None
+    assert images.least > 6_938_000_000
 
 
 @pytest.mark.parametrize("facts", [{}, {"format": "diffusers"}, {"format": "gguf", "layers": 32}])

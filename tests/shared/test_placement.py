@@ -80,6 +80,38 @@ def test_a_pin_keeps_a_model_and_not_its_runner() -> None:
     assert leaving([there("new", pinned=True), there("a")]) == ["new", "a"]
 
 
+LARGE = Installation(
+    **{**NEW.model_dump(), "facts": {"format": "transformers", "weightBytes": 70 * GB, "quantization": "BF16"}}
+)
+ON_GPU = fit.Setting("torch", "gpu", 4096)
+WEIGHTS = fit.Need(70 * GB, 0, 0, 70 * GB, 0, fit.Basis.MEASURED)
+
+
+@pytest.mark.parametrize(
+    ("free", "piece_by_piece"), [(80 * GB, False), (64 * GB, True), (None, False)], ids=["room", "little", "unknown"]
+)
+def test_what_the_host_has_no_room_for_goes_to_the_gpu_piece_by_piece(free: int | None, piece_by_piece: bool) -> None:
+    found = plan(LARGE, "gpu", ON_GPU, WEIGHTS, 100 * GB, [], host_free=free)
+    assert found.piece_by_piece is piece_by_piece
+    assert (found.host_bytes < GB) is piece_by_piece
+
+
+def test_what_the_host_has_no_room_for_at_all_is_refused_with_its_numbers() -> None:
+    on_cpu = ON_GPU._replace(lowered=fit.Lowered(on_cpu=True))
+    for setting, free in ((ON_GPU, 100_000_000), (on_cpu, 64 * GB)):
+        with pytest.raises(Conflict) as refused:
+            plan(LARGE, "gpu", setting, WEIGHTS, 100 * GB, [], host_free=free)
+        assert refused.value.code == "will_not_fit"
+        assert refused.value.details["hostNeedBytes"] > refused.value.details["hostFreeBytes"] == free
+    assert plan(LARGE, "gpu", on_cpu, NEED, 100 * GB, [], host_free=80 * GB).host_bytes > 70 * GB
+
+
+def test_nobody_leaves_a_gpu_who_has_nothing_of_it() -> None:
+    beside = there("beside", unused=99)
+    beside.row.memory_bytes = 0
+    assert leaving([beside, there("a"), there("b")]) == ["a", "b"]
+
+
 def test_what_drains_gives_room_to_nobody_yet() -> None:
     with pytest.raises(Conflict):
         made([there("a"), there("b", state=ResidencyState.DRAINING)])

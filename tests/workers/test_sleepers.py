@@ -20,6 +20,7 @@ from shared.db.reports import Device as DeviceRow
 from shared.db.tables import Installation, Residency
 from shared.db.upkeep import refuse_if_used
 from shared.errors import Failed
+from shared.fallback import Rung
 from shared.jobs import Ledger
 from shared.keys import runner_key
 from shared.progress import Leases, Workers, connect
@@ -115,7 +116,7 @@ def loaded(manager: Manager, ledger: Ledger, name: str, *, fresh: bool = False) 
         model, installation = catalog.get_model(session, name), catalog.installed(session, name)
     job = work(manager, ledger, Load(model_id=name))
     ready = manager.ensure_ready(
-        model, installation, job, context_length=CONTEXT, fresh=fresh, set_aside=ResidencyState.IDLE
+        model, installation, job, way=Rung(name, CONTEXT), fresh=fresh, set_aside=ResidencyState.IDLE
     )
     ledger.succeed(job.job_id, job.attempt, {})
     return ready
@@ -209,7 +210,7 @@ def test_nobody_ends_where_a_plan_is_content_with_what_is_free(
     manager = managed()
     assert manager.leaving.rest(row(ledger, "two"))
     monkeypatch.setattr(inventory, "memory_free", lambda _: 85)
-    manager.leaving.sleepers.give_way(replace(NEED, spread=5), None)
+    manager.leaving.sleepers.give_way(replace(PLAN, need=replace(NEED, spread=5)), None)
     assert states(ledger, "two") == {("asleep", False)}
 
 
@@ -241,9 +242,22 @@ def test_on_a_cpu_it_ends_where_its_memory_itself_is_needed(
     monkeypatch.setattr("workers.residency.leaving.SETTLE_SECONDS", 0.2)
     manager.leaving.evict(row(ledger, "one"), PLAN, ResidencyState.IDLE)
     assert states(ledger, "one") == {("idle", True)}
-    manager.leaving.sleepers.give_way(PLAN.need, row(ledger, "two"))
+    manager.leaving.sleepers.give_way(PLAN, row(ledger, "two"))
     assert states(ledger, "two") == {("asleep", False)}, "it is to be woken"
-    manager.leaving.sleepers.give_way(PLAN.need, None)
+    manager.leaving.sleepers.give_way(PLAN, None)
+    assert states(ledger, "two") == {("stopped", False)}
+
+
+def test_one_of_a_gpu_ends_where_the_machine_s_memory_is_needed(
+    managed: Managed, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = managed()
+    assert manager.leaving.rest(row(ledger, "two"))
+    monkeypatch.setattr(inventory, "memory_free", lambda _: PLENTY)
+    large = replace(PLAN, host=fit.HostNeed(2 * PLENTY, PLENTY), host_free=3 * PLENTY)
+    manager.leaving.sleepers.give_way(replace(large, host=fit.HostNeed(1, 1)), None)
+    assert states(ledger, "two") == {("asleep", False)}
+    manager.leaving.sleepers.give_way(large, None)
     assert states(ledger, "two") == {("stopped", False)}
 
 
@@ -274,7 +288,7 @@ def test_the_watch_sees_that_one_is_over(managed: Managed, ledger: Ledger, how: 
             session.exec(update(Installation).values(revision="2"))
     until(lambda: states(ledger, "two") == {("stopped", False)}, what="its end")
     until(lambda: not manager._pool.lives("two"), what="the end of its runner")
-    assert manager.leaving.sleepers.find("two", "1", CONTEXT) is None
+    assert manager.leaving.sleepers.find("1", Rung("two", CONTEXT)) is None
 
 
 def test_a_worker_that_starts_anew_finds_none(managed: Managed, ledger: Ledger) -> None:

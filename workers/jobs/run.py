@@ -51,7 +51,8 @@ def run(args: Run, work: Work) -> dict[str, Any]:
         with services.database.session() as session:
             usage.record(session, [Use(route.model_id, seconds, failed=httpx.codes.is_server_error(status))])
     return {
-        "modelId": args.model_id, "servedBy": {"modelId": route.model_id, "contextLength": route.context_length},
+        "modelId": args.model_id,
+        "servedBy": {"modelId": route.model_id, "contextLength": route.context_length, **route.lowered},
         "fallback": route.fallback_for is not None, "seconds": round(seconds, 3), "answer": _read(status, content),
     }  # fmt: skip
 

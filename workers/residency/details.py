@@ -7,7 +7,7 @@ from shared.db import devices
 from shared.db.reports import Device as DeviceRow
 from shared.errors import ModelyardError
 from workers.devices import inventory
-from workers.devices.base import Device
+from workers.devices.base import CPU_ID, Device
 from workers.job import Services
 from workers.runtimes.base import Runtime
 
@@ -30,7 +30,8 @@ def report_chore(services: Services, device: Device, runtimes: Collection[Runtim
 def _details(device: Device, runtimes: Iterable[Runtime], limit: int | None) -> dict[str, Any]:
     """As JSON; figures that the machine does not tell are left out.
 
-    `memoryFree` and `memoryLimit` in bytes, `utilisation` 0 to 1, `temperature` in degrees Celsius, `power` in watts;
+    `memoryFree`, `memoryLimit` and a GPU's `hostFree` (of the machine's memory) in bytes, `utilisation` 0
+    to 1, `temperature` in degrees Celsius, `power` in watts;
     `noGpu` says why this machine shows none, and `runtimes` of each its `version`, or what is missing and the `hint`.
     """
     there, no_gpu = inventory.devices()
@@ -44,6 +45,8 @@ def _details(device: Device, runtimes: Iterable[Runtime], limit: int | None) -> 
             "power": seen.power, "driver": seen.driver, "computeCapability": seen.compute_capability,
             "healthy": seen.healthy, "reason": seen.reason,
         }  # fmt: skip
+    if device.kind == "gpu":
+        told["hostFree"] = next((found.memory_free for found in there if found.id == CPU_ID), None)
     told |= {"memoryLimit": limit, "noGpu": no_gpu, "runtimes": {name: _found(each) for name, each in named.items()}}
     return {name: value for name, value in told.items() if value is not None}
 

@@ -10,16 +10,18 @@ from typing import NamedTuple
 import redis
 import structlog
 
+from shared import fit
 from shared.db import footprints, residency, sleep
 from shared.db.placement import Plan, outdated, taken
 from shared.db.tables import Installation, Model, Residency
 from shared.errors import Failed, Unavailable
+from shared.fallback import Rung
 from shared.keys import installation_secret, runner_key
 from shared.points import reached
 from shared.states import ResidencyState
 from shared.trust import Trust
 from workers.devices import inventory
-from workers.devices.base import Device
+from workers.devices.base import CPU_ID, Device
 from workers.job import Services, Work
 from workers.residency.leaving import Leaving
 from workers.residency.loadable import to_load
@@ -77,7 +79,7 @@ class Manager:
         work: Work,
         plan_id: str | None = None,
         *,
-        context_length: int,
+        way: Rung,
         fresh: bool = False,
         set_aside: ResidencyState = ResidencyState.LOST,
     ) -> Ready:
@@ -86,13 +88,13 @@ class Manager:
 
         Args:
             plan_id: the plan that people have seen; another one is not carried out.
-            context_length: in tokens; of one that is in memory already it does not matter.
+            way: how it is to run; of one that is in memory already it does not matter.
             fresh: start another one even where there is one.
             set_aside: what becomes of who serves the type and has to leave for it. LOST comes back by itself where
                 nobody takes its place; IDLE waits for a request, and nobody is made to leave who has just come.
 
         Raises:
-            Conflict: code `plan_outdated`, or `will_not_fit`; nothing was touched.
+            Conflict: code `plan_outdated`, `will_not_fit` or `nothing_lower`; nothing was touched.
             Failed: no runtime for its files, or its runner did not become ready; nothing of it is left running.
             Snooze: who would have to leave has just come.
         """
@@ -103,22 +105,22 @@ class Manager:
             if plan_id is not None and work.attempt == 1:  # plans are of loads: somebody else was quicker
                 raise outdated()
             return Ready(row, started=False, woken=False)
-        asleep = None if fresh else self._sleepers.find(model.id, installation.revision, context_length)
+        asleep = None if fresh else self._sleepers.find(installation.revision, way)
         if asleep is not None:
-            self._make_room(installation, asleep.runtime, context_length, plan_id, set_aside, work, asleep)
+            self._make_room(installation, asleep.runtime, way, plan_id, set_aside, work, asleep)
             plan_id = None  # it was carried out this far
             if self._wake(asleep, work):
                 return Ready(asleep, started=True, woken=True)
         folder, trusted = to_load(self._services, installation)
         runtime = runtime_for(self.runtimes, folder, model, installation.facts)
-        planned = self._make_room(installation, runtime.name, context_length, plan_id, set_aside, work)
+        planned = self._make_room(installation, runtime.name, way, plan_id, set_aside, work)
         row = Residency(
             id=str(uuid.uuid4()), model_id=model.id, model_type=model.type, revision=installation.revision,
             device=self.device.id, runtime=runtime.name, state=ResidencyState.STARTING, started_at=0.0,
-            context_length=context_length,
+            context_length=way.context_length, lowered=way.lowered.told(),
         )  # fmt: skip
         with self._services.database.session() as session:
-            if runtime.keeps_weights:
+            if runtime.keeps_weights and not planned.piece_by_piece and way.lowered == fit.WHOLE:
                 node, budget = self._services.settings.node, self._sleepers.budget
                 sleep.keep(session, row, node, planned.need.weights, budget)
             residency.start(session, row)
@@ -160,13 +162,13 @@ class Manager:
     # -- inside ---------------------------------------------------------------------------------------------
 
     def _make_room(
-        self, installation: Installation, runtime: str, context_length: int, plan_id: str | None,
+        self, installation: Installation, runtime: str, way: Rung, plan_id: str | None,
         set_aside: ResidencyState, work: Work, woken: Residency | None = None,
     ) -> Plan:  # fmt: skip
         """Whoever has to leave for it does; see `ensure_ready`. Sleepers do too, but the one that is to be woken."""
         gently = set_aside is ResidencyState.IDLE
         planned = plan_for(
-            self._services, self.device, installation, runtime, context_length,
+            self._services, self.device, installation, runtime, way,
             self._settings.min_residence_seconds if gently else 0.0,
         )  # fmt: skip
         planned.check(plan_id)
@@ -175,7 +177,7 @@ class Manager:
             work.confirm()
         for old in planned.evictions:
             self.leaving.evict(old, planned, set_aside)
-        self._sleepers.give_way(planned.need, woken)
+        self._sleepers.give_way(planned, woken)
         return planned
 
     def _wake(self, row: Residency, work: Work) -> bool:
@@ -205,10 +207,13 @@ class Manager:
         self, row: Residency, runtime: Runtime, folder: Path, planned: Plan, trusted: Trust, pooling: str, work: Work
     ) -> None:
         began = time.monotonic()
-        work.report("loading", fraction=0.1)
+        lowered = planned.setting.lowered
+        work.report("loading piece by piece" if planned.piece_by_piece else "loading", fraction=0.1)
         request = Request(
             folder=folder, model_id=row.model_id, host=self._settings.host, port=0,
-            key=runner_key(self._secret, row.id), device=self.device.id, context_length=planned.setting.context_length,
+            key=runner_key(self._secret, row.id), device=CPU_ID if lowered.on_cpu else self.device.id,
+            context_length=planned.setting.context_length, gpu_layers=lowered.gpu_layers, precision=lowered.precision,
+            piece_by_piece=planned.piece_by_piece,
             allow_pickle=trusted.pickle, allow_remote_code=trusted.remote_code, mark=row.id, pooling=pooling,
             keep_weights=row.kept_bytes is not None,
         )  # fmt: skip
@@ -219,7 +224,7 @@ class Manager:
         reached("runner.started")
         server.wait_ready(work.checkpoint)
         memory, seconds = self._prove(row, server, before, began, work)
-        if memory is not None:
+        if memory is not None and lowered == fit.WHOLE:
             with self._services.database.session() as session:
                 footprints.record(session, planned.footprint(row, memory, seconds))
 
@@ -232,10 +237,13 @@ class Manager:
         reached("runner.probed")
         told = server.memory()
         memory = taken(self.device.kind, *told, before, inventory.memory_free(self.device.id))
+        offloaded = told.offloaded(self.device.kind)
+        if self.device.kind == "gpu" and row.lowered.keys() & {"device", "gpuLayers"}:
+            memory, offloaded = 0 if "device" in row.lowered else memory, told.host
         seconds = round(time.monotonic() - began, 3)
         values = {
             "state": ResidencyState.READY, "url": server.url, "pid": server.pid, "memory_bytes": memory,
-            "offloaded_bytes": told.offloaded(self.device.kind), "context_length": server.context_length,
+            "offloaded_bytes": offloaded, "context_length": server.context_length,
             "load_seconds": seconds,
         }  # fmt: skip
         self._pool.mark(row.id, **values)

@@ -5,11 +5,11 @@ from contextlib import suppress
 
 import structlog
 
-from shared import fit
 from shared.db import sleep
-from shared.db.placement import held_asleep
+from shared.db.placement import Plan, held_asleep
 from shared.db.tables import Residency
 from shared.errors import Unavailable
+from shared.fallback import Rung
 from shared.settings import RunnerSettings
 from shared.states import ResidencyState
 from workers.devices import cpu, inventory
@@ -27,6 +27,10 @@ def budget(settings: RunnerSettings, device: Device) -> int:
     if settings.sleep_bytes is not None:
         return settings.sleep_bytes
     return 0 if device.id == CPU_ID else (cpu.read().memory_total or 0) // SHARE
+
+
+def _host_free() -> int:
+    return cpu.read().memory_free or 0
 
 
 class Sleepers:
@@ -62,24 +66,28 @@ class Sleepers:
         log.info("residency.asleep", residency_id=row.id, memory_bytes=size)
         return True
 
-    def find(self, model_id: str, revision: str, context_length: int) -> Residency | None:
+    def find(self, revision: str, way: Rung) -> Residency | None:
         """The sleeper that is what a load of this would be."""
-        wanted = (model_id, revision, context_length)
-        found = [row for row in self._all() if (row.model_id, row.revision, row.context_length) == wanted]
+        wanted = (way.model_id, revision, way.context_length, way.lowered.told())
+        found = [
+            row for row in self._all() if (row.model_id, row.revision, row.context_length, row.lowered) == wanted
+        ]  # fmt: skip
         return next((row for row in found if self._pool.lives(row.id)), None)
 
-    def give_way(self, need: fit.Need, but: Residency | None) -> None:
-        """End those who slept longest, until as much of the device is free as a plan asks for or only `but` is left.
+    def give_way(self, planned: Plan, but: Residency | None) -> None:
+        """End those who slept longest, until as much of the device is free as a plan asks for, and of the machine
+        beside it, or only `but` is left.
 
         On a CPU they have the memory itself, on a GPU a little of it for their process.
 
         Args:
             but: the one that is to be woken; what it has of the device is a part of what it needs.
         """
+        need, host = planned.need, planned.host_bytes
         least = need.total - need.spread - (0 if but is None else held_asleep(but))
         for row in self._all():
             free = inventory.memory_free(self._pool.device.id)
-            if free is None or free >= least:
+            if (free is None or free >= least) and (not host or but is not None or _host_free() >= host):
                 return
             if but is None or row.id != but.id:
                 self._end(row)

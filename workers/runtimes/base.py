@@ -40,6 +40,12 @@ class Request:
     """A person allowed this revision to bring code of its own."""
     keep_weights: bool = False
     """Its weights are to stay in host memory, so that it can sleep; for a runtime that has that."""
+    gpu_layers: int | None = None
+    """So many of its layers on the GPU; None: all. For llama-server."""
+    precision: str | None = None
+    """Of its numbers, `bfloat16` or `float16`; None: as in its files. For torch."""
+    piece_by_piece: bool = False
+    """Its weights are not read into host memory all at once; for torch and a GPU."""
     pooling: str = "mean"
     """How an embedding model makes one vector of those of its tokens: `mean`, `cls` or `last`."""
     mark: str = ""

@@ -69,7 +69,7 @@ class LlamaCpp(Launched):
             *("--port", str(request.port)),
             *("--ctx-size", str(request.context_length)),
             *("--parallel", str(SLOTS)),
-            *("--n-gpu-layers", str(ALL_LAYERS if on_gpu else 0)),
+            *("--n-gpu-layers", str((request.gpu_layers or ALL_LAYERS) if on_gpu else 0)),
             "--no-webui",
         )
         env = {

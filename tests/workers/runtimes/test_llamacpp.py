@@ -99,3 +99,5 @@ def test_the_command_keeps_the_key_and_follows_the_device(binary: Path, folder: 
     assert re.search(r"--host 127\.0\.0\.1 --port 8123 --ctx-size 2048", on_cpu)
     assert "--n-gpu-layers 0" in on_cpu
     assert "--n-gpu-layers 999" in " ".join(launch_argv(binary, folder, "gpu-1234"))
+    fewer = Request(folder, "tiny", "127.0.0.1", 8123, KEY, "gpu-1234", 2048, gpu_layers=20)
+    assert "--n-gpu-layers 20" in " ".join(LlamaCpp(RunnerSettings(llama_server_path=binary)).launch(fewer).argv)

@@ -42,3 +42,20 @@ def test_it_is_the_same_model(tmp_path: Path, family: str, auto: Any) -> None:
         assert torch.equal(found(ids)[0], wanted(ids)[0])
     if auto is AutoModelForCausalLM:
         assert found.generation_config.to_dict() == wanted.generation_config.to_dict()
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bfloat16", torch.bfloat16), (None, torch.float32)])
+def test_piece_by_piece_it_is_the_same_model_in_whatever_precision(
+    tmp_path: Path, precision: str | None, dtype: torch.dtype
+) -> None:
+    folder = transformers_llm(tmp_path, "llama", torch.float32, **SHAPE)
+    whole = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    found, weights = load_model(
+        AutoModelForCausalLM, folder, "cpu", pickle=False, remote_code=False, keep_weights=False, piece_by_piece=True,
+        precision=precision,
+    )  # fmt: skip
+    assert weights is None
+    assert {tensor.dtype for tensor in found.parameters()} == {dtype}
+    ids = torch.arange(1, 9)[None]
+    with torch.inference_mode():
+        assert torch.allclose(found(ids)[0].float(), whole(ids)[0], atol=0.05)

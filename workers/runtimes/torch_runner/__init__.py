@@ -66,6 +66,8 @@ class TorchRunner(Launched):
             *(["--allow-pickle"] if pickled else []),
             *(["--allow-remote-code"] if request.allow_remote_code else []),
             *(["--keep-weights"] if request.keep_weights else []),
+            *(["--piece-by-piece"] if request.piece_by_piece else []),
+            *(["--precision", request.precision] if request.precision else []),
         )
         env = {
             KEY_VARIABLE: request.key,

@@ -17,7 +17,7 @@ class Embedder(Engine):
         pooling: `mean` of all tokens, the first one (`cls`), or the `last` one.
     """
 
-    def __init__(self, folder: Path, device: str, context_length: int, *, pooling: str, **allowed: bool) -> None:
+    def __init__(self, folder: Path, device: str, context_length: int, *, pooling: str, **allowed: Any) -> None:
         super().__init__(folder, device, context_length, **allowed)
         self._pooling = pooling
 

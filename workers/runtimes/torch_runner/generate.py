@@ -39,11 +39,13 @@ class Engine:
         pickle: its weights are in torch's pickles, which are read as tensors and nothing else; else in safetensors.
         remote_code: it may import the Python files of the model.
         keep_weights: they stay in host memory, so that it can sleep.
+        piece_by_piece: they are not read into host memory all at once.
+        precision: of its numbers, as torch names it; None: as in its files.
     """
 
     def __init__(
         self, folder: Path, device: str, context_length: int, *, pickle: bool = False, remote_code: bool = False,
-        keep_weights: bool = False,
+        keep_weights: bool = False, piece_by_piece: bool = False, precision: str | None = None,
     ) -> None:  # fmt: skip
         self._folder = folder
         self._device = "cpu" if device == CPU_ID else "cuda"
@@ -51,6 +53,8 @@ class Engine:
         self._pickle = pickle
         self._remote_code = remote_code
         self._keep_weights = keep_weights
+        self._piece_by_piece = piece_by_piece or precision is not None  # else the full ones would be there beside
+        self._precision = precision
         self._working = threading.Lock()
         """Held while something is done with the model."""
         self._asleep = False
@@ -156,7 +160,7 @@ class Engine:
         self._memory_before = self._memory()
         self._model, self._weights = load_model(
             self._auto_class(), self._folder, self._device, pickle=self._pickle, remote_code=self._remote_code,
-            keep_weights=self._keep_weights,
+            keep_weights=self._keep_weights, piece_by_piece=self._piece_by_piece, precision=self._precision,
         )  # fmt: skip
         longest = getattr(self._model.config, "max_position_embeddings", None) or self._context_length
         self._context_length = min(self._context_length, longest)

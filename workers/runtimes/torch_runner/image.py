@@ -29,7 +29,7 @@ class ImageGenerator(Engine):
     A generation's prompt is a `Drawing` here.
     """
 
-    def __init__(self, folder: Path, device: str, context_length: int, **allowed: bool) -> None:
+    def __init__(self, folder: Path, device: str, context_length: int, **allowed: Any) -> None:
         super().__init__(folder, device, context_length, **allowed)
         self._index = read(folder / INDEX) or {}
         wanted = parts(self._index)
@@ -83,6 +83,8 @@ class ImageGenerator(Engine):
 
         if self._device == "cpu":
             return torch.float32
+        if self._precision is not None:
+            return getattr(torch, self._precision)
         sizes: Counter[str] = Counter()
         for file in self._files:
             for tensor in read_safetensors(file).tensors.values():

@@ -40,25 +40,33 @@ class Weights:
 
 
 def load_model(
-    auto: Any, folder: Path, device: str, *, pickle: bool, remote_code: bool, keep_weights: bool
+    auto: Any,
+    folder: Path,
+    device: str,
+    *,
+    pickle: bool,
+    remote_code: bool,
+    keep_weights: bool,
+    piece_by_piece: bool = False,
+    precision: str | None = None,
 ) -> tuple[Any, Weights | None]:
     """A model on the device, and its weights where they stay in host memory.
 
     Args:
         auto: the class of transformers that finds the model's own.
         device: `cpu` or `cuda`.
-        pickle, remote_code, keep_weights: as `Engine` has them.
+        pickle, remote_code, keep_weights, piece_by_piece, precision: as `Engine` has them.
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=remote_code)
     files = weight_files(folder)
-    if pickle or not files or not _plain(config, remote_code=remote_code):
+    if piece_by_piece or pickle or not files or not _plain(config, remote_code=remote_code):
         model = auto.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=not pickle,
             weights_only=True,
             trust_remote_code=remote_code,
-            dtype="auto",
+            dtype=getattr(torch, precision) if precision else "auto",
             device_map=device if device == "cuda" else None,
         )
         return model.eval(), None

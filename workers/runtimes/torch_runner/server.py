@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shared.fit import PRECISIONS
 from workers.runtimes.torch_runner import KEY_VARIABLE
 from workers.runtimes.torch_runner.embed import Embedder
 from workers.runtimes.torch_runner.generate import Engine
@@ -82,7 +83,8 @@ def _made(arguments: argparse.Namespace) -> tuple[Engine, FastAPI]:
     about = (arguments.folder, arguments.device, arguments.context_length)
     allowed = {
         "pickle": arguments.allow_pickle, "remote_code": arguments.allow_remote_code,
-        "keep_weights": arguments.keep_weights,
+        "keep_weights": arguments.keep_weights, "piece_by_piece": arguments.piece_by_piece,
+        "precision": arguments.precision,
     }  # fmt: skip
     if arguments.images:
         images = ImageGenerator(*about, **allowed)
@@ -107,6 +109,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--allow-pickle", action="store_true")
     parser.add_argument("--allow-remote-code", action="store_true")
     parser.add_argument("--keep-weights", action="store_true", help="in host memory, so that it can sleep")
+    parser.add_argument("--piece-by-piece", action="store_true", help="to the GPU, and not all at once to host memory")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of its numbers; as in its files where missing")
     return parser.parse_args()
 
 
