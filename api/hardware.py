@@ -34,6 +34,7 @@ class DeviceView(View):
     memory_free: int | None = None
     memory_limit: int | None = Field(None, description="What models may take of it together.")
     host_free: int | None = Field(None, description="Of a GPU: what is free of the machine's memory.")
+    spare_bytes: int | None = Field(None, description="Of the machine's, in a runner without a model; free for one.")
     utilisation: float | None = Field(None, description="0 to 1.")
     temperature: float | None = None
     power: float | None = None

@@ -99,7 +99,7 @@ def _run_device(settings: Settings, device_id: str | None) -> int:
     own_device(settings, device.id)
     services = open_services(settings, name)
     services.manager = manager = Manager(services, device)
-    report = report_chore(services, device, manager.runtimes)
+    report = report_chore(services, device, manager.runtimes, manager.spares)
     report()
     manager.recover()
     lane = device_lane(device.id)

@@ -11,8 +11,9 @@ from workers.runtimes.runner import Launched
 from workers.runtimes.torch_runner import TorchRunner
 
 SERVER = """
-import http.server, os, signal, sys
-host, port, key = sys.argv[1], int(sys.argv[2]), os.environ["FAKE_KEY"]
+import http.server, json, os, signal, sys
+host, port = json.loads(sys.stdin.readline() or "[]") if sys.argv[1] == "SPARE" else sys.argv[1:]
+port, key = int(port), os.environ["FAKE_KEY"]
 REFUSED = ()
 HEALTH, ANSWER = 200, b'{"text": "hi", "tokens": 1, "seconds": 0.1}'
 BEFORE
@@ -67,6 +68,7 @@ class FakeRuntime(Launched):
     name: str = "fake"
     keeps_weights: bool = True
     output: Output = Output.TEXT
+    spares: bool = False
     _settings = RunnerSettings()
     launched: list[Request] = field(default_factory=list)
 
@@ -75,10 +77,14 @@ class FakeRuntime(Launched):
 
     def launch(self, request: Request) -> Launch:
         self.launched.append(request)
+        return self._launch(request.key, request.host, str(request.port))
+
+    def spare(self, key: str) -> Launch | None:
+        return self._launch(key, "SPARE") if self.spares else None
+
+    def _launch(self, key: str, *arguments: str) -> Launch:
         code = SERVER.replace("BEFORE", self.fault)
-        return Launch(
-            (sys.executable, "-c", code, request.host, str(request.port)), {"FAKE_KEY": request.key, "EXTRA": "given"}
-        )
+        return Launch((sys.executable, "-c", code, *arguments), {"FAKE_KEY": key, "EXTRA": "given"})
 
     def probe(self, base_url: str, key: str) -> None:
         TorchRunner(RunnerSettings()).probe(base_url, key)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 from sqlmodel import select, update
@@ -29,11 +30,12 @@ from shared.states import Holder, InstallationState, ResidencyState
 from tests.conftest import RealRedis, until
 from tests.fakes import runtimes
 from tests.fakes.runtimes import FakeRuntime
-from workers.devices import inventory
+from workers.devices import cpu, inventory
 from workers.devices.base import Device
 from workers.job import Services, Work
 from workers.jobs.unload import unload
 from workers.residency.manager import Manager, Ready
+from workers.residency.planning import plan_for
 from workers.residency.sleepers import budget
 from workers.residency.watch import Watch
 from workers.runtimes.base import Request
@@ -259,6 +261,58 @@ def test_one_of_a_gpu_ends_where_the_machine_s_memory_is_needed(
     assert states(ledger, "two") == {("asleep", False)}
     manager.leaving.sleepers.give_way(large, None)
     assert states(ledger, "two") == {("stopped", False)}
+
+
+@pytest.fixture
+def spared(managed: Managed, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Manager:
+    """A runner without a model is there."""
+    monkeypatch.setattr(cpu, "read", lambda: Device("cpu", "cpu", "test", PLENTY, PLENTY))
+    settings.runners.spare = True
+    manager = managed()
+    manager.runtimes = (FakeRuntime(spares=True),)
+    manager.spares.keep(manager.runtimes)
+    return manager
+
+
+def test_a_load_begins_in_a_runner_that_waits_and_the_next_one_gets_another(spared: Manager, ledger: Ledger) -> None:
+    spare = spared.spares._spare
+    assert spare is not None
+    pid = spare.child.pid
+    ready = loaded(spared, ledger, "one", fresh=True)
+    assert (ready.row.id, ready.row.pid) == (spare.mark, pid)
+    assert spared.spares.memory_bytes == 0
+    spared.spares.keep(spared.runtimes)
+    assert spared._pool.lives(ready.row.id)
+    assert spared.spares.memory_bytes > 1_000_000
+    spared._pool.end(ready.row.id, ResidencyState.STOPPED)
+    assert not psutil.pid_exists(pid)
+
+
+def test_it_is_free_for_any_load_and_ends_for_one_that_is_of_another_kind(
+    spared: Manager, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spare = spared.spares._spare
+    assert spare is not None
+    with ledger.database.reading() as session:
+        installation = catalog.installed(session, "one")
+    monkeypatch.setattr(inventory, "memory_free", lambda _: 100)
+    plan = plan_for(spared._services, spared.device, installation, "fake", Rung("one", CONTEXT), 10**9, 0.0)
+    assert plan.free == 100 + 10**9
+    spared.spares.give_way(replace(PLAN, need=replace(NEED, total=200)), FakeRuntime(spares=True))
+    spared.spares.give_way(PLAN, FakeRuntime())
+    assert spare.alive(), "it becomes one of them, and there is room for the other"
+    spared.spares.give_way(replace(PLAN, need=replace(NEED, total=200)), FakeRuntime())
+    assert not spare.alive()
+    spared.spares.keep(spared.runtimes)
+    assert spared.spares.memory_bytes == 0, "not again at once: it would end for the next load too"
+
+
+def test_one_that_was_taken_and_not_used_ends(spared: Manager) -> None:
+    spare = spared.spares.take(spared.runtimes[0])
+    assert spare is not None
+    spared.spares.keep(spared.runtimes)
+    assert not spare.alive()
+    assert spared.spares.memory_bytes > 0
 
 
 def test_an_unload_that_a_person_asked_for_ends_it(managed: Managed, ledger: Ledger) -> None:

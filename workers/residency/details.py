@@ -9,14 +9,17 @@ from shared.errors import ModelyardError
 from workers.devices import inventory
 from workers.devices.base import CPU_ID, Device
 from workers.job import Services
+from workers.residency.spares import Spares
 from workers.runtimes.base import Runtime
 
 
-def report_chore(services: Services, device: Device, runtimes: Collection[Runtime]) -> Callable[[], None]:
+def report_chore(
+    services: Services, device: Device, runtimes: Collection[Runtime], spares: Spares
+) -> Callable[[], None]:
     """Tells the database that this device is served, how it is, and what can run on it."""
 
     def report() -> None:
-        told = _details(device, runtimes, services.settings.runners.memory_limit)
+        told = _details(device, runtimes, services.settings.runners.memory_limit, spares.memory_bytes)
         row = DeviceRow(
             id=device.id, kind=device.kind, name=device.name, node=services.settings.node,
             memory_total=device.memory_total or 0, details=told, seen_at=0.0,
@@ -27,12 +30,13 @@ def report_chore(services: Services, device: Device, runtimes: Collection[Runtim
     return report
 
 
-def _details(device: Device, runtimes: Iterable[Runtime], limit: int | None) -> dict[str, Any]:
+def _details(device: Device, runtimes: Iterable[Runtime], limit: int | None, spare: int) -> dict[str, Any]:
     """As JSON; figures that the machine does not tell are left out.
 
-    `memoryFree`, `memoryLimit` and a GPU's `hostFree` (of the machine's memory) in bytes, `utilisation` 0
-    to 1, `temperature` in degrees Celsius, `power` in watts;
-    `noGpu` says why this machine shows none, and `runtimes` of each its `version`, or what is missing and the `hint`.
+    `memoryFree`, `memoryLimit` and a GPU's `hostFree` (of the machine's memory) in bytes, and `spareBytes`, which a
+    runner without a model has and a load gets; `utilisation` 0 to 1, `temperature` in degrees Celsius, `power` in
+    watts; `noGpu` says why this machine shows none, and `runtimes` of each its `version`, or what is missing and the
+    `hint`.
     """
     there, no_gpu = inventory.devices()
     named = {runtime.name: runtime for runtime in runtimes}
@@ -45,8 +49,9 @@ def _details(device: Device, runtimes: Iterable[Runtime], limit: int | None) -> 
             "power": seen.power, "driver": seen.driver, "computeCapability": seen.compute_capability,
             "healthy": seen.healthy, "reason": seen.reason,
         }  # fmt: skip
-    if device.kind == "gpu":
-        told["hostFree"] = next((found.memory_free for found in there if found.id == CPU_ID), None)
+    host = next((found.memory_free for found in there if found.id == CPU_ID), None)
+    told["hostFree" if device.kind == "gpu" else "memoryFree"] = None if host is None else host + spare
+    told["spareBytes"] = spare or None
     told |= {"memoryLimit": limit, "noGpu": no_gpu, "runtimes": {name: _found(each) for name, each in named.items()}}
     return {name: value for name, value in told.items() if value is not None}
 

@@ -28,9 +28,11 @@ from workers.residency.loadable import to_load
 from workers.residency.planning import plan_for, runtime_for
 from workers.residency.pool import Pool
 from workers.residency.setbacks import Setbacks
+from workers.residency.spares import Spares
 from workers.residency.watch import Watch
 from workers.runtimes.base import Request, Runtime, Server
 from workers.runtimes.known import all_runtimes
+from workers.runtimes.spare import Spare
 
 log = structlog.get_logger()
 
@@ -58,6 +60,7 @@ class Manager:
         self.setbacks = Setbacks()
         self.leaving = Leaving(self._pool)
         self._sleepers = self.leaving.sleepers
+        self.spares = Spares(self._pool, self._secret)
 
     # -- jobs ----------------------------------------------------------------------------------------------
 
@@ -107,27 +110,21 @@ class Manager:
             return Ready(row, started=False, woken=False)
         asleep = None if fresh else self._sleepers.find(installation.revision, way)
         if asleep is not None:
-            self._make_room(installation, asleep.runtime, way, plan_id, set_aside, work, asleep)
+            kind = next(runtime for runtime in self.runtimes if runtime.name == asleep.runtime)
+            self._make_room(installation, kind, way, plan_id, set_aside, work, asleep)
             plan_id = None  # it was carried out this far
             if self._wake(asleep, work):
                 return Ready(asleep, started=True, woken=True)
         folder, trusted = to_load(self._services, installation)
         runtime = runtime_for(self.runtimes, folder, model, installation.facts)
-        planned = self._make_room(installation, runtime.name, way, plan_id, set_aside, work)
-        row = Residency(
-            id=str(uuid.uuid4()), model_id=model.id, model_type=model.type, revision=installation.revision,
-            device=self.device.id, runtime=runtime.name, state=ResidencyState.STARTING, started_at=0.0,
-            context_length=way.context_length, lowered=way.lowered.told(),
-        )  # fmt: skip
-        with self._services.database.session() as session:
-            if runtime.keeps_weights and not planned.piece_by_piece and way.lowered == fit.WHOLE:
-                node, budget = self._services.settings.node, self._sleepers.budget
-                sleep.keep(session, row, node, planned.need.weights, budget)
-            residency.start(session, row)
-        self._pool.tell(row, ResidencyState.STARTING)
+        planned = self._make_room(installation, runtime, way, plan_id, set_aside, work)
+        spare = None if way.lowered.on_cpu else self.spares.take(runtime)
+        row = self._new_row(
+            model, installation, runtime, planned, way, str(uuid.uuid4()) if spare is None else spare.mark
+        )
         try:
             pooling = str(installation.facts.get("pooling", "mean"))
-            self._start(row, runtime, folder, planned, trusted, pooling, work)
+            self._start(row, runtime, folder, planned, trusted, pooling, spare, work)
         except BaseException:
             with suppress(Unavailable):  # the watch records it once the database is back
                 self._pool.end(row.id, ResidencyState.FAILED)
@@ -149,7 +146,7 @@ class Manager:
                 log.warning("runner.stray", residency_id=row.id, pid=row.pid, known_as=row.known_as)
         with self._services.database.session() as session:
             residency.lose(session, residency.of_device(self.device.id))
-        Watch(self._pool, self.leaving.unused).start()
+        Watch(self._pool, self.leaving.unused, lambda: self.spares.keep(self.runtimes)).start()
 
     def stop_waiting(self) -> None:
         """This worker shuts down: drains end now."""
@@ -157,18 +154,19 @@ class Manager:
 
     def close(self) -> None:
         """Stop every runner; what served is marked as lost until a worker of this device starts again."""
+        self.spares.end()
         self._pool.close()
 
     # -- inside ---------------------------------------------------------------------------------------------
 
     def _make_room(
-        self, installation: Installation, runtime: str, way: Rung, plan_id: str | None,
+        self, installation: Installation, runtime: Runtime, way: Rung, plan_id: str | None,
         set_aside: ResidencyState, work: Work, woken: Residency | None = None,
     ) -> Plan:  # fmt: skip
         """Whoever has to leave for it does; see `ensure_ready`. Sleepers do too, but the one that is to be woken."""
         gently = set_aside is ResidencyState.IDLE
         planned = plan_for(
-            self._services, self.device, installation, runtime, way,
+            self._services, self.device, installation, runtime.name, way, self.spares.memory_bytes,
             self._settings.min_residence_seconds if gently else 0.0,
         )  # fmt: skip
         planned.check(plan_id)
@@ -177,8 +175,27 @@ class Manager:
             work.confirm()
         for old in planned.evictions:
             self.leaving.evict(old, planned, set_aside)
-        self._sleepers.give_way(planned, woken)
+        had = self.spares.memory_bytes if woken is None and self.spares.fits(runtime) else 0
+        self._sleepers.give_way(planned, woken, had)
+        self.spares.give_way(planned, runtime)
         return planned
+
+    def _new_row(
+        self, model: Model, installation: Installation, runtime: Runtime, planned: Plan, way: Rung, id_: str
+    ) -> Residency:
+        """A runner is about to be started."""
+        row = Residency(
+            id=id_, model_id=model.id, model_type=model.type, revision=installation.revision, device=self.device.id,
+            runtime=runtime.name, state=ResidencyState.STARTING, started_at=0.0, context_length=way.context_length,
+            lowered=way.lowered.told(),
+        )  # fmt: skip
+        with self._services.database.session() as session:
+            if runtime.keeps_weights and not planned.piece_by_piece and way.lowered == fit.WHOLE:
+                node, budget = self._services.settings.node, self._sleepers.budget
+                sleep.keep(session, row, node, planned.need.weights, budget)
+            residency.start(session, row)
+        self._pool.tell(row, ResidencyState.STARTING)
+        return row
 
     def _wake(self, row: Residency, work: Work) -> bool:
         """Have one that sleeps ready again. False: that failed, and it is over."""
@@ -204,7 +221,15 @@ class Manager:
         return True
 
     def _start(
-        self, row: Residency, runtime: Runtime, folder: Path, planned: Plan, trusted: Trust, pooling: str, work: Work
+        self,
+        row: Residency,
+        runtime: Runtime,
+        folder: Path,
+        planned: Plan,
+        trusted: Trust,
+        pooling: str,
+        spare: Spare | None,
+        work: Work,
     ) -> None:
         began = time.monotonic()
         lowered = planned.setting.lowered
@@ -213,7 +238,7 @@ class Manager:
             folder=folder, model_id=row.model_id, host=self._settings.host, port=0,
             key=runner_key(self._secret, row.id), device=CPU_ID if lowered.on_cpu else self.device.id,
             context_length=planned.setting.context_length, gpu_layers=lowered.gpu_layers, precision=lowered.precision,
-            piece_by_piece=planned.piece_by_piece,
+            piece_by_piece=planned.piece_by_piece, spare=spare,
             allow_pickle=trusted.pickle, allow_remote_code=trusted.remote_code, mark=row.id, pooling=pooling,
             keep_weights=row.kept_bytes is not None,
         )  # fmt: skip

@@ -21,12 +21,13 @@ DRAIN_LOOK_SECONDS = 2.0
 
 
 def plan_for(
-    services: Services, device: Device, installation: Installation, runtime: str, way: Rung, stay: float
+    services: Services, device: Device, installation: Installation, runtime: str, way: Rung, spare: int, stay: float
 ) -> Plan:
     """What the model will take here, and who has to leave for it; nothing is touched.
 
     Args:
         way: how it is to run.
+        spare: bytes of the machine's memory that end, or become a part of it.
         stay: seconds that a model may stay at least.
 
     Raises:
@@ -39,9 +40,12 @@ def plan_for(
         need = footprints.learned(session, installation, device.id, runtime).need(setting)
         asleep = sleep.asleep(session, device.id)
     residents = occupants(services.database, services.leases, device.id)
-    free = free_bytes(inventory.memory_free(device.id), settings.memory_limit, residents, asleep)
+    seen = inventory.memory_free(device.id)
+    if seen is not None and device.kind == "cpu":
+        seen += spare
+    free = free_bytes(seen, settings.memory_limit, residents, asleep)
     about = (installation, device.id, setting, need)
-    host_free = beside_free(cpu.read().memory_free, device.kind, asleep)
+    host_free = beside_free((cpu.read().memory_free or 0) + spare, device.kind, asleep)
     try:
         return plan(*about, free, residents, stay, host_free)
     except Conflict:

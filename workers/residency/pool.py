@@ -10,7 +10,8 @@ from shared.db.tables import Residency
 from shared.states import ResidencyState
 from workers.devices.base import Device
 from workers.job import Services
-from workers.runtimes.base import Request, Runtime, Server
+from workers.runtimes.base import Launch, Request, Runtime, Server
+from workers.runtimes.spare import Spare
 
 log = structlog.get_logger()
 
@@ -40,6 +41,10 @@ class Pool:
         server = runtime.start(request, self._spawn, self.services.settings.data_dir / "logs" / "runners")
         self._servers[residency_id] = server
         return server
+
+    def start_spare(self, launch: Launch, mark: str, key: str) -> Spare:
+        """Raises: Failed: see `Spare`."""
+        return Spare(launch, mark, key, self.device.id, self._spawn)
 
     def running(self) -> list[tuple[str, Server]]:
         """Residency and server of all that were started and not ended."""

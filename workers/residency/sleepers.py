@@ -74,20 +74,26 @@ class Sleepers:
         ]  # fmt: skip
         return next((row for row in found if self._pool.lives(row.id)), None)
 
-    def give_way(self, planned: Plan, but: Residency | None) -> None:
+    def give_way(self, planned: Plan, but: Residency | None, had: int = 0) -> None:
         """End those who slept longest, until as much of the device is free as a plan asks for, and of the machine
         beside it, or only `but` is left.
 
         On a CPU they have the memory itself, on a GPU a little of it for their process.
 
         Args:
+            had: bytes of the machine's memory that it has already, as a runner without a model.
             but: the one that is to be woken; what it has of the device is a part of what it needs.
         """
-        need, host = planned.need, planned.host_bytes
-        least = need.total - need.spread - (0 if but is None else held_asleep(but))
+        need, host = planned.need, planned.host_bytes - had
+        least = (
+            need.total
+            - need.spread
+            - (had if self._pool.device.id == CPU_ID else 0)
+            - (0 if but is None else held_asleep(but))
+        )
         for row in self._all():
             free = inventory.memory_free(self._pool.device.id)
-            if (free is None or free >= least) and (not host or but is not None or _host_free() >= host):
+            if (free is None or free >= least) and (host <= 0 or but is not None or _host_free() >= host):
                 return
             if but is None or row.id != but.id:
                 self._end(row)

@@ -33,8 +33,11 @@ HEAL_SECONDS = 300.0
 class Watch:
     """One thread beside a device worker, from `start` until the pool closes."""
 
-    def __init__(self, pool: Pool, unused: Callable[[], list[Residency]]) -> None:
+    def __init__(
+        self, pool: Pool, unused: Callable[[], list[Residency]], keep_spare: Callable[[], None] = lambda: None
+    ) -> None:
         self._pool = pool
+        self._keep_spare = keep_spare
         self._unused = unused
         self._sleepers = Sleepers(pool)
         self._asked: dict[str, deque[float]] = {}
@@ -56,6 +59,17 @@ class Watch:
                 self._rest()
             with _noted():
                 self._sleepers.end_outdated()
+            with _noted():
+                self._prepare()
+
+    def _prepare(self) -> None:
+        """A runner without a model, for the next one; while a job is at work, later."""
+        if not self._pool.changing.acquire(blocking=False):
+            return
+        try:
+            self._keep_spare()
+        finally:
+            self._pool.changing.release()
 
     def _rest(self) -> None:
         """What nobody uses leaves memory, by a job: a load may want it at this moment."""

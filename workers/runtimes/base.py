@@ -8,9 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from shared.states import Output
+
+if TYPE_CHECKING:
+    from workers.runtimes.spare import Spare
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Request:
     """How an embedding model makes one vector of those of its tokens: `mean`, `cls` or `last`."""
     mark: str = ""
     """Id of its residency, by which a later worker knows the process."""
+    spare: "Spare | None" = field(default=None, repr=False, compare=False)
+    """A runner that was started before and waits for its model; it has this mark and this key."""
 
 
 class Launcher(Protocol):
@@ -205,6 +210,14 @@ class Runtime(Protocol):
 
         Raises:
             ModelyardError: it cannot be started; nothing of it is left.
+        """
+        ...
+
+    def spare(self, key: str) -> Launch | None:
+        """The command of a server that waits to be told its model; None where there is none.
+
+        Args:
+            key: that the server will want of requests.
         """
         ...
 

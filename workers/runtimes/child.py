@@ -54,12 +54,12 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str) -> subprocess.Popen[bytes]:
+def _spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str, stdin: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         leashed(list(argv), os.getpid()),
         env=dict(env),
         cwd=cwd,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -75,21 +75,24 @@ class Child:
         spawn: a single thread that lives as long as this process; the leash follows the thread that forks.
         ring: receives what the child writes to stdout and stderr.
         log_file: gets the ring's content once the child is gone, or None.
+        waits: it is to be told one line on its stdin; else that is empty.
 
     Raises:
         Failed: code `runner_not_started`; the machine gives us no process.
     """
 
     def __init__(
-        self, argv: Sequence[str], env: Mapping[str, str], spawn: Executor, ring: LogRing, log_file: Path | None = None
-    ) -> None:
+        self, argv: Sequence[str], env: Mapping[str, str], spawn: Executor, ring: LogRing, log_file: Path | None = None,
+        *, waits: bool = False,
+    ) -> None:  # fmt: skip
         self._cwd = tempfile.mkdtemp(prefix="runner-")
         self._ring = ring
-        self._log_file = log_file
+        self.log_file = log_file
         self._sweeping = threading.Lock()
         self._swept = False
+        stdin = subprocess.PIPE if waits else subprocess.DEVNULL
         try:
-            self._process = spawn.submit(_spawn, argv, env, self._cwd).result()
+            self._process = spawn.submit(_spawn, argv, env, self._cwd, stdin).result()
         except OSError as error:
             shutil.rmtree(self._cwd, ignore_errors=True)
             message = f"A runner could not be started: {error.strerror}."
@@ -98,6 +101,18 @@ class Child:
             ) from error
         self._drain = threading.Thread(target=self._read, name=f"log of {self.pid}", daemon=True)
         self._drain.start()
+
+    def tell(self, line: str) -> bool:
+        """Say to one that waits what it waits for; False where it is gone."""
+        pipe = self._process.stdin
+        if pipe is None or self.exit_code is not None:
+            return False
+        try:
+            with pipe:
+                pipe.write(line.encode() + b"\n")
+        except OSError:
+            return False
+        return True
 
     @property
     def pid(self) -> int:
@@ -174,6 +189,9 @@ class Child:
             self._swept = True
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
         self._drain.join(1.0)
         shutil.rmtree(self._cwd, ignore_errors=True)
 
@@ -184,7 +202,7 @@ class Child:
         with pipe:
             while data := os.read(pipe.fileno(), 64 * 1024):
                 self._ring.feed(data)
-        if self._log_file is not None:
+        if self.log_file is not None:
             with contextlib.suppress(OSError):  # the log is for people; a full disk must not end the drain
-                self._log_file.parent.mkdir(parents=True, exist_ok=True)
-                self._log_file.write_text("\n".join(self._ring.tail()) + "\n", encoding="utf-8")
+                self.log_file.parent.mkdir(parents=True, exist_ok=True)
+                self.log_file.write_text("\n".join(self._ring.tail()) + "\n", encoding="utf-8")

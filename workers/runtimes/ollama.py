@@ -90,6 +90,9 @@ class OllamaRuntime:
         """Nothing is asked of Ollama before the model is awaited."""
         return OllamaModel(self, str(request.folder).removeprefix(PREFIX), request.model_id)
 
+    def spare(self, key: str) -> None:
+        """Ollama's processes are its own business."""
+
     def end_stray(self, pid: int | None, mark: str, known_as: str | None) -> bool:
         """Let go of a model that a worker has left in Ollama's memory, where it would stay for ever; whether one was.
 

@@ -3,7 +3,6 @@ every runtime that has such."""
 
 import contextlib
 import glob
-import os
 import re
 import socket
 import threading
@@ -18,11 +17,11 @@ import httpx
 
 from shared.errors import Failed
 from shared.settings import RunnerSettings
-from workers.devices.base import CPU_ID
 from workers.runtimes.addresses import base_url, free_port, reached_as
-from workers.runtimes.base import Launcher, Memory, Request
-from workers.runtimes.child import MARK, Child, end_stray, environment, signal_name
+from workers.runtimes.base import Launch, Launcher, Memory, Request
+from workers.runtimes.child import Child, end_stray, signal_name
 from workers.runtimes.log_ring import LogRing
+from workers.runtimes.spare import surroundings
 
 READ_RATE = 50_000_000
 """Bytes per second that the slowest disk worth supporting delivers; sets how long a large model may take to load."""
@@ -215,10 +214,12 @@ class Runner:
     def _launch(self) -> None:
         self._ports += 1
         self._request = replace(self._asked, port=self._asked.port or free_port(self._asked.host))
-        launch = self._runtime.launch(self._request)
-        env = environment(os.environ, {**launch.env, MARK: self._asked.mark})
-        if self._request.device == CPU_ID:
-            env["CUDA_VISIBLE_DEVICES"] = ""
+        launch, spare = self._runtime.launch(self._request), self._asked.spare
+        about = (launch, self._asked.mark, self._request.device)
+        if spare is not None and self._ports == 1 and spare.become(*about, self._log_file):
+            self._ring, self._child = spare.ring, spare.child
+            return
+        env = surroundings(*about)
         self._ring = LogRing(self._asked.key)
         self._child = Child(launch.argv, env, self._spawn, self._ring, self._log_file)
 
@@ -279,6 +280,10 @@ class Launched(Launcher):
     """What all runtimes have in common whose servers are runners."""
 
     _settings: RunnerSettings
+
+    def spare(self, key: str) -> Launch | None:
+        """The command of a runner that waits to be told its model; None where it starts in a moment."""
+        return None
 
     def start(self, request: Request, spawn: Executor, log_dir: Path | None = None) -> Runner:
         """Raises: Failed, Unsafe, Corrupt: see `Runner.start`."""

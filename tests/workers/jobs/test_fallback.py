@@ -167,6 +167,7 @@ class Wide(TorchRunner):
 def test_a_real_model_answers_in_16_bits(place: Place) -> None:
     make_transformers_llm(place.repositories / "tiny" / "fir", 7, 800_000, "fir")
     place.pull("fir", "tiny/fir")
+    place.services.settings.jobs.lease_seconds = 600  # nobody renews it here
     steps(place, "fir", {"precision": "bfloat16"})
     device = Device(id="cpu", kind="cpu", name="test", memory_total=10**12, memory_free=10**12)
     with closing(Manager(place.services, device)) as manager:
@@ -193,7 +194,7 @@ def test_a_plan_that_was_begun_falls_back_like_any_other_load(oak: Place) -> Non
     assert services.manager is not None
     with services.database.reading() as session:
         installation = catalog.installed(session, "oak")
-    plan = plan_for(services, services.manager.device, installation, "fake", Rung("oak", 4096), 0.0)
+    plan = plan_for(services, services.manager.device, installation, "fake", Rung("oak", 4096), 0, 0.0)
     assert oak.run(Switch(model_id="oak", plan=plan.id))["servedBy"]["contextLength"] == 256
     with pytest.raises(Conflict, match="changed since"):
         oak.run(Switch(model_id="ash", plan="0" * 32))

@@ -16,6 +16,9 @@ from workers.runtimes.runner import Launched
 from workers.runtimes.torch_runner.config import embedding_model, pipeline, text_model
 
 ROOT = Path(__file__).parents[3]
+COMMAND = (sys.executable, "-P", "-m", "workers.runtimes.torch_runner.server")
+SPARE = "--spare"
+"""In place of all other arguments, which come as a line of JSON on stdin once there is a model."""
 KEY_VARIABLE = "MODELYARD_RUNNER_KEY"
 PICKLE_FLOOR = (2, 10)
 """Older versions of torch run code out of pickles in spite of `weights_only`."""
@@ -56,7 +59,7 @@ class TorchRunner(Launched):
         if pickled := self._pickled(request.folder):
             _check_pickles(request)
         argv = (
-            *(sys.executable, "-P", "-m", "workers.runtimes.torch_runner.server"),
+            *COMMAND,
             *("--folder", str(request.folder.absolute())),
             *("--model-id", request.model_id),
             *("--host", request.host),
@@ -69,15 +72,11 @@ class TorchRunner(Launched):
             *(["--piece-by-piece"] if request.piece_by_piece else []),
             *(["--precision", request.precision] if request.precision else []),
         )
-        env = {
-            KEY_VARIABLE: request.key,
-            "PYTHONPATH": str(ROOT),
-            "TOKENIZERS_PARALLELISM": "false",
-            "OMP_WAIT_POLICY": "passive",
-            # code of the model's own, where it was allowed, is copied here: into the runner's own folder, gone with it
-            "HF_MODULES_CACHE": "modules",
-        }
-        return Launch(argv, env)
+        return Launch(argv, _env(request.key))
+
+    def spare(self, key: str) -> Launch | None:
+        """The same for one that reads its libraries and waits; None where there is no torch."""
+        return Launch((*COMMAND, SPARE), _env(key)) if torch_version() else None
 
     def probe(self, base_url: str, key: str) -> None:
         """One token; the server looks at its numbers and refuses to answer where they are not finite.
@@ -157,6 +156,17 @@ class TorchImageGenerator(TorchRunner):
     def _pickled(self, folder: Path) -> bool:
         parts = [part for part in folder.iterdir() if part.is_dir()]
         return any(any(part.glob("*.bin")) and not any(part.glob("*.safetensors")) for part in parts)
+
+
+def _env(key: str) -> dict[str, str]:
+    return {
+        KEY_VARIABLE: key,
+        "PYTHONPATH": str(ROOT),
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_WAIT_POLICY": "passive",
+        # code of the model's own, where it was allowed, is copied here: into the runner's own folder, gone with it
+        "HF_MODULES_CACHE": "modules",
+    }
 
 
 def _has_weights(folder: Path) -> bool:

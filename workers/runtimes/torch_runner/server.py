@@ -7,6 +7,7 @@ when loading fails; the last line on stderr is the reason.
 import argparse
 import gc
 import hmac
+import json
 import os
 import sys
 import threading
@@ -18,7 +19,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.fit import PRECISIONS
-from workers.runtimes.torch_runner import KEY_VARIABLE
+from workers.runtimes.torch_runner import KEY_VARIABLE, SPARE
 from workers.runtimes.torch_runner.embed import Embedder
 from workers.runtimes.torch_runner.generate import Engine
 from workers.runtimes.torch_runner.image import ImageGenerator
@@ -57,7 +58,7 @@ class Server(uvicorn.Server):
 
 def main() -> None:
     """Bind, then load in the background, and serve until SIGTERM."""
-    arguments = _arguments()
+    arguments = _arguments(_told() if sys.argv[1:] == [SPARE] else sys.argv[1:])
     key = os.environ.pop(KEY_VARIABLE, "")
     if not key:
         sys.exit(f"{KEY_VARIABLE} is not set: a runner without a key would serve anybody on this machine")
@@ -96,7 +97,21 @@ def _made(arguments: argparse.Namespace) -> tuple[Engine, FastAPI]:
     return engine, create_app(engine, arguments.model_id)
 
 
-def _arguments() -> argparse.Namespace:
+def _told() -> list[str]:
+    """Read what all models of transformers need, wait, and answer what to do. Ends with whoever would have said it."""
+    import torch  # noqa: F401 - for later
+    import transformers.models.llama.modeling_llama  # noqa: F401 - it brings all that models share
+
+    from workers.runtimes.torch_runner import chat, loading, watch  # noqa: F401 - for later
+
+    line = sys.stdin.readline()
+    if not line:
+        sys.exit(0)
+    told: list[str] = json.loads(line)
+    return told
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Serve one transformers model over HTTP.")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--model-id", required=True)
@@ -111,7 +126,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--keep-weights", action="store_true", help="in host memory, so that it can sleep")
     parser.add_argument("--piece-by-piece", action="store_true", help="to the GPU, and not all at once to host memory")
     parser.add_argument("--precision", choices=PRECISIONS, help="of its numbers; as in its files where missing")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
