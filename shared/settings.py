@@ -172,10 +172,7 @@ class RunnerSettings(BaseSettings):
         description="Memory of a machine in which models that were put out of a device sleep, to come back without "
         "the disk; such as 32GB, or 0. When unset, a quarter of it for those of GPUs, and none for those of the CPU.",
     )
-    spare: bool = Field(
-        False, description="Keep a torch runner without a model ready on each device, for which the next load need not "
-        "wait seconds; it takes some 300 MB of the machine's memory, which a load that needs them gets.",
-    )  # fmt: skip
+    spare: bool = Field(False, description="Keep a torch runner without a model ready (300 MB) for the next load.")
     memory_limit: ByteSize | None = Field(
         None, description="Memory of each device that models may take together, such as 20GB; what is free when unset."
     )

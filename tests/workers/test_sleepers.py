@@ -3,8 +3,8 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import replace
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from shared.db.placement import Plan
 from shared.db.reports import Device as DeviceRow
 from shared.db.tables import Installation, Residency
 from shared.db.upkeep import refuse_if_used
-from shared.errors import Failed
+from shared.errors import Failed, Snooze
 from shared.fallback import Rung
 from shared.jobs import Ledger
 from shared.keys import runner_key
@@ -34,6 +34,7 @@ from workers.devices import cpu, inventory
 from workers.devices.base import Device
 from workers.job import Services, Work
 from workers.jobs.unload import unload
+from workers.residency import ahead
 from workers.residency.manager import Manager, Ready
 from workers.residency.planning import plan_for
 from workers.residency.sleepers import budget
@@ -261,6 +262,38 @@ def test_one_of_a_gpu_ends_where_the_machine_s_memory_is_needed(
     assert states(ledger, "two") == {("asleep", False)}
     manager.leaving.sleepers.give_way(large, None)
     assert states(ledger, "two") == {("stopped", False)}
+
+
+@dataclass
+class Mapping(FakeRuntime):
+    """Its servers map the files of a model."""
+
+    def mapped(self, folder: Path) -> list[Path]:
+        return [folder / "model.gguf"]
+
+
+@pytest.mark.parametrize("stays", [0.0, 10.0**12], ids=["leaves", "has just come"])
+def test_what_waits_for_room_is_read_meanwhile(
+    managed: Managed, ledger: Ledger, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stays: float
+) -> None:
+    """Until its own start begins, where that is next; while it waits for its turn, where that comes later."""
+    (tmp_path / "model.gguf").write_bytes(bytes(1000))
+    settings.runners.min_residence_seconds = stays
+    manager = managed()
+    monkeypatch.setattr(inventory, "memory_free", lambda _: 10)
+    monkeypatch.setattr(ahead, "bytes_to_spare", lambda: PLENTY)
+    monkeypatch.setattr("workers.residency.leaving.SETTLE_SECONDS", 0.1)
+    with ledger.database.session() as session:
+        session.exec(update(Residency).values(memory_bytes=PLENTY))
+        installation = catalog.installed(session, "one")
+        installation.size = 1000
+    job = work(manager, ledger, Load(model_id="one"))
+    room = manager._room
+    about = (installation, Mapping(), Rung("one", CONTEXT), None, ResidencyState.IDLE, job)
+    with pytest.raises(Snooze) if stays else nullcontext():
+        assert room.make(*about, folder=tmp_path).evictions
+    assert room.ahead._thread is not None
+    assert room.ahead._stop.is_set() is not bool(stays)
 
 
 @pytest.fixture

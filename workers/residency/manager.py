@@ -25,7 +25,8 @@ from workers.devices.base import CPU_ID, Device
 from workers.job import Services, Work
 from workers.residency.leaving import Leaving
 from workers.residency.loadable import to_load
-from workers.residency.planning import plan_for, runtime_for
+from workers.residency.making_room import MakingRoom
+from workers.residency.planning import runtime_for
 from workers.residency.pool import Pool
 from workers.residency.setbacks import Setbacks
 from workers.residency.spares import Spares
@@ -61,6 +62,7 @@ class Manager:
         self.leaving = Leaving(self._pool)
         self._sleepers = self.leaving.sleepers
         self.spares = Spares(self._pool, self._secret)
+        self._room = MakingRoom(self._pool, self.leaving, self.spares)
 
     # -- jobs ----------------------------------------------------------------------------------------------
 
@@ -111,13 +113,13 @@ class Manager:
         asleep = None if fresh else self._sleepers.find(installation.revision, way)
         if asleep is not None:
             kind = next(runtime for runtime in self.runtimes if runtime.name == asleep.runtime)
-            self._make_room(installation, kind, way, plan_id, set_aside, work, asleep)
+            self._room.make(installation, kind, way, plan_id, set_aside, work, woken=asleep)
             plan_id = None  # it was carried out this far
             if self._wake(asleep, work):
                 return Ready(asleep, started=True, woken=True)
         folder, trusted = to_load(self._services, installation)
         runtime = runtime_for(self.runtimes, folder, model, installation.facts)
-        planned = self._make_room(installation, runtime, way, plan_id, set_aside, work)
+        planned = self._room.make(installation, runtime, way, plan_id, set_aside, work, folder=folder)
         spare = None if way.lowered.on_cpu else self.spares.take(runtime)
         row = self._new_row(
             model, installation, runtime, planned, way, str(uuid.uuid4()) if spare is None else spare.mark
@@ -154,31 +156,11 @@ class Manager:
 
     def close(self) -> None:
         """Stop every runner; what served is marked as lost until a worker of this device starts again."""
+        self._room.ahead.end()
         self.spares.end()
         self._pool.close()
 
     # -- inside ---------------------------------------------------------------------------------------------
-
-    def _make_room(
-        self, installation: Installation, runtime: Runtime, way: Rung, plan_id: str | None,
-        set_aside: ResidencyState, work: Work, woken: Residency | None = None,
-    ) -> Plan:  # fmt: skip
-        """Whoever has to leave for it does; see `ensure_ready`. Sleepers do too, but the one that is to be woken."""
-        gently = set_aside is ResidencyState.IDLE
-        planned = plan_for(
-            self._services, self.device, installation, runtime.name, way, self.spares.memory_bytes,
-            self._settings.min_residence_seconds if gently else 0.0,
-        )  # fmt: skip
-        planned.check(plan_id)
-        if planned.evictions:
-            work.report("making room")
-            work.confirm()
-        for old in planned.evictions:
-            self.leaving.evict(old, planned, set_aside)
-        had = self.spares.memory_bytes if woken is None and self.spares.fits(runtime) else 0
-        self._sleepers.give_way(planned, woken, had)
-        self.spares.give_way(planned, runtime)
-        return planned
 
     def _new_row(
         self, model: Model, installation: Installation, runtime: Runtime, planned: Plan, way: Rung, id_: str

@@ -4,7 +4,7 @@ Most servers are runners, child processes of ours: starting, waiting, stopping a
 `runner.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,6 +179,18 @@ class Server(Protocol):
         ...
 
 
+class Unprepared:
+    """A runtime for whose models nothing can be done before they are loaded."""
+
+    def mapped(self, folder: Path) -> Sequence[Path]:
+        """See `Runtime`."""
+        return ()
+
+    def spare(self, key: str) -> Launch | None:
+        """See `Runtime`."""
+        return None
+
+
 class Runtime(Protocol):
     """One way to run models."""
 
@@ -198,6 +210,10 @@ class Runtime(Protocol):
 
     def accepts(self, folder: Path) -> bool:
         """Can it run what lies in this folder? Reads names and headers only."""
+        ...
+
+    def mapped(self, folder: Path) -> Sequence[Path]:
+        """The files that its servers map, and so read through the page cache; in that order."""
         ...
 
     def start(self, request: Request, spawn: Executor, log_dir: Path | None = None) -> Server:

@@ -52,6 +52,13 @@ class LlamaCpp(Launched):
         """Does it hold a GGUF file? The first four bytes decide, not the name."""
         return bool(_gguf_files(folder))
 
+    def mapped(self, folder: Path) -> list[Path]:
+        """The model's file, or its parts."""
+        first = model_file(folder)
+        split = PART.fullmatch(first.name)
+        beside = first.parent.glob(f"{glob.escape(split['stem'])}-*-of-{split['count']}*") if split else [first]
+        return sorted(beside)
+
     def launch(self, request: Request) -> Launch:
         """The command for `llama-server`. The key goes by the environment, further settings too: a binary of the
         operator's own that is older than a setting ignores its variable, where it would refuse an option.

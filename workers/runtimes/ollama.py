@@ -23,7 +23,7 @@ from workers.ollama.address import address
 from workers.ollama.client import NOT_RUNNING, SILENT, Loaded, Ollama
 from workers.ollama.errors import model_gone
 from workers.runtimes.asking import check_vector, failed
-from workers.runtimes.base import Memory, Request
+from workers.runtimes.base import Memory, Request, Unprepared
 from workers.runtimes.runner import READ_RATE
 
 log = structlog.get_logger()
@@ -63,7 +63,7 @@ class Holds:
 
 
 @dataclass
-class OllamaRuntime:
+class OllamaRuntime(Unprepared):
     """Runs what Ollama has, on the devices that Ollama chooses."""
 
     settings: RunnerSettings
@@ -89,9 +89,6 @@ class OllamaRuntime:
     def start(self, request: Request, spawn: Executor, log_dir: Path | None = None) -> "OllamaModel":
         """Nothing is asked of Ollama before the model is awaited."""
         return OllamaModel(self, str(request.folder).removeprefix(PREFIX), request.model_id)
-
-    def spare(self, key: str) -> None:
-        """Ollama's processes are its own business."""
 
     def end_stray(self, pid: int | None, mark: str, known_as: str | None) -> bool:
         """Let go of a model that a worker has left in Ollama's memory, where it would stay for ever; whether one was.

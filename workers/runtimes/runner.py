@@ -18,7 +18,7 @@ import httpx
 from shared.errors import Failed
 from shared.settings import RunnerSettings
 from workers.runtimes.addresses import base_url, free_port, reached_as
-from workers.runtimes.base import Launch, Launcher, Memory, Request
+from workers.runtimes.base import Launcher, Memory, Request, Unprepared
 from workers.runtimes.child import Child, end_stray, signal_name
 from workers.runtimes.log_ring import LogRing
 from workers.runtimes.spare import surroundings
@@ -276,14 +276,10 @@ class Runner:
         )
 
 
-class Launched(Launcher):
+class Launched(Unprepared, Launcher):
     """What all runtimes have in common whose servers are runners."""
 
     _settings: RunnerSettings
-
-    def spare(self, key: str) -> Launch | None:
-        """The command of a runner that waits to be told its model; None where it starts in a moment."""
-        return None
 
     def start(self, request: Request, spawn: Executor, log_dir: Path | None = None) -> Runner:
         """Raises: Failed, Unsafe, Corrupt: see `Runner.start`."""
