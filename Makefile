@@ -9,7 +9,7 @@ APT_BENCH := nginx-light aria2 curl openssl
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint bench chaos migrate llama system-packages bench-packages
+.PHONY: help setup demo up test lint bench chaos life migrate llama system-packages bench-packages
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ bench: setup system-packages bench-packages ## Measure the table of performance,
 
 chaos: setup system-packages llama ## Take parts away at every step of real work, kill workers in storms; writes docs/promises.md
 	$(BIN)/python -m tests.faults
+
+life: setup ## Play sixty days of forty models in fast-forward, and print what became of each and why
+	$(BIN)/pytest -q -s tests/retention/test_life.py
 
 migrate: setup ## Bring the database's schema up to date
 	$(BIN)/python -m workers migrate
