@@ -34,6 +34,7 @@ from api.routes import (
     system,
     trust,
     usage,
+    webhooks,
 )
 from api.security import KEY, Guard, check_bind
 from api.usage import Meter
@@ -106,6 +107,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(retention.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
     app.include_router(schedules.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
     app.include_router(events.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
+    app.include_router(webhooks.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
     app.include_router(audit.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
     app.include_router(openai.router, dependencies=[KEY], responses=ERRORS)  # to ask a model changes nothing
     app.include_router(ollama.router, dependencies=ASKED, responses=ERRORS)

@@ -31,6 +31,10 @@ ACTIONS = {
     "schedules.run_schedule": "schedule.run",
     "trust.decide": "model.trust",
     "usage.prioritise": "model.priority",
+    "webhooks.add_webhook": "webhook.add",
+    "webhooks.change_webhook": "webhook.change",
+    "webhooks.remove_webhook": "webhook.remove",
+    "webhooks.replay": "webhook.replay",
 }
 """By module and name of a route: what its row is called, written in the transaction of the change."""
 
@@ -58,6 +62,7 @@ CHANGE_NOTHING = {
     "openai.images": "it asks a model",
     "storage.check_update": "it asks a source",
     "storage.scrub": "it reads files",
+    "webhooks.test_webhook": "it tells a receiver",
     "usage.report": "it counts, as every request to a model does",
 }
 """Routes of other methods than GET that the log leaves out, and why."""
@@ -89,9 +94,10 @@ async def _about(request: Request) -> tuple[str | None, dict[str, Any]]:
     except (ValueError, RecursionError):
         told = {}  # refused before anything changes
     body = told if isinstance(told, dict) else {}
-    named = [*request.path_params.values(), *map(body.get, NAMES)]
+    path = dict(request.path_params)
+    named = [*path.values(), *map(body.get, NAMES)]
     target = next((str(name) for name in named if name is not None), None)
-    return target, {**request.query_params, **body}
+    return target, {**dict(list(path.items())[1:]), **request.query_params, **body}
 
 
 def _actor(request: Request, settings: Settings) -> Actor:

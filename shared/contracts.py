@@ -272,11 +272,26 @@ class Run(OfModel):
         return f"{super().unique_key()}:{asked}"
 
 
+class Deliver(Contract):
+    """Tell a receiver of webhooks what waits for it; asked for by the workers themselves."""
+
+    kind = "webhook.deliver"
+    priority = Priority.HIGH
+    makes_way = True
+    audited = False
+    example: ClassVar[dict[str, Any]] = {"webhook_id": "wh_0123456789abcdef"}
+
+    webhook_id: Annotated[str, Field(pattern=r"^wh_[0-9a-f]{16}$")]
+
+    def unique_key(self) -> str:
+        return f"{self.kind}:{self.webhook_id}"
+
+
 KINDS: dict[str, type[Contract]] = {
     contract.kind: contract
     for contract in (
         Download, Verify, Repair, Remove, Switch, Load, Unload, Scan, Scrub, HealthCheck, Update, UpdateCheck, Rollback,
-        Restore, Cleanup, Bundle, Unbundle, Run,
+        Restore, Cleanup, Bundle, Unbundle, Run, Deliver,
     )
 }  # fmt: skip
 

@@ -230,6 +230,27 @@ class ApiSettings(BaseSettings):
     _split_hosts = field_validator("allowed_hosts", mode="before")(_split)
 
 
+class WebhookSettings(BaseSettings):
+    """Telling other services."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELYARD_WEBHOOKS__")
+
+    allowed_hosts: CommaList = Field(
+        default_factory=list,
+        description="Private or loopback hosts, `host` or `host:port`, that a webhook may name. Comma-separated.",
+    )
+    tries: int = Field(15, ge=1, description="Tries before a delivery is given up; it can be replayed.")
+    backoff_seconds: float = Field(
+        5, gt=0, description="First wait before another try; doubled each time, with jitter."
+    )
+    backoff_cap_seconds: float = Field(14_400, gt=0, description="Longest wait between two tries.")
+    timeout_seconds: float = Field(10, gt=0, le=60, description="Longest wait for a receiver's whole answer.")
+    give_up_days: float = Field(3, gt=0, description="Days after which what was not delivered is given up.")
+    keep_days: float = Field(7, gt=0, description="Days that a delivery stays, to be looked at and replayed.")
+
+    _split_hosts = field_validator("allowed_hosts", mode="before")(_split)
+
+
 class FlowerSettings(BaseSettings):
     """Flower, started by `modelyard up`."""
 
@@ -266,6 +287,7 @@ class Settings(BaseSettings):
     jobs: JobSettings = Field(default_factory=JobSettings)
     health: HealthSettings = Field(default_factory=HealthSettings)
     api: ApiSettings = Field(default_factory=ApiSettings)
+    webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     flower: FlowerSettings = Field(default_factory=FlowerSettings)
 
     @property

@@ -16,6 +16,7 @@ from workers.job import BODIES, Heart, Message, Services, receive
 from workers.jobs import (
     bundle,
     cleanup,
+    deliver,
     download,
     health_check,
     load,
@@ -41,7 +42,7 @@ log = structlog.get_logger()
 
 ALL_BODIES = (
     *(download, remove, repair, restore, rollback, scan, scrub, switch, unload, update, update_check, verify),
-    *(bundle, cleanup, health_check, load, run, unbundle),
+    *(bundle, cleanup, deliver, health_check, load, run, unbundle),
 )
 """Imported for their registration, named here so that nothing registers behind anybody's back."""
 

@@ -456,7 +456,12 @@ def _retry(services: Services, claimed: Job, error: Unavailable) -> tuple[str, W
     ledger, key, settings = services.ledger, (claimed.id, claimed.attempt), services.settings.jobs
     if claimed.retries >= settings.max_retries:
         return f"failed: {error.code} after {claimed.retries} retries", lambda: ledger.fail(*key, error)
-    backoff = min(settings.backoff_seconds * 2**claimed.retries, settings.backoff_cap_seconds)
-    delay = max(error.retry_after or 0.0, backoff * random.uniform(0.5, 1.0))
+    wait = backoff(claimed.retries, settings.backoff_seconds, settings.backoff_cap_seconds)
+    delay = max(error.retry_after or 0.0, wait)
     body = error_body(error, retry_at=time.time() + delay)
     return f"again in {delay:.1f} s: {error.code}", lambda: ledger.again(*key, delay, body, counted=True)
+
+
+def backoff(failures: int, first: float, most: float) -> float:
+    """Seconds to wait after so many failures before: `first`, doubled each time, up to `most`; half of it by chance."""
+    return min(first * 2.0 ** min(failures, 64), most) * random.uniform(0.5, 1.0)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from shared import schedules
-from shared.db import health, retention, upkeep, usage
+from shared.db import deliveries, health, retention, upkeep, usage
 from shared.errors import Failed, ModelyardError, Snooze, Unavailable
 from shared.jobs import error_body
 from shared.schedules import SCHEDULES, Place, Schedule, Turn
@@ -95,7 +95,11 @@ def _prune(services: Services) -> Found:
     with services.database.session() as session:
         days = usage.prune(session)
         retention.prune(session)
-    return {"jobs": forgotten, "usageCounts": days}
+    settings = services.settings.webhooks
+    with services.database.session() as session:
+        given_up = deliveries.give_up(session, settings.give_up_days * schedules.DAY)
+        told = deliveries.prune(session, settings.keep_days * schedules.DAY)
+    return {"jobs": forgotten, "usageCounts": days, "deliveries": told, "deliveriesGivenUp": given_up}
 
 
 CHORES: dict[str, Callable[[Services], Found]] = {

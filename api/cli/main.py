@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from api.cli import audit, bundles, fit, health, limits, locks, pull, retention, schedules, upkeep
+from api.cli import audit, bundles, fit, health, limits, locks, pull, retention, schedules, upkeep, webhooks
 from api.cli.client import Client
 from api.cli.options import AsJson, JobName, ModelName, WaitFor, priority_named
 from api.cli.terminal import announce, end, facts, out, pages, print_json, refuse, report, size_text, tick, title
@@ -31,6 +31,7 @@ app.add_typer(bundles.app, name="bundle")
 app.add_typer(limits.app, name="limits")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(audit.app, name="audit")
+app.add_typer(webhooks.app, name="webhooks")
 
 ID = Column("ID", no_wrap=True)  # people copy it
 SHORT_ID = 8

@@ -106,6 +106,13 @@ def waits() -> bool:
     return acting is not None and acting.change is not None and not acting.written
 
 
+def about(target: str) -> None:
+    """What the request that is being answered is on, where only its answer says so."""
+    acting = ACTING.get()
+    if acting is not None and acting.change is not None:
+        acting.change = acting.change._replace(target=target)
+
+
 def witness(connection: Connection) -> None:
     """Call last in a transaction that has changed something: what the request is about is written with it, once."""
     acting = ACTING.get()

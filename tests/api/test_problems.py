@@ -32,6 +32,7 @@ BODIES = {
     "/v1/completions": {"model": "llm", "prompt": "Once"},
     "/v1/embeddings": {"model": "llm", "input": ["one text", "another"]},
     "/v1/images/generations": {"model": "llm", "prompt": "A lighthouse"},
+    "/api/v1/webhooks": {"url": "https://ops.example.com/hook"},
     "/api/pull": {"model": "one"},
     "/api/show": {"model": "one"},
 }
@@ -77,7 +78,7 @@ def test_every_path_with_a_body_is_tried_here(api: Served) -> None:
         "/api/v1/retention", "/api/v1/cleanup",
         "/api/v1/models/{model_id}/priority",
         "/api/v1/schedules/{name}",
-        "/api/v1/audit/{seq}/archive",
+        "/api/v1/audit/{seq}/archive", "/api/v1/webhooks/{webhook_id}",
     }  # fmt: skip
     assert with_body == {*BODIES, *elsewhere}
 

@@ -19,12 +19,13 @@ DEFAULT = "http://127.0.0.1:8000"
 def test_every_line_answers_as_it_says(yard: Yard, tmp_path: Path) -> None:
     lines = LINE.findall(PAGE.read_text(encoding="utf-8"))
     assert len(lines) == PAGE.read_text(encoding="utf-8").count("$ curl ")
-    body, job, wrong = tmp_path / "body", "", []
+    body, job, hook, wrong = tmp_path / "body", "", "", []
     for command, expected in lines:
         real = command.replace(DEFAULT, yard.instance.url)
         status = subprocess.run(
             ["bash", "-c", f"{real} -s -o {body} -w '%{{http_code}}'"],
-            env={"JOB": job, "PATH": "/usr/bin:/bin"}, stdout=subprocess.PIPE, text=True, timeout=180, check=False,
+            env={"JOB": job, "HOOK": hook, "PATH": "/usr/bin:/bin"}, stdout=subprocess.PIPE, text=True, timeout=180,
+            check=False,
         ).stdout  # fmt: skip
         answer = body.read_text(encoding="utf-8") if body.exists() else ""
         print(f"$ {command}\n{status} {' '.join(answer.split())[:300]}\n")
@@ -36,5 +37,7 @@ def test_every_line_answers_as_it_says(yard: Yard, tmp_path: Path) -> None:
             assert problem["hint"], command
         elif '"links"' in answer:
             job = json.loads(answer)["job"]["id"]
+        elif '"secret":"' in answer:
+            hook = json.loads(answer)["id"]
         body.unlink(missing_ok=True)
     assert not wrong

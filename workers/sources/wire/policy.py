@@ -45,10 +45,15 @@ class HostPolicy:
 
     Args:
         look_up: asks the system's resolver where None.
+        listed_in: the variable that opens private hosts.
     """
 
-    def __init__(self, settings: SourceSettings, look_up: Resolver | None = None) -> None:
+    def __init__(
+        self, settings: SourceSettings, look_up: Resolver | None = None,
+        listed_in: str = "MODELYARD_SOURCES__ALLOWED_HOSTS",
+    ) -> None:  # fmt: skip
         self._look_up = look_up or _look_up
+        self._listed_in = listed_in
         endpoint = urlsplit(settings.hf_endpoint)
         own = (_plain(endpoint.hostname or ""), endpoint.port or _DEFAULT_PORTS.get(endpoint.scheme))
         self._trusted: frozenset[tuple[str, int | None]] = frozenset({own, *map(_entry, settings.allowed_hosts)})
@@ -77,8 +82,7 @@ class HostPolicy:
                 raise Forbidden(
                     "source_not_allowed",
                     f"{name}:{port} is a private or local address, and a reference may only name public ones.",
-                    f"If it is a model server of yours, start the service with "
-                    f"MODELYARD_SOURCES__ALLOWED_HOSTS={_shown(name)}:{port}",
+                    f"If it is a server of yours, start the service with {self._listed_in}={_shown(name)}:{port}",
                 )
         return found
 
