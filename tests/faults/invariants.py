@@ -39,6 +39,10 @@ class Expected:
     cleaned: list[str] = field(default_factory=list)
     """Models that the registry still knows, and whose files lie in the trash, once."""
     active: str | None = None
+    in_its_room: str | None = None
+    """A model for which who is active has made room, unless that came back already."""
+    sleeps: bool = False
+    """Who was put out may sleep."""
     jobs: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
     """Models whose published folder was replaced, once for each time, so that the one before lies in the trash."""
@@ -125,10 +129,14 @@ def _cleaned(house: House, session: Session, expected: Expected) -> Iterator[str
 
 def _memory(house: House, session: Session, expected: Expected) -> Iterator[str]:
     held = [row for row in session.exec(select(Residency)).all() if row.state in HELD]
-    active = [row.model_id for row in held if row.active and row.state == ResidencyState.READY]
+    others = [(row.model_id, row.state) for row in held if not row.active]
+    made_room = (expected.in_its_room, ResidencyState.READY) in others
+    serving = ResidencyState.IDLE if made_room else ResidencyState.READY
+    active = [row.model_id for row in held if row.active and row.state == serving]
     if active != ([expected.active] if expected.active else []):
         yield f"I4: active is {active}, not {expected.active}"
-    if strays := [(row.model_id, row.state) for row in held if not row.active]:
+    sleeping = {(name, state) for name, state in others if expected.sleeps and state == ResidencyState.ASLEEP}
+    if strays := set(others) - sleeping - {(expected.in_its_room, ResidencyState.READY)}:
         yield f"I5: in memory and of no use: {strays}"
     owner = psutil.Process(house.pid("device-cpu"))
     owned = {owner.pid, *(child.pid for child in owner.children(recursive=True))}
@@ -137,8 +145,9 @@ def _memory(house: House, session: Session, expected: Expected) -> Iterator[str]
         yield f"I5: runners without an owner: {runners - owned}"
     if missing := {row.pid for row in held if row.pid} - runners:
         yield f"I5: rows whose runner is gone: {missing}"
-    if len(runners) != len(active):
-        yield f"I5: {len(runners)} runners for {len(active)} models"
+    there = [row.model_id for row in held if row.state in (ResidencyState.READY, ResidencyState.ASLEEP)]
+    if len(runners) != len(there):
+        yield f"I5: {len(runners)} runners for {there}"
 
 
 def _runners(store: Path) -> Iterator[int]:
@@ -161,7 +170,7 @@ def _events(house: House, expected: Expected) -> Iterator[str]:
         if len(ends) > 1 or (ends and mine[-1].get("status") not in ENDED):
             yield f"I6: events of {job_id}: {[(event['type'], event.get('status')) for event in mine]}"
         if not ends and expected.events_kept:
-            yield f"I6: nobody was told of the end of {job_id}"
+            yield f"I6: nobody was told of the end of {job_id}: {mine[-5:]} of {len(told)}"
         attempts = [event["attempt"] for event in mine if "attempt" in event]
         if attempts != sorted(attempts):
             yield f"I6: attempts of {job_id} went back: {attempts}"

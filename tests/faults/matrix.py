@@ -61,6 +61,9 @@ POINTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "evict.closed": ("who makes room takes no new request, its type waits", ("F-47",)),
     "evict.drained": ("its last request has ended, it still runs", ("F-47",)),
     "evict.stopped": ("its memory is free, nobody serves the type", ("F-47",)),
+    "sleep.dropped": ("a runner has given the device's memory back, no row knows that it sleeps", ("F-8",)),
+    "sleep.recorded": ("it sleeps", ("F-8",)),
+    "wake.recorded": ("one that sleeps is to be woken, its runner not asked yet", ("F-7",)),
     "runner.started": ("the runner's process is started", ("F-7",)),
     "runner.probed": ("the runner has answered its first inference", ("F-7",)),
     "switch.confirmed": ("ready, the route not moved yet", ("F-8",)),
@@ -230,6 +233,9 @@ CELLS: list[Cell] = [
     *_cells("load", {"runner.started": "kt", "runner.probed": "kd", "switch.flipped": "kr"}),
     *_cells("reload", {"runner.probed": "k", "load.confirmed": "ktd", "load.taken_over": "ktred"}),
     *_cells("swap", {"evict.closed": "kt", "evict.drained": "kr", "evict.stopped": "kd", "runner.probed": "k"}),
+    *_cells("room", {"evict.closed": "kr", "evict.stopped": "ktd", "load.confirmed": "kd", "load.taken_over": "k"}),
+    *_cells("nap", {"sleep.dropped": "ktd", "sleep.recorded": "kr"}),
+    *_cells("wake", {"wake.recorded": "kd", "runner.probed": "kt", "switch.flipped": "kr"}),
     *_cells("ask", {"submit.committed": "kred", "ticket.sent": "krd", "api.answer": "k"}),
 ]
 

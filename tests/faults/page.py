@@ -52,7 +52,11 @@ SCENARIOS = {
     "unbundle": "A bundle that is taken in",
     "switch": "A switch from one model to another",
     "swap": "A switch where only one of the two fits",
+    "room": "A load for which the one that serves makes room",
+    "nap": "A switch after which the one before sleeps",
+    "wake": "A switch to a model that sleeps",
     "load": "The first load of a type",
+    "reload": "A model that is started anew",
     "unload": "An unload",
     "ask": "A request to the API, sent again until it is answered",
 }

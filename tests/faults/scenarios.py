@@ -9,11 +9,11 @@ from pathlib import Path
 
 from sqlmodel import col, select, update
 
-from shared.db import catalog
+from shared.db import catalog, sleep
 from shared.db.tables import Installation, Job
 from shared.states import ResidencyState
 from tests.conftest import until
-from tests.faults.house import House
+from tests.faults.house import House, Plot
 from tests.faults.invariants import Expected
 
 _numbers = itertools.count(1)
@@ -22,8 +22,8 @@ _numbers = itertools.count(1)
 class Scenario(ABC):
     """One piece of work in one house. `prepare`, then `ask` while the fault is armed, then `expected`."""
 
-    NARROW = False
-    """In a house whose device has memory for one model."""
+    PLOT: Plot = "wide"
+    """Which house it needs."""
 
     def __init__(self, house: House) -> None:
         self.house = house
@@ -323,7 +323,48 @@ class Switch(Scenario):
 class Swap(Switch):
     """Only one of the two models fits: the one that serves leaves before the other comes."""
 
-    NARROW = True
+    PLOT = "narrow"
+
+
+class Room(Switch):
+    """Only one of the two models fits: the one that serves makes room for a load, and comes back when it is asked."""
+
+    PLOT = "narrow"
+
+    def ask(self) -> str:
+        return self.house.post(f"/api/v1/models/{self.target}/load")
+
+    def expected(self, job_id: str) -> Expected:
+        return self._expect(job_id, in_its_room=self.target)
+
+    def afterwards(self) -> None:
+        other = next(name for name in self.MODELS if name != self.target)
+        assert self.house.say("llm").headers["x-modelyard-model"] == other
+
+
+class Nap(Switch):
+    """The model that served falls asleep once the other has taken over."""
+
+    PLOT = "sleepy"
+    MODELS = ("larch", "maple")
+
+    def expected(self, job_id: str) -> Expected:
+        return self._expect(job_id, active=self.target, sleeps=True)
+
+
+class Wake(Nap):
+    """The model that takes over was asleep."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        if not self._sleeping():
+            self.house.done(f"/api/v1/models/{self.target}/switch")
+            self.target = next(name for name in self.MODELS if name != self.target)
+        assert self._sleeping() == [self.target]
+
+    def _sleeping(self) -> list[str]:
+        with self.house.ledger.reading() as session:
+            return [row.model_id for row in sleep.asleep(session, "cpu")]
 
 
 class Load(Switch):
@@ -394,6 +435,9 @@ SCENARIOS: dict[str, type[Scenario]] = {
     "unbundle": Unbundle,
     "switch": Switch,
     "swap": Swap,
+    "room": Room,
+    "nap": Nap,
+    "wake": Wake,
     "load": Load,
     "reload": Reload,
     "unload": Unload,

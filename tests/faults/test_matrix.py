@@ -26,7 +26,7 @@ COMPLETE = {
 def test_a_fault_at_a_point(street: Street, database: str, cell: Cell) -> None:
     began = time.monotonic()
     try:
-        house = street.house(database, narrow=SCENARIOS[cell.scenario].NARROW)
+        house = street.house(database, SCENARIOS[cell.scenario].PLOT)
         attempts, seconds = _run(house, cell)
     except BaseException as failure:
         results.note(

@@ -4,8 +4,10 @@ import ast
 import re
 from pathlib import Path
 
+from tests.faults import page
 from tests.faults.cases import CASES, covered
 from tests.faults.matrix import CELLS, POINTS, SHORT
+from tests.faults.scenarios import SCENARIOS
 
 ROOT = Path(__file__).resolve().parents[2]
 BY_STATE = "ledger"
@@ -29,6 +31,10 @@ def test_points_of_the_matrix_are_in_the_code() -> None:
     states = {point for point in POINTS if point.startswith(f"{BY_STATE}.")}
     assert there - {BY_STATE} == POINTS.keys() - states
     assert {cell.point for cell in CELLS} == POINTS.keys()
+
+
+def test_the_page_has_every_scenario() -> None:
+    assert page.SCENARIOS.keys() == SCENARIOS.keys() == {cell.scenario for cell in CELLS}
 
 
 def test_the_short_slice_is_part_of_the_matrix() -> None:

@@ -189,6 +189,7 @@ class Manager:
         self._pool.tell(row, ResidencyState.STARTING)
         try:
             before = inventory.memory_free(self.device.id)
+            reached("wake.recorded")
             server.wake()
             self._services.leases.reopen(row.id)
             self._prove(row, server, before, began, work)

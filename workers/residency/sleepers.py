@@ -10,6 +10,7 @@ from shared.db.placement import Plan, held_asleep
 from shared.db.tables import Residency
 from shared.errors import Unavailable
 from shared.fallback import Rung
+from shared.points import reached
 from shared.settings import RunnerSettings
 from shared.states import ResidencyState
 from workers.devices import cpu, inventory
@@ -52,6 +53,7 @@ class Sleepers:
         server = self._pool.server(row.id)
         if self.budget == 0 or server is None or self._pool.closing.is_set() or not server.sleep():
             return False
+        reached("sleep.dropped")
         size = server.memory().host
         node, device = self._pool.services.settings.node, self._pool.device.id
         with self._pool.services.database.session() as session:
@@ -63,6 +65,7 @@ class Sleepers:
             return False
         if in_its_place is not None and into is ResidencyState.LOST:
             self._pool.set_aside.add(in_its_place)
+        reached("sleep.recorded")
         log.info("residency.asleep", residency_id=row.id, memory_bytes=size)
         return True
 
