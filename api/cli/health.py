@@ -18,7 +18,7 @@ COLOURS = {Health.HEALTHY: "green", Health.UNHEALTHY: "yellow", Health.CORRUPTED
 
 
 @app.command()
-def priority(
+def importance(
     model_id: ModelName,
     level: Annotated[str, typer.Argument(help="CRITICAL, HIGH, MEDIUM, LOW, or auto: from its uses.")],
     as_json: AsJson = False,

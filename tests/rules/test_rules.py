@@ -6,9 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from api.cli.main import app
 from deploy import docs
 from deploy.environment import example
 from shared.contracts import KINDS
@@ -102,3 +105,16 @@ def test_the_command_line_starts_light() -> None:
     code = "import sys, api.cli.main; print(*sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert set(told.stdout.split()) & {"pydantic", "celery", "sqlalchemy", "fastapi", "redis", "asyncio"} == set()
+
+
+def test_no_command_hides_another_one() -> None:
+    """Of two with one name, the command line would know the one that was added last, and not say so."""
+    names = [command.name or command.callback.__name__ for command in _commands(app)]
+    assert sorted(names) == sorted(set(names))
+
+
+def _commands(of: typer.Typer) -> Iterator[Any]:
+    yield from of.registered_commands
+    for group in of.registered_groups:
+        if not group.name:  # its commands stand beside the others
+            yield from _commands(group.typer_instance)

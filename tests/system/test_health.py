@@ -49,8 +49,8 @@ def test_damage_of_a_model_that_serves_is_found_and_mended(yard: Yard) -> None:
     told = run(yard, "health", "hazel").stdout
     assert "healthy" in told
     assert "hazel" in run(yard, "health").stdout
-    assert modelyard(yard, "priority", "hazel", "HIGH")["priority"] == "HIGH"
-    assert "uses a day" in run(yard, "priority", "hazel", "auto").stdout
+    assert modelyard(yard, "importance", "hazel", "HIGH")["priority"] == "HIGH"
+    assert "uses a day" in run(yard, "importance", "hazel", "auto").stdout
 
 
 def looked_at(yard: Yard, model_id: str, **query: Any) -> dict[str, Any]:
