@@ -12,12 +12,13 @@ from fastapi.responses import RedirectResponse
 from api import problems
 from api.audit import WHO_ASKS
 from api.catalogue import enter_catalogue
-from api.deps import Front
+from api.deps import NAMED, Front
 from api.doorbell import Doorbell
 from api.events.hub import EventHub
 from api.gateway import Gateway
 from api.routes import (
     audit,
+    availability,
     events,
     fit,
     health,
@@ -28,6 +29,7 @@ from api.routes import (
     models,
     ollama,
     openai,
+    registry,
     retention,
     schedules,
     storage,
@@ -68,7 +70,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         front = _open(settings)
-        enter_catalogue(front.database, settings)
         await front.hub.start()
         await front.gateway.start()
         app.state.front = front
@@ -97,11 +98,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             locks.router,
             usage.router,
             health.router,
+            availability.router,
+            registry.router,
             models.router,
         ):
             app.include_router(
-                router, prefix=prefix, dependencies=ASKED, responses=ERRORS, include_in_schema=prefix == "/api/v1"
-            )
+                router, prefix=prefix, dependencies=[KEY, NAMED, WHO_ASKS], responses=ERRORS,
+                include_in_schema=prefix == "/api/v1",
+            )  # fmt: skip
     app.include_router(jobs.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
     app.include_router(limits.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
     app.include_router(retention.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
@@ -139,4 +143,5 @@ def _open(settings: Settings) -> Front:
         hub=EventHub(settings, database),
         gateway=Gateway(settings, Router(ledger, load_on_use=settings.runners.load_on_use), meter.note),
         meter=meter,
+        types=enter_catalogue(database, settings),
     )

@@ -26,6 +26,13 @@ ACTIONS = {
     "models.add_model": "model.add",
     "models.change": "model.change",
     "ollama.pull": "model.add",
+    "registry.set_base": "model.base",
+    "registry.set_config": "model.config",
+    "registry.set_enabled": "model.enabled",
+    "registry.set_names": "model.names",
+    "registry.set_thinking": "model.thinking",
+    "registry.set_tier": "model.tier",
+    "registry.take_in": "registry.import",
     "retention.put_policy": "retention.set",
     "schedules.change_schedule": "schedule.change",
     "schedules.run_schedule": "schedule.run",
@@ -41,6 +48,7 @@ ACTIONS = {
 BY_JOBS = frozenset(
     (
         *("lifecycle.activate", "lifecycle.switch", "lifecycle.load", "lifecycle.reload", "lifecycle.deactivate"),
+        *("availability.ensure", "availability.request"),
         *("models.rescan", "models.download", "models.repair", "models.remove", "ollama.delete"),
         *("storage.restore", "storage.update", "storage.rollback", "locks.export_bundle", "locks.import_bundle"),
         "retention.clean_up",
@@ -49,6 +57,8 @@ BY_JOBS = frozenset(
 """These submit a job and change nothing else: the ledger writes the row with the job, as for jobs of other services."""
 
 CHANGE_NOTHING = {
+    "availability.check_model": "it asks a source",
+    "availability.check_source": "it asks a source",
     "fit.make_plan": "it looks",
     "health.look": "it looks, and asks a model",
     "lifecycle.run": "it asks a model",

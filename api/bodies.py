@@ -2,18 +2,19 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
 from api.views import PriorityName
 from shared.asks import AskPath
 from shared.contract import BundleName, ModelId, ScanPath, Sha256
-from shared.db.tables import Model
 from shared.errors import ModelyardError
 from shared.fallback import MOST_STEPS, Step
 from shared.lock import Lock
-from shared.refs import Ref, SourceKind, checked
-from shared.storable import printable, printable_lines, storable
+from shared.order import Policy
+from shared.refs import SourceKind, check_alias
+from shared.states import Tier
+from shared.storable import printable, storable
 
 
 class Body(BaseModel):
@@ -30,7 +31,7 @@ class JobChange(Body):
     priority: PriorityName
 
 
-def _checksum(value: str) -> str:
+def a_checksum(value: str) -> str:
     algorithm, _, digest = value.partition(":")
     lengths = {"sha256": 64, "md5": 32}
     if lengths.get(algorithm) != len(digest) or not set(digest.lower()) <= set("0123456789abcdef"):
@@ -38,45 +39,18 @@ def _checksum(value: str) -> str:
     return value.lower()
 
 
+def _alias(value: str) -> str:
+    try:
+        return check_alias(value)
+    except ModelyardError as error:
+        raise ValueError(f"{error.message} {error.hint}") from error
+
+
 Text = Annotated[str, Field(max_length=2000), AfterValidator(printable)]
-
-
-class AddModel(Body):
-    """A model of your own."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{
-        "model_id": "qwen3-0.6b", "model_type": "llm", "name": "Qwen3 0.6B",
-        "source": "huggingface", "source_url": "Qwen/Qwen3-0.6B",
-    }]})  # fmt: skip
-
-    model_id: ModelId
-    model_type: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-    name: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(printable)]
-    description: Annotated[str, Field(max_length=2000), AfterValidator(printable_lines)] = ""
-    source: Annotated[SourceKind, Field(strict=False)]
-    source_url: Text
-    revision: Text | None = None
-    file_size: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    checksum: Annotated[str, AfterValidator(_checksum)] | None = None
-    requirements: dict[str, Any] = {}
-    tags: Annotated[list[Annotated[str, Field(max_length=100), AfterValidator(printable)]], Field(max_length=50)] = []
-    config: dict[str, Any] = {}
-
-    @field_validator("source_url")
-    @classmethod
-    def _well_formed(cls, value: str, info: Any) -> str:
-        if "source" in info.data:
-            try:
-                checked(Ref(info.data["source"], value))
-            except ModelyardError as error:
-                raise ValueError(f"{error.message} {error.hint}") from error
-        return value
-
-    def row(self) -> Model:
-        return Model(
-            id=self.model_id, type=self.model_type, created_at=0.0, updated_at=0.0,  # the database's clock sets both
-            **self.model_dump(exclude={"model_id", "model_type"}),
-        )  # fmt: skip
+ModelName = Annotated[str, AfterValidator(_alias)]
+"""The id of a model, or an alias or a mode that stands for one."""
+Aliases = Annotated[list[ModelName], Field(max_length=20)]
+Modes = Annotated[list[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]], Field(max_length=20)]
 
 
 class ScanBody(Body):
@@ -93,13 +67,13 @@ class ChangeModel(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"revision": "main"}]})
 
     revision: Text | None = None
-    checksum: Annotated[str, AfterValidator(_checksum)] | None = None
+    checksum: Annotated[str, AfterValidator(a_checksum)] | None = None
 
 
 class DownloadBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model_id": "sdxl-base-1.0", "priority": "HIGH"}]})
 
-    model_id: ModelId
+    model_id: ModelName
     force_redownload: bool = False
     priority: PriorityName | None = None
 
@@ -180,4 +154,71 @@ class PriorityBody(Body):
 class ModelBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model_id": "qwen3-0.6b"}]})
 
-    model_id: ModelId
+    model_id: ModelName
+
+
+class TierBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"tier": "powerful"}, {"tier": None}]})
+
+    tier: Annotated[Tier | None, Field(strict=False, description="Null: as its files tell.")]
+
+
+class ThinkingBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"thinking": True}, {"thinking": None}]})
+
+    thinking: Annotated[bool | None, Field(description="Null: as its files tell.")]
+
+
+class EnabledBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"enabled": False}]})
+
+    enabled: bool
+
+
+class ConfigBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"config": {"context_length": 8192}}]})
+
+    config: Annotated[dict[str, Any], Field(description="In place of what it has; GET /models/types tells its fields.")]
+
+
+class NamesBody(Body):
+    """What is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"aliases": ["small"]}, {"modes": ["t2v"]}]})
+
+    aliases: Annotated[Aliases | None, Field(description="All of them: those that it has and are not here go.")] = None
+    modes: Modes | None = None
+
+
+class BaseBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"base_model": "sdxl-base-1.0"}]})
+
+    base_model: Annotated[ModelId | None, Field(description="Of an adapter, the model that it is for; null: none.")]
+
+
+class RequestBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"start": True}, {"start": False}]})
+
+    start: Annotated[
+        bool, Field(description="Set about what is missing: fetch, repair or load it. False: only tell.")
+    ] = True
+    priority: Annotated[PriorityName | None, Field(description="Of the job; the model's own where missing.")] = None
+
+
+class EnsureBody(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"policy": "wanted"}]})
+
+    policy: Annotated[
+        Policy,
+        Field(strict=False, description="repair: what is damaged; wanted: also what is missing; all."),
+    ] = Policy.WANTED
+
+
+class SourceBody(Body):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"source": "huggingface", "source_url": "Qwen/Qwen3-0.6B"}]}
+    )
+
+    source: Annotated[SourceKind, Field(strict=False)]
+    source_url: Text
+    revision: Text | None = None

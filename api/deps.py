@@ -13,10 +13,11 @@ from starlette.concurrency import run_in_threadpool
 from api.doorbell import Doorbell
 from api.events.hub import EventHub
 from api.gateway import Gateway
+from api.types import Types
 from api.usage import Meter
 from api.views import Accepted, view_job
 from shared.contract import Contract
-from shared.db import catalog, jobs
+from shared.db import catalog, jobs, names
 from shared.db.session import Database
 from shared.db.tables import Job
 from shared.jobs import Ask, Ledger, Submitted
@@ -41,6 +42,7 @@ class Front:
     hub: EventHub
     gateway: Gateway
     meter: Meter
+    types: Types
 
 
 async def front(request: Request) -> Front:  # async, as all that only looks: FastAPI gives others a thread each
@@ -49,6 +51,22 @@ async def front(request: Request) -> Front:  # async, as all that only looks: Fa
 
 
 FrontDep = Annotated[Front, Depends(front)]
+
+
+def by_any_name(request: Request, front: FrontDep) -> None:
+    """A path may name a model by an alias or a mode; routes see its id. What is deleted has to be named by its id.
+
+    Runs before the path is read: FastAPI solves dependencies first.
+    """
+    name = request.path_params.get("model_id")
+    if name is None or request.method == "DELETE":
+        return
+    with front.database.reading() as session:
+        if (model_id := names.meant(session, name)) is not None and not catalog.exists(session, name):
+            request.path_params["model_id"] = model_id
+
+
+NAMED = Depends(by_any_name)
 Wait = Annotated[
     float, Query(ge=0, le=600, description="Wait up to so many seconds for the job's end before answering.")
 ]
@@ -60,8 +78,12 @@ Check = Callable[[Front, str], None]
 class Asking:
     """How a caller asks for long work: how long it waits for the end, and under which key of its own."""
 
-    def __init__(self, front: Front, response: Response, wait: float, key: str | None) -> None:
+    def __init__(self, front: Front, response: Response, wait: float, key: str | None, *, by_name: bool) -> None:
+        """Args:
+        by_name: an alias or a mode does for the id of a model.
+        """
         self._front = front
+        self._by_name = by_name
         self._response = response
         self._wait = wait
         self._key = key
@@ -109,6 +131,7 @@ class Asking:
         if model_id is not None:
             with self._front.database.reading() as session:
                 if registered:
+                    model_id = names.resolved(session, model_id) if self._by_name else model_id
                     catalog.get_model(session, model_id)  # an impossible id is simply not found
             if check is not None:
                 check(self._front, model_id)
@@ -119,6 +142,7 @@ class Asking:
 
 async def asking(
     front: FrontDep,
+    request: Request,
     response: Response,
     wait: Wait = 0,
     idempotency_key: Annotated[
@@ -130,7 +154,7 @@ async def asking(
     ] = None,
 ) -> Asking:  # fmt: skip
     """What a route for long work is given."""
-    return Asking(front, response, wait, idempotency_key)
+    return Asking(front, response, wait, idempotency_key, by_name=request.method != "DELETE")
 
 
 AskingDep = Annotated[Asking, Depends(asking)]

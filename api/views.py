@@ -7,9 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.alias_generators import to_camel
 
 from shared.db.facts import Facts
+from shared.db.names import NO_NAMES
 from shared.db.tables import Job, Model, Residency
 from shared.refs import SourceKind
-from shared.states import AWAY, Availability, Health, Holder, JobState, Priority, ResidencyState
+from shared.states import AWAY, Availability, Health, Holder, JobState, Priority, ResidencyState, Tier
 
 PriorityName = Literal["CRITICAL", "HIGH", "MEDIUM", "LOW"]
 
@@ -135,6 +136,14 @@ class ModelView(View):
     tags: list[str]
     config: dict[str, Any]
     enabled: bool
+    tier: Tier | None = Field(None, description="As somebody said, or as its size tells; null where nothing does.")
+    tier_set: bool = Field(description="Somebody said so.")
+    thinking: bool | None = Field(None, description="It can think before it answers; by its chat template, or as set.")
+    thinking_set: bool = Field(description="Somebody said so.")
+    aliases: list[str] = Field([], description="Other names of it.")
+    modes: list[str] = Field([], description="Of generation, such as t2v.")
+    base_model: str | None = Field(None, description="Of an adapter, the model that it is for.")
+    wanted: bool = Field(description="Somebody entered or fetched it; false: it only stands in the catalogue.")
     pinned: bool = Field(description="It leaves memory only where somebody says so.")
     priority: PriorityName = Field(
         description="HIGH for more than one use a day, MEDIUM for more than 0.1, else LOW; or as it was set."
@@ -180,12 +189,16 @@ def view_model(model: Model, facts: Facts) -> ModelView:
     serving = next((row for row in residencies if row.active), None)
     near = next((row for row in residencies if row.state == ResidencyState.ASLEEP), None)
     used, checks = facts.usage.get(model.id), facts.checks_of(model.id)
+    called = facts.names.get(model.id, NO_NAMES)
     loaded = near if near and serving and serving.state in AWAY else serving or next(iter(residencies), None)
     return ModelView(
         model_id=model.id, model_type=model.type, name=model.name, description=model.description,
         source=SourceKind(model.source), source_url=model.source_url, revision=model.revision,
         file_size=model.file_size, checksum=model.checksum, requirements=model.requirements, tags=model.tags,
         config=model.config, enabled=model.enabled, pinned=model.pinned, fallback=model.fallback,
+        tier=Tier(model.tier) if model.tier else None, tier_set=model.tier_set, thinking=model.thinking,
+        thinking_set=model.thinking_set, base_model=model.base_model, **called._asdict(),
+        wanted=facts.wanted(model),
         priority=facts.priority(model).name, priority_set=model.priority is not None,
         uses_per_day=facts.uses_per_day(model), last_used_at=moment(used.last_used_at) if used else None,
         status=facts.availability(model.id),

@@ -13,7 +13,9 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError, model
 from shared.asks import ASKS, AskPath
 from shared.contract import BundleName, Contract, ModelId, OfModel, ScanPath, Sha256
 from shared.errors import Invalid
+from shared.order import Policy
 from shared.queues import DEVICE
+from shared.refs import Ref, SourceKind
 from shared.states import HealthLevel, Priority, VerifyTier
 
 
@@ -111,6 +113,53 @@ class Restore(OfModel):
 
     entry: Annotated[str, StringConstraints(min_length=1, max_length=255)]
     """Its name in the trash, as `GET /api/v1/models/trash` tells."""
+
+
+class SourceCheck(Contract):
+    """Ask a source whether it has a model, whether everybody may have it, and how large it is; nothing is fetched."""
+
+    kind = "model.source_check"
+    priority = Priority.HIGH
+    audited = False
+
+    model_id: ModelId | None = None
+    """A model of the registry; without one `source` and `source_url` say where to look."""
+    source: Annotated[SourceKind, Field(strict=False)] | None = None
+    source_url: Annotated[str, StringConstraints(min_length=1, max_length=2000)] | None = None
+    revision: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.model_id is None) is (self.source is None or self.source_url is None):
+            raise ValueError("name either a model_id, or a source with its source_url")
+        return self
+
+    @property
+    def subject(self) -> str | None:
+        return self.model_id
+
+    def ref(self) -> Ref:
+        """Where to look, where no model says so."""
+        return Ref(SourceKind(self.source or SourceKind.URL), self.source_url or "", self.revision)
+
+    def unique_key(self) -> str:
+        if self.model_id is not None:
+            return super().unique_key()
+        asked = "\0".join([str(self.source), str(self.source_url), self.revision or ""])
+        return f"{self.kind}:{hashlib.sha256(asked.encode()).hexdigest()}"
+
+
+class Ensure(Contract):
+    """Have what is damaged repaired and what is missing fetched: damaged first, then by priority and use."""
+
+    kind = "model.ensure"
+    example: ClassVar[dict[str, Any]] = {"policy": "wanted"}
+
+    policy: Annotated[Policy, Field(strict=False)] = Policy.WANTED
+    """`repair`: only what is damaged; `wanted`: also what somebody entered or fetched; `all`: the catalogue too."""
+
+    def unique_key(self) -> str:
+        return f"{self.kind}:{self.policy}"
 
 
 class Repair(OfModel):
@@ -291,7 +340,7 @@ KINDS: dict[str, type[Contract]] = {
     contract.kind: contract
     for contract in (
         Download, Verify, Repair, Remove, Switch, Load, Unload, Scan, Scrub, HealthCheck, Update, UpdateCheck, Rollback,
-        Restore, Cleanup, Bundle, Unbundle, Run, Deliver,
+        Restore, Cleanup, Bundle, Unbundle, Run, Deliver, SourceCheck, Ensure,
     )
 }  # fmt: skip
 

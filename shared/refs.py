@@ -14,7 +14,7 @@ RESERVED_IDS = frozenset(
     (
         *("status", "summary", "download", "add", "validate", "activate", "deactivate", "active", "storage"),
         *("registry", "rescan", "tiers", "servers", "profiles", "import", "export", "aliases", "modes", "trash"),
-        *("lock", "bundles"),
+        *("lock", "bundles", "types", "source", "ensure"),
     )
 )
 """Words that are also paths below /models."""
@@ -169,3 +169,16 @@ def check_model_id(model_id: str) -> str:
     if model_id in RESERVED_IDS:
         raise Invalid("reserved_model_id", f"{model_id!r} is also a path of the API.", "Choose another id.")
     return model_id
+
+
+def check_alias(alias: str) -> str:
+    """The alias itself, if a model can have it: what an id may be, in which a colon may stand, as in `llama3:8b`.
+
+    Raises:
+        Invalid: as of an id.
+    """
+    name, colon, tag = alias.partition(":")
+    check_model_id(name)
+    if colon:
+        check_model_id(tag)
+    return alias

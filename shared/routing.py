@@ -1,12 +1,15 @@
-"""Who answers for a name: a model, or a type and so its active model. What is not in memory is asked for."""
+"""Who answers for a name: a model, by its id, an alias or a mode; or a type, and so its active model.
+
+What is not in memory is asked for.
+"""
 
 import ssl
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from shared.contracts import Load
-from shared.db import catalog, jobs, residency
-from shared.db.tables import Job, Model, Residency
+from shared.db import catalog, jobs, names, residency
+from shared.db.tables import Job, Residency
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.jobs import Ledger
 from shared.keys import runner_key
@@ -83,8 +86,8 @@ class Router:
             Unavailable: it could not be loaded just now.
         """
         with self._ledger.database.reading() as session:
-            model = session.get(Model, name)
-            type_ = model.type if model else name
+            model = names.called(session, name)
+            name, type_ = (model.id, model.type) if model else (name, name)
             makes = output_of(type_)
             if makes is not asked and (model is not None or name in catalog.types(session)):
                 raise _wrong_type(name, makes, asked)
@@ -102,9 +105,8 @@ class Router:
             if active is None and (model is None or not model.enabled or not self._load_on_use):
                 loaded = catalog.in_state(session, ResidencyState.READY)
                 candidates = [model.id] if model else [row.model_id for row in loaded if row.model_type == type_]
-                raise _nobody(
-                    name, candidates, known=model is not None or name in {*TYPES.values(), *catalog.types(session)}
-                )
+                known = model is not None or name in {*TYPES.values(), *catalog.types(session)}
+                raise _nobody(name, candidates) if known else _unknown(name, names.near(session, name))
             if jobs.switching(session, wanted):
                 return None
             catalog.installed(session, wanted)
@@ -119,9 +121,13 @@ def _route(row: Residency, wanted: str) -> Route:
     return Route(row.id, row.model_id, str(row.url), row.context_length, fallback_for, row.lowered, row.known_as)
 
 
-def _nobody(name: str, candidates: list[str], *, known: bool) -> NotFound | Conflict:
-    if not known:
-        return NotFound("model_not_found", f"There is no model or type {name!r}.", "GET /v1/models lists them.")
+def _unknown(name: str, near: str | None) -> NotFound:
+    ways = "GET /v1/models lists them."
+    hint = ways if near is None else f"Did you mean {near!r}? {ways}"
+    return NotFound("model_not_found", f"There is no model or type {name!r}.", hint)
+
+
+def _nobody(name: str, candidates: list[str]) -> Conflict:
     wanted = candidates[0] if candidates else "MODEL"
     why = f"{name!r} is not in memory." if candidates == [name] else f"No model of type {name!r} is active."
     return Conflict("model_not_active", why, f"Activate one: modelyard activate {wanted}.")

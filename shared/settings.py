@@ -7,7 +7,7 @@ these classes by a test.
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, ByteSize, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -45,6 +45,11 @@ class StoreSettings(BaseSettings):
     keep_previous: bool = Field(True, description="The revision before the present one stays, for a rollback.")
     scrub_days: float = Field(30, ge=0, description="Within so many days every byte is read and proven; 0 never.")
     scrub_rate: int = Field(50 * 1024**2, ge=0, description="Bytes per second that a scrub reads at most; 0: no limit.")
+    ensure_at_start: Literal["off", "repair", "wanted", "all"] = Field(
+        "off",
+        description="What is asked for at each start: `repair` what is damaged; `wanted` also what is missing of what "
+        "somebody entered or fetched; `all` the whole catalogue too.",
+    )
     auto_repair: bool = Field(True, description="Repair what a scrub finds damaged.")
     update_check_days: float = Field(
         1, ge=0, description="Within so many days each source is asked for a newer revision; 0 never."
@@ -262,7 +267,7 @@ class FlowerSettings(BaseSettings):
 class Settings(BaseSettings):
     """Everything a process of ours can be told."""
 
-    model_config = SettingsConfigDict(env_prefix="MODELYARD_")
+    model_config = SettingsConfigDict(env_prefix="MODELYARD_", populate_by_name=True)
 
     data_dir: Path = Field(
         default_factory=lambda: Path.home() / ".local/share/modelyard", description="State of this machine."
@@ -276,6 +281,11 @@ class Settings(BaseSettings):
         description="Shared by API and device workers, for the keys of runners; a file in the data folder when unset.",
     )
     catalogue: Path | None = Field(None, description="A YAML file of yours that extends or overrides the catalogue.")
+    registry: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("REGISTRY_PATH", "registry"),
+        description="A registry of another system, as JSON: models of it that are not here are entered at each start.",
+    )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
     node: str = Field("local", pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="Name of this machine among several.")
 

@@ -76,6 +76,25 @@ def priority_of(uses_per_day: float, said: int | None = None) -> Priority:
     return Priority.MEDIUM if uses_per_day > MEDIUM_ABOVE else Priority.LOW
 
 
+class Tier(StrEnum):
+    """How much a model can do, and so how long it takes; by its size, see `tier_of`, or as somebody said."""
+
+    FAST = "fast"
+    BALANCED = "balanced"
+    POWERFUL = "powerful"
+
+
+FAST_BELOW, POWERFUL_FROM = 5e9, 20e9
+"""Parameters: a fast model answers at reading speed on a CPU in four bits, a powerful one fills a large GPU."""
+
+
+def tier_of(parameters: float | None) -> Tier | None:
+    """The tier of a model with that many parameters; None where nothing tells how many."""
+    if not parameters:
+        return None
+    return Tier.FAST if parameters < FAST_BELOW else Tier.BALANCED if parameters < POWERFUL_FROM else Tier.POWERFUL
+
+
 class InstallationState(StrEnum):
     PUBLISHED = "published"
     """Every digest matched when it was published."""

@@ -72,11 +72,11 @@ def _run_io(settings: Settings, *, urgent: bool) -> int:
     from workers.app import make_worker_app
     from workers.courier import LOOK_SECONDS, courier_chore
     from workers.lifecycle import Keeper, alive_chore, open_services, rescue_chore
-    from workers.upkeep import schedule_chore
+    from workers.upkeep import schedule_chore, start_chore
 
     services = open_services(settings, name)
     Keeper(LOOK_SECONDS, courier_chore(services)).start()
-    chores = (alive_chore(services, IO), rescue_chore(services), schedule_chore(services))
+    chores = (alive_chore(services, IO), rescue_chore(services), schedule_chore(services), start_chore(services))
     keeper = Keeper(settings.jobs.rescue_seconds, *chores)
     slots = 1 if urgent else settings.jobs.io_slots
     app = make_worker_app(services, IO, keeper, slots=slots, urgent=urgent)

@@ -18,6 +18,7 @@ from workers.jobs import (
     cleanup,
     deliver,
     download,
+    ensure,
     health_check,
     load,
     remove,
@@ -27,6 +28,7 @@ from workers.jobs import (
     run,
     scan,
     scrub,
+    source_check,
     switch,
     unbundle,
     unload,
@@ -42,7 +44,7 @@ log = structlog.get_logger()
 
 ALL_BODIES = (
     *(download, remove, repair, restore, rollback, scan, scrub, switch, unload, update, update_check, verify),
-    *(bundle, cleanup, deliver, health_check, load, run, unbundle),
+    *(bundle, cleanup, deliver, ensure, health_check, load, run, source_check, unbundle),
 )
 """Imported for their registration, named here so that nothing registers behind anybody's back."""
 

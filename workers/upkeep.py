@@ -6,9 +6,11 @@ from collections.abc import Callable
 import structlog
 
 from shared import schedules
+from shared.contracts import Ensure
 from shared.db import deliveries, health, retention, upkeep, usage
 from shared.errors import Failed, ModelyardError, Snooze, Unavailable
 from shared.jobs import error_body
+from shared.order import Policy
 from shared.schedules import SCHEDULES, Place, Schedule, Turn
 from workers.job import Services
 from workers.stock import finish_abandoned, take_stock, tidy
@@ -16,6 +18,8 @@ from workers.store.trash import empty_trash
 
 log = structlog.get_logger()
 Found = dict[str, int]
+START_SECONDS = 60.0
+"""Workers that start within so long belong to one start."""
 DEFECT = Failed("internal_error", "It met a defect of Modelyard.", "The worker's log has the details.")
 
 
@@ -32,6 +36,19 @@ def schedule_chore(services: Services) -> Callable[[], None]:
         keep_schedules(services)
 
     return keep
+
+
+def start_chore(services: Services) -> Callable[[], None]:
+    """At each start, asks once for what is damaged or missing, as MODELYARD_STORE__ENSURE_AT_START says."""
+    policy, asked = Policy(services.settings.store.ensure_at_start), False
+
+    def ask() -> None:
+        nonlocal asked
+        if policy is not Policy.OFF and not asked and services.ledger.first_in_slot("start", START_SECONDS):
+            services.ledger.submit(Ensure(policy=policy), origin="start")
+        asked = True
+
+    return ask
 
 
 def keep_schedules(services: Services) -> None:

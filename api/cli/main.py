@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from api.cli import audit, bundles, fit, health, limits, locks, pull, retention, schedules, upkeep, webhooks
+from api.cli import audit, bundles, fit, health, limits, locks, pull, registry, retention, schedules, upkeep, webhooks
 from api.cli.client import Client
 from api.cli.options import AsJson, JobName, ModelName, WaitFor, priority_named
 from api.cli.terminal import announce, end, facts, out, pages, print_json, refuse, report, size_text, tick, title
@@ -32,6 +32,7 @@ app.add_typer(limits.app, name="limits")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(audit.app, name="audit")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(registry.app, name="registry")
 
 ID = Column("ID", no_wrap=True)  # people copy it
 SHORT_ID = 8
@@ -54,20 +55,24 @@ def main() -> None:
 def list_models(
     type: Annotated[str | None, typer.Option("--type")] = None,  # noqa: A002 - its public name
     status: Annotated[str | None, typer.Option("--status")] = None,
+    tier: Annotated[str | None, typer.Option("--tier", help="fast, balanced or powerful.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="In id or name.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Models of the registry."""
-    models = list(pages(Client(), "/api/v1/models", "models", type=type, status=status))
+    """Models of the registry: those that are installed or wanted first, then the rest of the catalogue."""
+    models = list(pages(Client(), "/api/v1/models", "models", type=type, status=status, tier=tier, text=text))
     if as_json:
         print_json(models)
         return
+    models.sort(key=lambda model: not model["wanted"])  # what only stands in the catalogue comes last
     table = Table(ID, "TYPE", "STATUS", "SIZE", "ACTIVE", "MEMORY", "SOURCE", box=None)
     for model in models:
         size = model["size"] or model["fileSize"]
         active = "●" if model["active"] else ""
         memory = " ".join(filter(None, (model["loadState"], "pinned" if model["pinned"] else "")))
         source = f"{model['source']}:{model['sourceUrl']}"
-        table.add_row(model["modelId"], model["modelType"], model["status"], size_text(size), active, memory, source)
+        state = model["status"] if model["wanted"] else "in the catalogue"
+        table.add_row(model["modelId"], model["modelType"], state, size_text(size), active, memory, source)
     out.print(table)
 
 

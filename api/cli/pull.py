@@ -1,13 +1,14 @@
-"""`modelyard pull`: from a reference to a model on disk."""
+"""From a reference to a model on disk: `modelyard pull`, `check`, `request`, `ensure`."""
 
 from difflib import get_close_matches
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from api.cli.client import Client, Refused
-from api.cli.options import AsJson, PriorityOption, WaitFor, priority_named
-from api.cli.terminal import end, pages
+from api.cli.options import AsJson, ModelName, PriorityOption, WaitFor, priority_named
+from api.cli.terminal import checked, end, facts, follow, out, pages, print_json, size_text
 from shared.errors import Invalid
 from shared.refs import parse_ref, slug
 from shared.states import EMBEDDING
@@ -82,3 +83,54 @@ def _register(client: Client, text: str, model_id: str | None, model_type: str, 
         if wanted != {name: there[name] for name in wanted}:
             client.patch(f"/api/v1/models/{model_id}", wanted)
     return model_id
+
+
+@app.command()
+def check(
+    ref: Annotated[
+        str, typer.Argument(help="A model id of the registry, or a reference as `modelyard pull` takes it.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Ask a source whether it has a model, who may have it and how large it is; nothing is fetched."""
+    client = Client()
+    if ":" in ref and not ref.startswith("."):
+        found = parse_ref(ref)
+        body = {"source": found.kind, "source_url": found.location, "revision": found.revision}
+        accepted = client.post("/api/v1/models/source/check", body)
+    else:
+        accepted = client.post(f"/api/v1/models/{_known(ref)}/source/check")
+    job = checked(follow(client, accepted, quiet=True))
+    facts(job["result"], as_json)
+
+
+@app.command()
+def request(
+    model_id: ModelName,
+    start: Annotated[bool, typer.Option("--start/--no-start", help="Set about what is missing.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Ask for a model: is it ready, what happens next, how long it takes, what is ready now instead."""
+    facts(Client().post(f"/api/v1/models/{model_id}/request", {"start": start}), as_json)
+
+
+@app.command()
+def ensure(
+    policy: Annotated[str, typer.Option(help="repair, wanted or all.")] = "wanted",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the order.")] = False,
+    wait: WaitFor = True,
+    as_json: AsJson = False,
+) -> None:
+    """Have what is damaged repaired and what is missing fetched; damaged first, then by priority and use."""
+    client = Client()
+    if not dry_run:
+        end(client, client.post("/api/v1/models/ensure", {"policy": policy}), wait=wait, as_json=as_json)
+        return
+    order = client.get("/api/v1/models/ensure", policy=policy)
+    if as_json:
+        print_json(order)
+        return
+    table = Table("MODEL", "BY", "PRIORITY", "SIZE", "WHY", box=None)
+    for step in order["steps"]:
+        table.add_row(step["modelId"], step["bring"], step["priority"], size_text(step["size"]), step["why"])
+    out.print(table)

@@ -1,6 +1,5 @@
 """One resource for work of every kind."""
 
-import time
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -8,10 +7,9 @@ from fastapi import APIRouter, Query
 from api.bodies import JobChange
 from api.cursor import decode_cursor, encode_cursor
 from api.deps import FrontDep
-from api.forecast import seconds_left, seconds_until_start
-from api.views import JobPage, JobView, eta_seconds, view_job
+from api.views import JobPage, JobView, view_job
+from api.waiting import place
 from shared.db import jobs
-from shared.db.tables import Job
 from shared.states import JobState, Priority
 
 router = APIRouter(tags=["jobs"])
@@ -39,18 +37,7 @@ def get_job(front: FrontDep, job_id: str) -> JobView:
     """State, progress, result or error, as the ledger knows them."""
     with front.database.reading() as session:
         job = jobs.get(session, job_id)
-        if job.state != JobState.QUEUED:
-            return view_job(job)
-        position = jobs.position(session, job)
-        usual, running = jobs.usual_seconds(session, job.lane), jobs.running(session, job.lane)
-    return view_job(job, position, _predicted_start(job, position, running, usual))
-
-
-def _predicted_start(job: Job, position: int, running: list[Job], usual: float | None) -> float | None:
-    moment = time.time()
-    left = [seconds_left(moment - (one.started_at or moment), eta_seconds(one), usual) for one in running]
-    seconds = seconds_until_start(position, left, usual)
-    return None if seconds is None else max(moment + seconds, job.not_before)
+    return view_job(job, *place(front.database, job))
 
 
 @router.patch("/jobs/{job_id}", summary="Change a job's priority")

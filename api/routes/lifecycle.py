@@ -11,7 +11,7 @@ from api.routes.models import check_type
 from api.servers import ServersView, servers_now
 from api.views import Accepted, ActiveView, ModelView, view_model
 from shared.contracts import Load, Run, Switch, Unload, invalid_arguments
-from shared.db import catalog
+from shared.db import catalog, names
 from shared.db.facts import Facts
 from shared.db.tables import Model
 from shared.errors import Conflict, Invalid, NotFound
@@ -76,7 +76,7 @@ async def run(asking: AskingDep, model_id: str, body: RunBody) -> Accepted:
 def _known(front: Front, name: str) -> None:
     with front.database.reading() as session:
         if name not in catalog.types(session):
-            catalog.get_model(session, name)
+            catalog.get_model(session, names.resolved(session, name))
 
 
 @router.post("/{model_id}/pin", summary="Keep a model in memory")

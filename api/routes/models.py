@@ -4,12 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 
-from api.bodies import AddModel, ChangeModel, DownloadBody, ScanBody
+from api.bodies import ChangeModel, DownloadBody, ScanBody
 from api.cursor import decode_cursor, encode_cursor
 from api.deps import AskingDep, Front, FrontDep
+from api.entries import AddModel
+from api.filters import Filters
 from api.views import Accepted, ModelPage, ModelView, view_model
 from shared.contracts import Download, Remove, Repair, Scan, Verify
-from shared.db import catalog, retention
+from shared.db import bases, catalog, listing, registry, retention
 from shared.db.facts import Facts
 from shared.errors import Conflict, Invalid
 from shared.refs import Ref, SourceKind, checked, scan_root
@@ -24,20 +26,17 @@ PAGE = Annotated[int, Query(ge=1, le=500, description="Models a page.")]
 @router.get("/", include_in_schema=False)
 def list_models(
     front: FrontDep,
-    type: Annotated[str | None, Query(max_length=32, description="Of this type.")] = None,  # noqa: A002 - its public name
-    status: Annotated[Availability | None, Query(description="In this state.")] = None,
-    text: Annotated[str | None, Query(max_length=100, description="In id or name.")] = None,
+    wanted: Filters,
     cursor: Annotated[str | None, Query(max_length=500)] = None,
     limit: PAGE = 100,
 ) -> ModelPage:
     """The registry by id, with what is known of each model now."""
     after = decode_cursor(cursor, str)[0] if cursor else None
     with front.database.reading() as session:
-        models = catalog.list_models(session, type_=type, text=text, after=after, limit=limit)
+        models = listing.page(session, wanted, after, limit)
         facts = Facts(session, [model.id for model in models])
-    shown = [view_model(model, facts) for model in models]
     more = encode_cursor(models[-1].id) if len(models) == limit else None
-    return ModelPage(models=[view for view in shown if status in (None, view.status)], next_cursor=more)
+    return ModelPage(models=[view_model(model, facts) for model in models], next_cursor=more)
 
 
 @router.post("/add", status_code=201, summary="Add a model of your own")
@@ -46,11 +45,14 @@ def add_model(front: FrontDep, body: AddModel, response: Response, after: Backgr
     if body.source is SourceKind.FILE:
         scan_root(body.source_url, front.settings.sources.scan_roots)
     with front.database.session() as session:
-        model = catalog.add_model(session, body.row())
-        facts = Facts(session, [])
+        if body.base_model is not None:
+            bases.check(session, body.model_id, body.base_model)
+        model = registry.add(session, body.entry(front.types))
+        facts = Facts(session, [model.id])
+        shown = view_model(model, facts)
     response.headers["Location"] = f"/api/v1/models/{model.id}"
     after.add_task(front.ledger.events.publish, "model.added", modelId=model.id)
-    return view_model(model, facts)
+    return shown
 
 
 @router.post("/rescan", status_code=202, summary="Scan folders for models")

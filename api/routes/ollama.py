@@ -18,11 +18,11 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from api import problems
-from api.bodies import AddModel
 from api.deps import POLL_SECONDS, AskingDep, Front, FrontDep, read_job, run_sync
+from api.entries import AddModel
 from api.routes.models import removable
 from shared.contracts import Download, Remove
-from shared.db import catalog
+from shared.db import catalog, names, registry
 from shared.db.reports import Device
 from shared.db.tables import Installation, Job, Model
 from shared.errors import ModelyardError, NotFound
@@ -173,8 +173,8 @@ def _known(front: Front, name: str) -> Model:
     """Raises: NotFound."""
     with front.database.reading() as session:
         for model_id in (name, name.removesuffix(":latest"), slug(name)):
-            if catalog.exists(session, model_id):
-                return catalog.get_model(session, model_id)
+            if catalog.exists(session, found := names.resolved(session, model_id)):
+                return catalog.get_model(session, found)
     raise NotFound("model_not_found", f"model {name!r} not found.", "GET /api/tags lists what is here.")
 
 
@@ -192,7 +192,7 @@ def _entered(front: Front, name: str) -> Model:
     model_id = slug(name.removesuffix(":latest"))
     entry = AddModel(model_id=model_id, model_type="llm", name=name, source=ref.kind, source_url=ref.location)
     with front.database.session() as session:
-        model = catalog.add_model(session, entry.row())
+        model = registry.add(session, entry.entry(front.types))
     front.ledger.events.publish("model.added", modelId=model_id)
     return model
 

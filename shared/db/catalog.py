@@ -1,17 +1,18 @@
 """Registry and store as rows: models, their installation, and who serves a type."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, delete, func, select
 
-from shared.db import trust
+from shared.db import names, trust
 from shared.db.reports import ModelHealth
-from shared.db.session import now, serialise
-from shared.db.tables import FileList, Installation, LockedEntry, Model, Residency, ScheduleRun
-from shared.errors import Conflict, ModelyardError, NotFound, Unavailable
-from shared.states import AWAY, HELD, IN_MEMORY, Holder, InstallationState, ResidencyState
+from shared.db.session import now
+from shared.db.tables import FileList, Installation, LockedEntry, Model, Residency
+from shared.errors import Conflict, ModelyardError, Unavailable
+from shared.states import AWAY, HELD, IN_MEMORY, Holder, InstallationState, ResidencyState, tier_of
 
 
 def add_model(session: Session, model: Model) -> Model:
@@ -33,7 +34,7 @@ def add_model(session: Session, model: Model) -> Model:
     return model
 
 
-def change_model(session: Session, model_id: str, **values: str | int | list[dict[str, Any]] | None) -> Model:
+def change_model(session: Session, model_id: str, **values: Any) -> Model:
     """Its entry with these values from now on.
 
     Raises:
@@ -48,27 +49,11 @@ def change_model(session: Session, model_id: str, **values: str | int | list[dic
     return model
 
 
-def seed(session: Session, models: list[Model]) -> None:
-    """Enter each model once in the life of this database: one that was removed does not come back."""
-    serialise(session, "catalogue")
-    for model in models:
-        entered = f"catalogue {model.id}"
-        if session.get(ScheduleRun, (entered, 0)) is None:
-            clock = session.exec(select(now())).one()
-            session.add(ScheduleRun(name=entered, slot=0, ran_at=clock))
-            if session.get(Model, model.id) is None:
-                add_model(session, model)
-
-
 def get_model(session: Session, model_id: str) -> Model:
-    """Raises: NotFound."""
+    """Raises: NotFound, with the id that was probably meant."""
     model = session.get(Model, model_id)
     if model is None:
-        raise NotFound(
-            "model_not_found",
-            f"There is no model {model_id!r}.",
-            "`modelyard ls` lists them (GET /api/v1/models); `modelyard pull REF` adds one.",
-        )
+        raise names.not_found(session, model_id)
     return model
 
 
@@ -93,25 +78,11 @@ def uninstall(session: Session, model_id: str) -> None:
     session.exec(delete(FileList).where(col(FileList.model_id) == model_id))
 
 
-def list_models(
-    session: Session, *, type_: str | None = None, text: str | None = None, after: str | None = None, limit: int = 100
-) -> list[Model]:
-    """By id; `after` is the last id seen."""
-    query = select(Model).order_by(col(Model.id)).limit(limit)
-    if type_ is not None:
-        query = query.where(col(Model.type) == type_)
-    if text:
-        pattern = f"%{text.replace('%', '').replace('_', '')}%"
-        query = query.where(col(Model.id).ilike(pattern) | col(Model.name).ilike(pattern))
-    if after is not None:
-        query = query.where(col(Model.id) > after)
-    return list(session.exec(query).all())
-
-
 def forget_model(session: Session, model_id: str) -> None:
     """Take a model and its installation off the registry."""
     uninstall(session, model_id)
     trust.forget(session, model_id)
+    names.forget(session, model_id)
     session.exec(delete(LockedEntry).where(col(LockedEntry.model_id) == model_id))
     session.exec(delete(ModelHealth).where(col(ModelHealth.model_id) == model_id))
     session.exec(delete(Model).where(col(Model.id) == model_id))
@@ -187,6 +158,22 @@ def publish(session: Session, row: Installation, *, newest: bool = True) -> None
         told = (before.latest_revision, before.update_checked_at) if before is not None else (None, None)
         row.latest_revision, row.update_checked_at = told
     session.merge(row)
+    note_facts(session, row.model_id, row.facts)
+
+
+def note_facts(session: Session, model_id: str, facts: Mapping[str, Any] | None = None) -> None:
+    """What a model's files tell of its tier, and of whether it thinks, where nobody has said it.
+
+    Args:
+        facts: None: those of what is installed.
+    """
+    if facts is None:
+        found = session.get(Installation, model_id)
+        facts = found.facts if found is not None else {}
+    mine = col(Model.id) == model_id
+    tier = tier_of(facts.get("parameterCount"))
+    session.exec(update(Model).where(mine, ~col(Model.tier_set)).values(tier=tier))
+    session.exec(update(Model).where(mine, ~col(Model.thinking_set)).values(thinking=facts.get("thinking")))
 
 
 def record_verify(
@@ -211,6 +198,21 @@ def record_verify(
 def active(session: Session, model_type: str) -> Residency | None:
     """The residency that serves a type, ready or lost."""
     return session.exec(select(Residency).where(col(Residency.model_type) == model_type, col(Residency.active))).first()
+
+
+def note_remote(session: Session, model_id: str, told: dict[str, Any]) -> None:
+    """What its source said of it just now."""
+    session.exec(update(Model).where(col(Model.id) == model_id).values(remote=told))
+
+
+def serving(session: Session) -> frozenset[str]:
+    """Models that serve their type."""
+    return frozenset(session.exec(select(Residency.model_id).where(col(Residency.active))).all())
+
+
+def type_counts(session: Session) -> dict[str, int]:
+    """How many models there are of each type."""
+    return dict(session.exec(select(Model.type, func.count()).group_by(Model.type)).all())
 
 
 def types(session: Session) -> set[str]:

@@ -3,7 +3,7 @@
 from sqlalchemy import update
 from sqlmodel import Session, col, func, select
 
-from shared.db.catalog import add_model, exists, installation
+from shared.db.catalog import add_model, exists, installation, note_facts
 from shared.db.session import now
 from shared.db.tables import Installation, Model
 from shared.refs import RESERVED_IDS, SourceKind
@@ -76,6 +76,7 @@ def mark(session: Session, model_id: str, revision: str, state: InstallationStat
 def _record(session: Session, row: Installation) -> None:
     row.published_at = session.exec(select(now())).one()
     session.merge(row)
+    note_facts(session, row.model_id, row.facts)
 
 
 def _free_id(session: Session, wanted: str) -> str:

@@ -3,7 +3,7 @@
 from sqlmodel import Session, col, func, select
 
 from shared import health as policy
-from shared.db import catalog, health, trust, usage
+from shared.db import catalog, health, names, trust, usage
 from shared.db.reports import ModelHealth, StoreReport
 from shared.db.session import now
 from shared.db.tables import Installation, Job, Model, Residency
@@ -22,6 +22,7 @@ class Facts:
         self.usage = usage.of_models(session, model_ids)
         rows = session.exec(select(Installation).where(col(Installation.model_id).in_(model_ids))).all()
         self.installations = {row.model_id: row for row in rows}
+        self.names = names.of_models(session, model_ids)
         self.trusted = trust.of_models(session, model_ids)
         there = session.exec(select(StoreReport.there)).all()
         self._store_away = bool(there) and not any(there)
@@ -36,6 +37,10 @@ class Facts:
         )
         jobs = select(Job).where(col(Job.model_id).in_(model_ids), col(Job.created_at).in_(newest))
         self.fetches = {job.model_id: job for job in session.exec(jobs).all() if job.kind in FETCHES}
+
+    def wanted(self, model: Model) -> bool:
+        """Somebody entered it, or had it fetched; else it only stands in the catalogue."""
+        return not model.from_catalogue or model.id in self.installations or model.id in self.fetches
 
     def uses_per_day(self, model: Model) -> float:
         """Over the days that are kept, or since it was entered where that is less."""

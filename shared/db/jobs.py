@@ -1,5 +1,6 @@
 """Finding jobs. Every change of a job is in `shared/jobs.py`."""
 
+from collections import Counter
 from collections.abc import Collection
 from itertools import takewhile
 
@@ -203,3 +204,14 @@ def priorities(session: Session, ids: list[str]) -> dict[str, Priority]:
     """What each of these jobs has now."""
     found = session.exec(select(Job.id, Job.priority).where(col(Job.id).in_(ids))).all()
     return {job_id: Priority(priority) for job_id, priority in found}
+
+
+def counts(session: Session, seconds: float) -> Counter[str]:
+    """How many jobs are in each live state; and how many failed within so many seconds."""
+    live_now = select(Job.state, func.count()).where(col(Job.state).in_(LIVE)).group_by(Job.state)
+    failed = select(func.count()).where(
+        col(Job.state) == JobState.FAILED, col(Job.finished_at) > now() - seconds
+    )  # fmt: skip
+    found = Counter(dict(session.exec(live_now).all()))
+    found[JobState.FAILED] = session.exec(failed).one()
+    return found

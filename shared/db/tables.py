@@ -27,7 +27,12 @@ class Model(SQLModel, table=True):
     """A registry entry: what a model is and where it comes from."""
 
     __tablename__ = "models"
-    __table_args__ = (Index("ix_models_lower_id", text("lower(id)"), unique=True),)
+    __table_args__ = (
+        Index("ix_models_lower_id", text("lower(id)"), unique=True),
+        # For the lists, by id, and for the counts of the summary, which read nothing else.
+        Index("ix_models_tier", "tier", "id"),
+        Index("ix_models_counts", "type", "tier", "enabled"),
+    )
 
     id: str = Field(primary_key=True, max_length=96)
     type: str = Field(index=True, max_length=32)
@@ -49,6 +54,19 @@ class Model(SQLModel, table=True):
     """How much it matters, where somebody said so; None: its uses tell, see `states.priority_of`."""
     fallback: list[dict[str, Any]] = Field(default_factory=list, sa_column=json_column(server_default="[]"))
     """Steps for where it does not fit or does not load; see `shared/fallback.py`."""
+    tier: str | None = Field(default=None, max_length=16)
+    """See `shared.states.Tier`: as somebody said, or as its files tell; None where neither does."""
+    tier_set: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
+    """Somebody said so; what its files tell does not change it."""
+    thinking: bool | None = None
+    """It thinks before it answers, where it is asked to."""
+    thinking_set: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
+    base_model: str | None = Field(default=None, max_length=96)
+    """Of an adapter, the model of the registry that it is for."""
+    from_catalogue: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
+    """It stands there because a catalogue has it, and not because somebody entered it."""
+    remote: dict[str, Any] | None = Field(default=None, sa_column=json_column(nullable=True))
+    """What its source said when it was last asked whether it has it; see `workers/jobs/source_check.py`."""
     created_at: float = Field(sa_column=Column(Float(53), nullable=False))
     updated_at: float = Field(sa_column=Column(Float(53), nullable=False))
 
@@ -122,21 +140,6 @@ class LockedEntry(SQLModel, table=True):
     entry: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
     """See `shared/lock.py`."""
     applied_at: float = Field(sa_column=Column(Float(53), nullable=False))
-
-
-class TrustGrant(SQLModel, table=True):
-    """What a person allowed one revision of a model to bring along; see `shared/trust.py`."""
-
-    __tablename__ = "trust_grants"
-
-    model_id: str = Field(primary_key=True, max_length=96)
-    revision: str = Field(primary_key=True, max_length=200)
-    allow_pickle: bool
-    allow_remote_code: bool
-    allow_unverified: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
-    granted_by: str
-    """Where the request came from, and whether it carried the key."""
-    granted_at: float = Field(sa_column=Column(Float(53), nullable=False))
 
 
 class Residency(SQLModel, table=True):

@@ -1,10 +1,25 @@
 """What people allowed their models to bring along, as rows."""
 
-from sqlmodel import Session, col, delete, select
+from sqlalchemy import Boolean, Column, Float, false
+from sqlmodel import Field, Session, SQLModel, col, delete, select
 
 from shared.db.session import now
-from shared.db.tables import TrustGrant
 from shared.trust import Grants, Trust
+
+
+class TrustGrant(SQLModel, table=True):
+    """What a person allowed one revision of a model to bring along; see `shared/trust.py`."""
+
+    __tablename__ = "trust_grants"
+
+    model_id: str = Field(primary_key=True, max_length=96)
+    revision: str = Field(primary_key=True, max_length=200)
+    allow_pickle: bool
+    allow_remote_code: bool
+    allow_unverified: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
+    granted_by: str
+    """Where the request came from, and whether it carried the key."""
+    granted_at: float = Field(sa_column=Column(Float(53), nullable=False))
 
 
 def grants(session: Session, model_id: str) -> Grants:

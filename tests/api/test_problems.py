@@ -27,6 +27,8 @@ BODIES = {
     "/api/v1/models/lock/drift": {"lockVersion": 1, "models": []},
     "/api/v1/models/lock/apply": {"lockVersion": 1, "models": []},
     "/api/v1/models/bundles": {"name": "one.tar", "models": ["one"]},
+    "/api/v1/models/registry/import": {"models": []},
+    "/api/v1/models/source/check": {"source": "huggingface", "source_url": "tiny/acorn"},
     "/v1/chat/completions": {"model": "llm", "messages": [{"role": "user", "content": "Hello"}]},
     "/api/v1/plan": {"action": "switch", "model_id": "one"},
     "/v1/completions": {"model": "llm", "prompt": "Once"},
@@ -79,6 +81,8 @@ def test_every_path_with_a_body_is_tried_here(api: Served) -> None:
         "/api/v1/models/{model_id}/priority",
         "/api/v1/schedules/{name}",
         "/api/v1/audit/{seq}/archive", "/api/v1/webhooks/{webhook_id}",
+        "/api/v1/models/{model_id}/request", "/api/v1/models/ensure",
+        *(f"/api/v1/models/{{model_id}}/{name}" for name in ("tier", "thinking", "enabled", "config", "names", "base")),
     }  # fmt: skip
     assert with_body == {*BODIES, *elsewhere}
 

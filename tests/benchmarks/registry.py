@@ -1,22 +1,27 @@
 """A registry and a ledger as they look after months, written in bulk."""
 
 import random
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 from sqlmodel import insert
 
+from shared.db.reports import UsageCount
 from shared.db.session import Database
 from shared.db.tables import Installation, Job, Model
+from shared.db.usage import DAY_SECONDS
 from shared.settings import Settings
-from shared.states import InstallationState, JobState, Priority
+from shared.states import InstallationState, JobState, Priority, Tier
 
 NOW = 1_750_000_000.0
 QUEUED_SHARE = 10
 """One job in so many waits."""
 TYPES = ("llm", "embedding", "image_gen", "tts")
 KINDS = ("model.download", "model.verify", "model.repair")
+TIERS = (*Tier, None)
+USED_DAYS = 5
 BATCH = 5000
 
 
@@ -31,6 +36,7 @@ def fill(settings: Settings, *, models: int, jobs: int) -> None:
     for table, rows in (
         (Model, map(_model, range(models))),
         (Installation, map(_installation, range(0, models, 2))),
+        (UsageCount, (_use(number, back) for number in range(0, models, 2) for back in range(USED_DAYS))),
         (Job, (_job(number, models, jobs, chance) for number in range(jobs))),
     ):
         for batch in _batches(rows):
@@ -56,6 +62,7 @@ def _model(number: int) -> dict[str, Any]:
         "id": name, "type": TYPES[number % len(TYPES)], "name": f"Model {number}", "description": "x" * 200,
         "source": "huggingface", "source_url": f"owner/{name}", "file_size": 10**9, "requirements": {"memory": 10**9},
         "tags": ["one", "two"], "config": {}, "enabled": True, "created_at": NOW, "updated_at": NOW,
+        "tier": TIERS[number % len(TIERS)],
     }  # fmt: skip
 
 
@@ -68,12 +75,21 @@ def _installation(number: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _use(number: int, back: int) -> dict[str, Any]:
+    """Some uses of a model on a day, so many days ago."""
+    at = time.time() - back * DAY_SECONDS
+    return {
+        "model_id": model_id(number), "day": int(at // DAY_SECONDS), "length": number % 60, "uses": 1 + number % 3,
+        "failures": 0, "seconds": 2.5, "last_used_at": at,
+    }  # fmt: skip
+
+
 def _job(number: int, models: int, jobs: int, chance: random.Random) -> dict[str, Any]:
     """The newest wait, the others have ended, one in a hundred of them badly."""
     queued = number >= jobs - jobs // QUEUED_SHARE
     state = JobState.QUEUED if queued else JobState.FAILED if number % 100 == 0 else JobState.SUCCEEDED
     name, at = model_id(number % models), NOW + number
-    kind = KINDS[number // models % len(KINDS)]
+    kind = KINDS[number % len(KINDS)]  # so that a third of the models wait for their files, and not all of them
     priority = int(Priority.MEDIUM if number % 2 else Priority.LOW)
     row = {
         "id": str(uuid.UUID(int=chance.getrandbits(128), version=4)), "kind": kind, "lane": "io", "priority": priority,

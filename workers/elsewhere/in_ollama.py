@@ -52,6 +52,22 @@ def pull(work: Work, model: Model, before: Installation | None) -> dict[str, Any
     return {"revision": now.digest, "size": now.size, "inOllama": True, "owned": row.owned, "alreadyPresent": same}
 
 
+def offered(work: Work, name: str) -> dict[str, Any]:
+    """Whether Ollama has a model. What its library has it tells only by pulling it.
+
+    Raises:
+        Unavailable, Failed: Ollama is away, or too old.
+    """
+    ollama = _ollama(work)
+    ollama.check()
+    here = ollama.find(name)
+    if here is not None:
+        return {"exists": True, "gated": False, "accessible": True, "size": here.size, "revision": here.digest}
+    told = f"Ollama does not have {name} yet, and tells what its library has only by pulling it."
+    problem = {"code": "source_silent", "message": told, "hint": f"https://ollama.com/library/{name.partition(':')[0]}"}
+    return {"exists": None, "gated": False, "accessible": True, "problem": problem}
+
+
 def verify(work: Work, model: Model, row: Installation) -> tuple[Report, str]:
     """Does Ollama still have the model, as it was? What it cannot tell is said in the note.
 

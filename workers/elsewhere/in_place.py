@@ -81,11 +81,26 @@ def reference_one(work: Work, model: Model) -> dict[str, Any]:
                 with storage():
                     facts = read_facts(_openers(found))
                 return _place_in(work, _row(model.id, model.type, found, root, facts))
-    raise NotFound(
-        "source_not_found",
-        f"There is no model at {model.source_url}.",
-        "Name a GGUF or safetensors file (of several parts the first), or a folder with a model in it.",
-    )
+    raise _nothing_at(model.source_url)
+
+
+def offered(work: Work, path: str) -> int:
+    """Bytes of the model at a path.
+
+    Raises:
+        NotFound, Forbidden, Unavailable: as `reference_one`.
+    """
+    root, below = place_of(work.services, path)
+    with _opened(root, work) as beneath, _no_links(path):
+        for found in local.models(beneath, below):
+            if found.path == path:
+                return sum(file.size for file in found.files)
+    raise _nothing_at(path)
+
+
+def _nothing_at(path: str) -> NotFound:
+    hint = "Name a GGUF or safetensors file (of several parts the first), or a folder with a model in it."
+    return NotFound("source_not_found", f"There is no model at {path}.", hint)
 
 
 def _place_in(work: Work, row: Installation) -> dict[str, Any]:
@@ -280,8 +295,5 @@ def _no_links(path: str) -> Iterator[None]:
 
 
 def _away(root: str) -> Unavailable:
-    return Unavailable(
-        "model_away",
-        f"The scan root {root} is not there; its disk may not be mounted.",
-        "Mount it; nothing was changed, and nothing is lost.",
-    )
+    message = f"The scan root {root} is not there; its disk may not be mounted."
+    return Unavailable("model_away", message, "Mount it; nothing was changed, and nothing is lost.")

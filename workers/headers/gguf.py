@@ -19,7 +19,9 @@ MAX_KEYS = 65_536
 MAX_KEY = 65_535
 MAX_TENSOR_NAME = 64
 MAX_TEXT = 4096
-"""Bytes of a text that is kept; longer ones (chat templates, licences) are skipped."""
+"""Bytes of a text that is kept; longer ones (licences) are skipped."""
+CHAT_TEMPLATE, MAX_TEMPLATE = "tokenizer.chat_template", 1024**2
+"""A chat template is kept up to that many bytes: those that are published have up to some ten thousand."""
 MAX_TEXTS = 2_000_000
 """Texts in all arrays of a file together: the largest vocabularies have half a million, with as many merges."""
 MAX_ALIGNMENT = 2**20
@@ -59,6 +61,8 @@ class GgufHeader:
     tensors: dict[str, GgufTensor]
     alignment: int
     has_chat_template: bool
+    chat_template: str | None
+    """As it stands there; nobody renders it here. None also where it is longer than is kept."""
     split: tuple[int, int] | None
     kv_heads: int | None = None
     """Heads of keys and values in each of `block_count` layers; None where they differ from layer to layer."""
@@ -113,7 +117,8 @@ def _header(version: int, keys: dict[str, Any], tensors: dict[str, GgufTensor], 
         parameter_count=sum(prod(tensor.shape) for tensor in tensors.values()),
         tensors=tensors,
         alignment=alignment,
-        has_chat_template="tokenizer.chat_template" in keys,
+        has_chat_template=CHAT_TEMPLATE in keys,
+        chat_template=_of(str, keys.get(CHAT_TEMPLATE)),
         split=None if part is None or parts is None else (part, parts),
         kv_heads=told("attention.head_count_kv") if f"{architecture}.attention.head_count_kv" in keys else heads,
         key_size=told("attention.key_length") or head_size,
@@ -214,15 +219,15 @@ def _keys(reader: _Reader, count: int) -> dict[str, Any]:
         kind = reader.number("<I")
         if key == "general.alignment" and kind != _U32:
             raise invalid_format("its alignment is not a 32-bit number")
-        keys[key] = _value(reader, kind)
+        keys[key] = _value(reader, kind, MAX_TEMPLATE if key == CHAT_TEMPLATE else MAX_TEXT)
     return keys
 
 
-def _value(reader: _Reader, kind: int) -> Any:
+def _value(reader: _Reader, kind: int, longest: int) -> Any:
     if kind in _SCALARS:
         return reader.number(_SCALARS[kind])
     if kind == _TEXT:
-        return reader.text(MAX_TEXT)
+        return reader.text(longest)
     if kind != _ARRAY:
         raise invalid_format(f"a key has the unknown type {kind}")
     of, count = reader.number("<I"), reader.number("<Q")

@@ -115,7 +115,9 @@ class Ollama:
             "quantization": details.get("quantization_level"), "parameterCount": info.get("general.parameter_count"),
             "contextLength": info.get(f"{architecture}.context_length"), **_shape(info, f"{architecture}."),
         }  # fmt: skip
-        return {key: value for key, value in known.items() if _is_plain(value)}
+        told = {key: value for key, value in known.items() if _is_plain(value)}
+        able = shown.get("capabilities")
+        return {**told, "thinking": "thinking" in able} if isinstance(able, list) else told
 
     def pull(self, name: str, on_layers: OnLayers) -> dict[str, Layer]:
         """Have Ollama fetch the newest of that name, and look on until it has proven all of it.

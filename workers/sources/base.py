@@ -38,6 +38,8 @@ class Snapshot:
     files: tuple[RemoteFile, ...]
     skipped: tuple[str, ...] = ()
     """Files left out on purpose (code, pickles), for people to see."""
+    gated: bool = False
+    """Only those get it who have accepted its publisher's terms."""
 
     @property
     def size(self) -> int | None:

@@ -66,7 +66,7 @@ class HuggingFace:
         # one bounded request; list_repo_tree sleeps and retries on its own for as long as a server tells it to
         info = self._asked(ref, lambda: self._info(ref, files_metadata=True))
         if info.gated:
-            self._asked(ref, lambda: self._api.auth_check(ref.location))
+            self._admitted(ref, info)
         siblings = info.siblings or []
         if len(siblings) > MAX_FILES:
             raise too_large(f"it has {len(siblings)} files, more than {MAX_FILES}")
@@ -75,7 +75,17 @@ class HuggingFace:
         check_names(sibling.rfilename for sibling in siblings)
         wanted, skipped = choose((sibling.rfilename for sibling in siblings), self._grants.of(info.sha))
         files = [self._file(ref.location, info.sha, sibling) for sibling in siblings if sibling.rfilename in wanted]
-        return Snapshot(info.sha, tuple(sorted(files, key=lambda file: file.name)), tuple(sorted(skipped)))
+        ordered = tuple(sorted(files, key=lambda file: file.name))
+        return Snapshot(info.sha, ordered, tuple(sorted(skipped)), gated=bool(info.gated))
+
+    def _admitted(self, ref: Ref, info: Any) -> None:
+        """Raises: Forbidden, with the bytes that wait behind the gate: who may not have them may still know that."""
+        try:
+            self._asked(ref, lambda: self._api.auth_check(ref.location))
+        except Forbidden as refusal:
+            sizes = [each.size for each in info.siblings or [] if type(each.size) is int]
+            told = {"gated": True, "size": sum(sizes) or None, "revision": info.sha}
+            raise Forbidden(refusal.code, refusal.message, refusal.hint, told) from refusal
 
     def knows(self, ref: Ref) -> bool:
         """Whether the repository still has that commit: one that was made anew under the same name does not.

@@ -1,6 +1,7 @@
 """What a model's files say about themselves, for people to see and for lists to sort by: nothing here is a verdict."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from math import prod
@@ -34,6 +35,15 @@ _POOLING_MODES = {
     "pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last",
 }  # fmt: skip
 """As sentence-transformers writes it beside a model."""
+_THINKS = re.compile(
+    r"enable_thinking|reasoning_(?:content|effort)|</?(?:seed:)?think(?:ing)?>|\[THINK\]|<\|channel\|>analysis"
+)
+"""In the chat templates of models that think before they answer: of Qwen, DeepSeek, Mistral, Seed, gpt-oss."""
+_TEMPLATE_FILE, _TOKENIZER_FILE = "chat_template.jinja", "tokenizer_config.json"
+_LORA = re.compile(r"[._]lora_(?:A|B|up|down|embedding_[AB])(?:[._]|$)|\.lokr_|\.hada_")
+"""In the names of tensors of adapters, as peft, diffusers and kohya's scripts write them."""
+_BASES = ("ss_base_model_version", "modelspec.architecture")
+"""Under which trainers note in a safetensors file what an adapter is for."""
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
 
@@ -61,6 +71,8 @@ class Facts(NamedTuple):
     """How one embedding is made of those of its tokens: `mean`, `cls` or `last`."""
     image_size: int | None = None
     """Pixels of the side of an image that a pipeline was made for."""
+    thinking: bool | None = None
+    """Its chat template knows of thoughts before an answer; None where it has none, or none was read."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, without what is not known."""
@@ -85,9 +97,12 @@ def read_facts(files: Mapping[str, Openable]) -> Facts:
         base, method = _text(adapter.get("base_model_name_or_path")), _text(adapter.get("peft_type"))
         return Facts("adapter", "adapter", architecture=method, base_model=base, **common)
     if (config := _json(files.get("config.json"))) is not None:
+        common["thinking"] = _thinks(_template(files))
         pooled = _json(files.get(_POOLING_FILE)) or {}
         pooling = next((told for name, told in _POOLING_MODES.items() if pooled.get(name) is True), None)
         return _of_transformers(config, {**common, "pooling": pooling})
+    if (kind := _lora(files)) is not None:
+        return Facts("adapter", "adapter", architecture="LORA", base_model=kind or None, **common)
     return Facts("safetensors", "other", **common)
 
 
@@ -100,7 +115,7 @@ def _of_gguf(parts: list[GgufHeader]) -> Facts:
         weight_bytes=sum(tensor.nbytes for part in parts for tensor in part.tensors.values()),
         layers=first.block_count, kv_heads=first.kv_heads, key_size=first.key_size, value_size=first.value_size,
         vocabulary=next((part.vocabulary for part in parts if part.vocabulary), None),
-        pooling=_GGUF_POOLINGS.get(first.pooling or 0),
+        pooling=_GGUF_POOLINGS.get(first.pooling or 0), thinking=_thinks(first.chat_template),
     )  # fmt: skip
 
 
@@ -143,6 +158,32 @@ def _shape(config: dict[str, Any]) -> dict[str, Any]:
         "kv_heads": told("num_key_value_heads") or (1 if config.get("multi_query") is True else heads),
         "key_size": size, "value_size": size, "vocabulary": told("vocab_size"),
     }  # fmt: skip
+
+
+def _template(files: Mapping[str, Openable]) -> str | None:
+    """The chat template of a transformers folder: a file of its own, or part of the tokenizer's settings."""
+    if (file := files.get(_TEMPLATE_FILE)) is not None:
+        with open_plain(file) as (opened, size):
+            return read_exactly(opened, min(size, MAX_CONFIG)).decode(errors="replace")
+    told = (_json(files.get(_TOKENIZER_FILE)) or {}).get("chat_template")
+    if isinstance(told, list):  # several, each with its name
+        told = "\n".join(str(each.get("template", "")) for each in told if isinstance(each, dict))
+    return told if isinstance(told, str) else None
+
+
+def _thinks(template: str | None) -> bool | None:
+    return None if template is None else _THINKS.search(template) is not None
+
+
+def _lora(files: Mapping[str, Openable]) -> str | None:
+    """What the one safetensors file of an adapter says that it is for, empty where it does not; None: it is none."""
+    only = [file for name, file in files.items() if name.lower().endswith(".safetensors")]
+    if len(only) != 1:
+        return None
+    header = read_safetensors(only[0])
+    if not any(map(_LORA.search, header.tensors)):
+        return None
+    return next((told for name in _BASES if (told := _text(header.metadata.get(name)))), "")
 
 
 def _tensors(files: Iterable[Openable]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Row 15: lists and single answers over HTTP, with 10,000 models and 100,000 jobs, beside a tenth of that.
+"""Row 15: lists, status, summary and single answers over HTTP, with 10,000 models and 100,000 jobs, beside a tenth.
 
 Two API processes stand side by side, one on the full registry and one on the small one; each ask goes to both in turn.
 """
@@ -50,6 +50,12 @@ class Front:
             "models of a type": _path("/api/v1/models", type="llm"),
             "models by text": _path("/api/v1/models", text=model_id(models - 1)),
             "models in a state": _path("/api/v1/models", status="available"),
+            "models of a tier": "/api/v1/models/tiers/fast",
+            "detailed status": _path("/api/v1/models/status"),
+            "detailed status, deep": _path("/api/v1/models/status", cursor=deep_models),
+            "detailed status in a state": _path("/api/v1/models/status", status="available"),
+            "detailed status of one": f"/api/v1/models/status/{model_id(models // 2)}",
+            "summary": "/api/v1/models/summary",
             "one model": f"/api/v1/models/{model_id(models // 2)}",
             "jobs": listed(),
             "jobs, deep": listed(cursor=deep_jobs),

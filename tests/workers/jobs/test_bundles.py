@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from shared.contracts import Bundle, Download, Rollback, Unbundle, Update, Verify
-from shared.db import catalog, locks, trust
+from shared.db import catalog, listing, locks, trust
 from shared.db.session import Database
 from shared.errors import Conflict, Corrupt, Exhausted, MadeWay, ModelyardError, NotFound, Paused, Snooze, Unsafe
 from shared.jobs import Ledger
@@ -84,7 +84,7 @@ def locked(place: Place, model_id: str) -> LockedModel:
 
 def registered(place: Place) -> set[str]:
     with place.services.database.reading() as session:
-        return {model.id for model in catalog.list_models(session)}
+        return {model.id for model in listing.page(session, listing.Wanted())}
 
 
 def left_behind(place: Place) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.contracts import Download, Remove, Repair, Scan, Verify
-from shared.db import catalog
+from shared.db import catalog, listing
 from shared.db.tables import Model
 from shared.errors import Cancelled, Conflict, Forbidden, Invalid, ModelyardError, Snooze, Unavailable
 from shared.states import Availability, Holder, VerifyTier
@@ -340,4 +340,4 @@ def test_a_scan_of_many_can_be_cancelled(place: Place, root: Path) -> None:
 
 def _registered(place: Place) -> bool:
     with place.services.database.reading() as session:
-        return bool(catalog.list_models(session, text="Tiny", limit=1))
+        return bool(listing.page(session, listing.Wanted(text="Tiny"), limit=1))

@@ -120,8 +120,9 @@ class TestRefusals:
         with Origin(listing(["a.safetensors"], gated="auto")) as origin:
             origin.manners.moved["/api/models/acme/small/auth-check"] = "/refused"
             origin.manners.gone.add("/refused")
-            with pytest.raises(Forbidden):
+            with pytest.raises(Forbidden) as raised:
                 resolve(origin.url)
+        assert raised.value.details == {"gated": True, "size": 1, "revision": COMMIT}, "so much everybody may know"
 
     def test_nobody_listens(self) -> None:
         with Origin() as origin:
