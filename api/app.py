@@ -16,6 +16,7 @@ from api.deps import NAMED, Front
 from api.doorbell import Doorbell
 from api.events.hub import EventHub
 from api.gateway import Gateway
+from api.profiles import apply_at_start
 from api.routes import (
     audit,
     availability,
@@ -29,6 +30,7 @@ from api.routes import (
     models,
     ollama,
     openai,
+    profiles,
     registry,
     retention,
     schedules,
@@ -70,6 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         front = _open(settings)
+        apply_at_start(front)
         await front.hub.start()
         await front.gateway.start()
         app.state.front = front
@@ -92,6 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for prefix in ("/api/v1", "/api"):  # the paths that clients of older systems know have no version
         for router in (
             *fit.ROUTERS,
+            profiles.router,
             lifecycle.router,
             trust.router,
             storage.router,

@@ -26,6 +26,9 @@ ACTIONS = {
     "models.add_model": "model.add",
     "models.change": "model.change",
     "ollama.pull": "model.add",
+    "profiles.create_profile": "profile.create",
+    "profiles.delete_profile": "profile.delete",
+    "profiles.replace_profile": "profile.replace",
     "registry.set_base": "model.base",
     "registry.set_config": "model.config",
     "registry.set_enabled": "model.enabled",
@@ -50,6 +53,7 @@ BY_JOBS = frozenset(
         *("lifecycle.activate", "lifecycle.switch", "lifecycle.load", "lifecycle.reload", "lifecycle.deactivate"),
         *("availability.ensure", "availability.request"),
         *("models.rescan", "models.download", "models.repair", "models.remove", "ollama.delete"),
+        "profiles.apply_profile",
         *("storage.restore", "storage.update", "storage.rollback", "locks.export_bundle", "locks.import_bundle"),
         "retention.clean_up",
     )

@@ -15,7 +15,7 @@ from api.events.hub import EventHub
 from api.gateway import Gateway
 from api.types import Types
 from api.usage import Meter
-from api.views import Accepted, view_job
+from api.views import Accepted, Part, view_job
 from shared.contract import Contract
 from shared.db import catalog, jobs, names
 from shared.db.session import Database
@@ -43,6 +43,8 @@ class Front:
     gateway: Gateway
     meter: Meter
     types: Types
+    profile: Part | None = None
+    """What became of the profile that was to be applied at start; None: none was."""
 
 
 async def front(request: Request) -> Front:  # async, as all that only looks: FastAPI gives others a thread each

@@ -1,9 +1,9 @@
 """What a change of what is in memory would do, step by step, before anybody does it."""
 
 from collections.abc import Sequence, Set
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from api.bodies import Body
 from api.views import View
@@ -15,16 +15,28 @@ from shared.db.reports import Device
 from shared.db.session import Database
 from shared.db.tables import Installation, Residency
 from shared.errors import Conflict, ModelyardError, NotFound
-from shared.fallback import Rung, ladder
+from shared.fallback import Rung, context_of, ladder
 from shared.progress import Leases
 from shared.states import ResidencyState
 
 
 class PlanBody(Body):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"action": "switch", "model_id": "qwen3-0.6b"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [
+        {"action": "switch", "model_id": "qwen3-0.6b"}, {"action": "apply-profile", "profile": "development"},
+    ]})  # fmt: skip
 
-    action: Literal["load", "switch", "unload"]
-    model_id: ModelId
+    action: Literal["load", "switch", "unload", "apply-profile"]
+    model_id: Annotated[ModelId, Field(description="Of a load, switch or unload.")] = ""
+    profile: Annotated[str | None, Field(max_length=64, description="Of apply-profile.")] = None
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        named = {"profile": self.profile, "model_id": self.model_id}
+        wanted = "profile" if self.action == "apply-profile" else "model_id"
+        other = ({"profile", "model_id"} - {wanted}).pop()
+        if not named[wanted] or named[other]:
+            raise ValueError(f"{self.action} names a {wanted}, and nothing else")
+        return self
 
 
 class StepView(View):
@@ -88,7 +100,8 @@ def planned(database: Database, leases: Leases, body: PlanBody, context_length: 
     if body.action == "unload":
         return _unload(database, leases, body.model_id)
     with database.reading() as session:
-        ways = ladder(body.model_id, catalog.get_model(session, body.model_id).fallback, context_length)
+        model = catalog.get_model(session, body.model_id)
+    ways = ladder(model.id, model.fallback, context_of(model.config, context_length))
     tried: list[TriedView] = []
     errors: list[ModelyardError] = []
     for rung in ways:

@@ -336,11 +336,29 @@ class Deliver(Contract):
         return f"{self.kind}:{self.webhook_id}"
 
 
+class ApplyProfile(Contract):
+    """Enable the models of a profile and no others, with its settings; fetch what is missing, load them all.
+
+    The newest such job counts: one before it ends without having done the rest.
+    """
+
+    kind = "profile.apply"
+    priority = Priority.HIGH
+    example: ClassVar[dict[str, Any]] = {"name": "development"}
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    digest: Sha256 | None = None
+    """Of what it said when somebody asked; whatever it says now where that is left out."""
+
+    def unique_key(self) -> str:
+        return f"{self.kind}:{self.name}:{self.digest or ''}"
+
+
 KINDS: dict[str, type[Contract]] = {
     contract.kind: contract
     for contract in (
         Download, Verify, Repair, Remove, Switch, Load, Unload, Scan, Scrub, HealthCheck, Update, UpdateCheck, Rollback,
-        Restore, Cleanup, Bundle, Unbundle, Run, Deliver, SourceCheck, Ensure,
+        Restore, Cleanup, Bundle, Unbundle, Run, Deliver, SourceCheck, Ensure, ApplyProfile,
     )
 }  # fmt: skip
 

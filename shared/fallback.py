@@ -13,6 +13,7 @@ from shared import fit
 from shared.contract import ModelId
 
 MOST_STEPS = 8
+SHORTEST_CONTEXT = 128
 
 
 class Step(BaseModel):
@@ -108,3 +109,9 @@ def nothing_lower(facts: Mapping[str, Any], setting: fit.Setting) -> str | None:
         ),
     )
     return next((why for applies, why in reasons if applies), None)
+
+
+def context_of(config: Mapping[str, Any], context_length: int) -> int:
+    """Tokens that a model is started with: those of its own configuration, or else as many as all others."""
+    own = config.get("context_length")
+    return own if isinstance(own, int) and not isinstance(own, bool) and own >= SHORTEST_CONTEXT else context_length

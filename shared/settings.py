@@ -96,20 +96,17 @@ class SourceSettings(BaseSettings):
     )
     ca_bundle: Path | None = Field(None, description="File with the certificate authorities to trust.")
     hf_endpoint: str = Field(
-        "https://huggingface.co",
-        validation_alias=AliasChoices("HF_ENDPOINT", "hf_endpoint"),
+        "https://huggingface.co", validation_alias=AliasChoices("HF_ENDPOINT", "hf_endpoint"),
         description="The Hub or a mirror; the operator's own, so it may be on loopback.",
-    )
+    )  # fmt: skip
     hf_token: SecretStr | None = Field(
-        None,
-        validation_alias=AliasChoices("HF_TOKEN", "hf_token"),
+        None, validation_alias=AliasChoices("HF_TOKEN", "hf_token"),
         description="Token for gated and private repositories; sent to `HF_ENDPOINT` only.",
-    )
+    )  # fmt: skip
     ollama_host: str = Field(
-        "http://127.0.0.1:11434",
-        validation_alias=AliasChoices("OLLAMA_HOST", "ollama_host"),
+        "http://127.0.0.1:11434", validation_alias=AliasChoices("OLLAMA_HOST", "ollama_host"),
         description="Address of the Ollama server, as Ollama reads it; the operator's own, so it may be private.",
-    )
+    )  # fmt: skip
     scan_roots: CommaList = Field(
         default_factory=list,
         validation_alias=AliasChoices("MODEL_SCAN_PATH", "scan_roots"),
@@ -147,17 +144,13 @@ class RunnerSettings(BaseSettings):
         None, description="Name under which the API reaches this worker's runners; the address above when unset."
     )
     max_startup_seconds: float = Field(
-        120,
-        gt=0,
-        validation_alias=AliasChoices("MAX_STARTUP_TIME", "max_startup_seconds"),
+        120, gt=0, validation_alias=AliasChoices("MAX_STARTUP_TIME", "max_startup_seconds"),
         description="Longest start of a small model; large files get more, by their size.",
-    )
+    )  # fmt: skip
     readiness_interval: float = Field(
-        0.2,
-        gt=0,
-        validation_alias=AliasChoices("READINESS_CHECK_INTERVAL", "readiness_interval"),
+        0.2, gt=0, validation_alias=AliasChoices("READINESS_CHECK_INTERVAL", "readiness_interval"),
         description="Seconds between two looks at a starting runner.",
-    )
+    )  # fmt: skip
     hang_seconds: float = Field(
         60, gt=0, description="A runner that has served and then gives no sign of life for so long is replaced."
     )
@@ -286,6 +279,13 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("REGISTRY_PATH", "registry"),
         description="A registry of another system, as JSON: models of it that are not here are entered at each start.",
     )
+    profiles: Path | None = Field(
+        None, description="Folder of profiles, a YAML file each; `<data dir>/profiles` when unset."
+    )
+    active_profile: str | None = Field(
+        None, validation_alias=AliasChoices("ACTIVE_PROFILE", "active_profile"),
+        description="The profile that is applied when the service starts.",
+    )  # fmt: skip
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
     node: str = Field("local", pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="Name of this machine among several.")
 

@@ -14,6 +14,7 @@ from shared.states import Priority
 from workers import guard
 from workers.job import BODIES, Heart, Message, Services, receive
 from workers.jobs import (
+    apply,
     bundle,
     cleanup,
     deliver,
@@ -44,7 +45,7 @@ log = structlog.get_logger()
 
 ALL_BODIES = (
     *(download, remove, repair, restore, rollback, scan, scrub, switch, unload, update, update_check, verify),
-    *(bundle, cleanup, deliver, ensure, health_check, load, run, source_check, unbundle),
+    *(apply, bundle, cleanup, deliver, ensure, health_check, load, run, source_check, unbundle),
 )
 """Imported for their registration, named here so that nothing registers behind anybody's back."""
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from shared.db import catalog, jobs, residency
 from shared.db.tables import Model, Residency
 from shared.errors import Failed, ModelyardError, Unavailable
-from shared.fallback import Rung, ladder
+from shared.fallback import Rung, context_of, ladder
 from shared.routing import ORIGIN
 from shared.states import ResidencyState
 from workers.job import Services, Work
@@ -65,7 +65,8 @@ def bring(
     """
     with work.services.database.reading() as session:
         asked_by_request = jobs.get(session, work.job_id).origin == ORIGIN
-    ways = ladder(model.id, model.fallback, work.services.settings.runners.context_length)
+    own = context_of(model.config, work.services.settings.runners.context_length)
+    ways = ladder(model.id, model.fallback, own)
     tried: list[dict[str, Any]] = []
     errors: list[ModelyardError] = []
     for rung in ways:

@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from api.cli import audit, bundles, fit, health, limits, locks, pull, registry, retention, schedules, upkeep, webhooks
+from api.cli import (
+    audit,
+    bundles,
+    fit,
+    health,
+    limits,
+    locks,
+    profiles,
+    pull,
+    registry,
+    retention,
+    schedules,
+    upkeep,
+    webhooks,
+)
 from api.cli.client import Client
 from api.cli.options import AsJson, JobName, ModelName, WaitFor, priority_named
 from api.cli.terminal import announce, end, facts, out, pages, print_json, refuse, report, size_text, tick, title
@@ -33,6 +47,7 @@ app.add_typer(schedules.app, name="schedules")
 app.add_typer(audit.app, name="audit")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(registry.app, name="registry")
+app.add_typer(profiles.app, name="profile")
 
 ID = Column("ID", no_wrap=True)  # people copy it
 SHORT_ID = 8
@@ -237,6 +252,7 @@ def up(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to bind.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder of the state.")] = None,
     flower: Annotated[bool, typer.Option("--flower/--no-flower", help="Run Flower too.")] = True,
+    profile: Annotated[str | None, typer.Option(help="The profile to apply; see `modelyard profile`.")] = None,
 ) -> None:
     """Run the whole service on this machine, in the foreground."""
     from deploy.local import up as run
@@ -246,6 +262,7 @@ def up(
     changes = {"host": host, "port": port}
     settings.api = settings.api.model_copy(update={name: value for name, value in changes.items() if value is not None})
     settings.data_dir = Path(data_dir) if data_dir else settings.data_dir
+    settings.active_profile = profile or settings.active_profile
     sys.exit(run(settings, flower=flower, announce=announce))
 
 

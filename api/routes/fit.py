@@ -5,11 +5,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api import fit, hardware
+from api import fit, hardware, profiles
 from api.deps import FrontDep
 from api.fit import CompatibilityView, RequirementsView
 from api.hardware import HardwareProfile, OptimizationStatus
 from api.plan import PlanBody, PlanView, planned
+from api.profiles import ProfilePlanView, plan_profile
 from shared.progress import Leases
 
 models = APIRouter(prefix="/models", tags=["fit"])
@@ -65,6 +66,12 @@ def optimization_status(front: FrontDep) -> OptimizationStatus:
 
 
 @plans.post("", summary="What a change of memory would do")
-def make_plan(front: FrontDep, body: PlanBody) -> PlanView:
-    """Who leaves, what is needed and free, and how long it takes; carried out by `POST /models/{id}/switch?plan=ID`."""
+def make_plan(front: FrontDep, body: PlanBody) -> PlanView | ProfilePlanView:
+    """Who leaves, what is needed and free, and how long it takes; carried out by `POST /models/{id}/switch?plan=ID`.
+
+    Of a profile, what is enabled, fetched, loaded and put out for it, and what does not fit; carried out by
+    `POST /models/profiles/{name}/apply?plan=ID`.
+    """
+    if body.profile is not None:
+        return plan_profile(front, profiles.to_apply(front, body.profile, keep=False))
     return planned(front.database, Leases(front.redis), body, front.settings.runners.context_length)

@@ -35,6 +35,8 @@ async def ready(front: FrontDep, response: Response) -> Readiness:
         _in_time(_redis_and_workers, front, _without_redis("Redis does not answer.", "Check MODELYARD_REDIS__URL.")),
     )
     parts = {name: part for look in looks for name, part in look.items()}
+    if front.profile is not None:
+        parts["profile"] = front.profile
     if all(part.ok for part in parts.values()):
         return Readiness(status="ready", parts=parts)
     response.status_code = 503

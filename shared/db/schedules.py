@@ -7,7 +7,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, delete, select
 
 from shared.db.session import now
-from shared.db.tables import ScheduleRun, ScheduleWish
+from shared.db.tables import ScheduleRun
+from shared.db.wishes import ScheduleWish
 
 KEPT_TURNS = 100
 """Of each schedule, for people to look at."""

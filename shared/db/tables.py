@@ -264,19 +264,6 @@ class ScheduleRun(SQLModel, table=True):
     """`jobs` that a turn of a schedule asked for, its `result`, or its `error`."""
 
 
-class ScheduleWish(SQLModel, table=True):
-    """What people want of a schedule; None: what its table and the settings say, see `shared/schedules.py`."""
-
-    __tablename__ = "schedules"
-
-    name: str = Field(primary_key=True, max_length=64)
-    enabled: bool | None = None
-    every: float | None = Field(default=None, sa_column=Column(Float(53)))
-    """Seconds."""
-    asked_at: float | None = Field(default=None, sa_column=Column(Float(53)))
-    """When somebody last wanted a turn at once."""
-
-
 class LimitRow(SQLModel, table=True):
     """A limit on downloads; see `shared/limits.py`. Its window is there whole or not at all."""
 

@@ -31,6 +31,7 @@ BODIES = {
     "/api/v1/models/source/check": {"source": "huggingface", "source_url": "tiny/acorn"},
     "/v1/chat/completions": {"model": "llm", "messages": [{"role": "user", "content": "Hello"}]},
     "/api/v1/plan": {"action": "switch", "model_id": "one"},
+    "/api/v1/models/profiles": {"name": "night", "enabledModels": ["one"]},
     "/v1/completions": {"model": "llm", "prompt": "Once"},
     "/v1/embeddings": {"model": "llm", "input": ["one text", "another"]},
     "/v1/images/generations": {"model": "llm", "prompt": "A lighthouse"},
@@ -83,6 +84,7 @@ def test_every_path_with_a_body_is_tried_here(api: Served) -> None:
         "/api/v1/audit/{seq}/archive", "/api/v1/webhooks/{webhook_id}",
         "/api/v1/models/{model_id}/request", "/api/v1/models/ensure",
         *(f"/api/v1/models/{{model_id}}/{name}" for name in ("tier", "thinking", "enabled", "config", "names", "base")),
+        "/api/v1/models/profiles/{name}",
     }  # fmt: skip
     assert with_body == {*BODIES, *elsewhere}
 

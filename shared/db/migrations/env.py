@@ -4,7 +4,8 @@ from alembic import context
 from sqlalchemy import text
 from sqlmodel import SQLModel
 
-import shared.db.reports  # noqa: F401 - fills the metadata, with the tables that it builds on
+import shared.db.reports
+import shared.db.wishes  # noqa: F401 - both fill the metadata, with the tables that they build on
 
 connection = context.config.attributes["connection"]
 with connection.begin():
