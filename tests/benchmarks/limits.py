@@ -13,7 +13,6 @@ import redis
 SECONDS = 1.0
 PAGE = 4096
 BLOCK_BYTES = 1024**2
-WRITTEN_BYTES = 512 * 1024**2
 
 
 def syncs(folder: Path) -> float:
@@ -37,17 +36,17 @@ def round_trips(url: str) -> float:
         return _per_second(client.ping)
 
 
-def writes(folder: Path) -> float:
-    """Bytes per second that reach the disk of that folder: one large file, synced at its end."""
+def writes(folder: Path, size: int) -> float:
+    """Bytes per second that reach the disk of that folder: one file of so many bytes, synced at its end."""
     probe, block = folder / "write.probe", os.urandom(BLOCK_BYTES)
     began = time.perf_counter()
     with probe.open("wb", buffering=0) as file:
-        for _ in range(WRITTEN_BYTES // BLOCK_BYTES):
+        for _ in range(size // BLOCK_BYTES):
             file.write(block)
         os.fdatasync(file.fileno())
     taken = time.perf_counter() - began
     probe.unlink()
-    return WRITTEN_BYTES / taken
+    return size / taken
 
 
 def loopback(url: str) -> float:

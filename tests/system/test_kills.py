@@ -19,16 +19,24 @@ from tests.system.conftest import MIB, Yard, start
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
-BIG = 1024 * MIB
+BIG = 512 * MIB
 CONNECTIONS, CHUNK = 8, 16 * MIB
+"""What these may have in hand is less than the half that is there when the worker dies."""
 
 
 @pytest.fixture(scope="module")
-def slow_yard(tmp_path_factory: pytest.TempPathFactory, hub_root: Path) -> Iterator[Yard]:
-    """A hub that gives 8 MiB/s a connection, and a model of 1 GiB on it."""
+def order(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a process is told to wait, see `shared/points.py`."""
+    return tmp_path_factory.mktemp("points") / "order"
+
+
+@pytest.fixture(scope="module")
+def slow_yard(tmp_path_factory: pytest.TempPathFactory, hub_root: Path, order: Path) -> Iterator[Yard]:
+    """A hub that gives 4 MiB/s a connection, and a model of 512 MiB on it."""
     make_transformers_llm(hub_root / "tiny" / "oak", 4, BIG, "oak")
-    with Hub(hub_root, rate=8 * MIB) as hub:
-        instance = start(tmp_path_factory.mktemp("kills"), hub)
+    with Hub(hub_root, rate=4 * MIB) as hub:
+        settings = {"MODELYARD_FAULT_FILE": str(order), "MODELYARD_SOURCES__CONNECTIONS": str(CONNECTIONS)}
+        instance = start(tmp_path_factory.mktemp("kills"), hub, **settings)
         yard = Yard(instance, hub)
         yield yard
         yard.http.close()
@@ -58,17 +66,19 @@ def test_a_killed_download_goes_on_where_it_was(slow_yard: Yard) -> None:
     size = job["result"]["size"]
     twice = yard.hub.sent("oak") - size
     print(f"{size} bytes, {twice} fetched twice ({twice / size:.2%})")
-    assert twice <= size * 0.10 + CONNECTIONS * CHUNK
+    assert twice <= CONNECTIONS * CHUNK
     assert yard.done("/api/v1/models/oak/verify", seconds=180)["result"]["ok"]
 
 
 @pytest.mark.fault("F-14")
-def test_redis_dies(slow_yard: Yard) -> None:
-    yard = slow_yard
+def test_redis_dies(slow_yard: Yard, order: Path) -> None:
+    yard, held = slow_yard, order.with_suffix(".held")
     until(lambda: yard.http.get("/api/v1/models/oak").json()["status"] == "available", what="oak")
+    order.write_text("verify.hashed hold", encoding="utf-8")
     running = yard.submitted("/api/v1/models/oak/verify")
-    until(lambda: yard.job(running)["status"] == "running", what="a running verify")
+    until(held.exists, what="a verify in the middle of its bytes")
     kill(yard, "redis")
+    held.unlink()
     assert yard.ended(running)["status"] == "succeeded"
     yard.ready()
     assert yard.done("/api/v1/models/oak/verify", seconds=60)["result"]["ok"], "consuming again"

@@ -93,7 +93,7 @@ def _speed(measure: str, size: int, ours: list[Run], target: Target, peer: list[
 def _limits(context: Context, where: Host) -> dict[str, float]:
     return {
         "loopback GB/s, one connection, not kept": limits.loopback(where.url(REPO, FILE)) / 1e9,
-        "disk writes GB/s": limits.writes(context.stage.folder) / 1e9,
+        "disk writes GB/s": limits.writes(context.stage.folder, context.pick(512, 16) * 1024**2) / 1e9,
         "sha256 GB/s a core": limits.sha256() / 1e9,
     }
 
