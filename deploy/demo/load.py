@@ -10,6 +10,8 @@ import httpx
 
 CLIENTS = 6
 MAX_TOKENS = 8
+PAUSE_SECONDS = 0.05
+"""Without any, the clients would take the machine from the model that is to be loaded."""
 
 
 @dataclass
@@ -33,14 +35,19 @@ class Load:
 
     Args:
         streaming: share of them that streams; the others wait for the whole answer.
+        pause: seconds of a client between two requests.
     """
 
-    def __init__(self, url: str, model_type: str, *, clients: int = CLIENTS, streaming: float = 0.5) -> None:
+    def __init__(
+        self, url: str, model_type: str, *, clients: int = CLIENTS, streaming: float = 0.5,
+        pause: float = PAUSE_SECONDS,
+    ) -> None:  # fmt: skip
         self.tally = Tally()
         self._url = url
         self._type = model_type
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._pause = pause
         self._threads = [threading.Thread(target=self._ask_on, args=(n < streaming * clients,)) for n in range(clients)]
 
     def __enter__(self) -> "Load":
@@ -60,7 +67,7 @@ class Load:
 
     def _ask_on(self, streaming: bool) -> None:
         with httpx.Client(timeout=120, trust_env=False) as client:
-            while not self._stop.is_set():
+            while not self._stop.wait(self._pause):
                 began = time.monotonic()
                 try:
                     model = self._stream(client) if streaming else self._whole(client)

@@ -39,18 +39,20 @@ class Swaps:
 
 
 def swap_back_and_forth(
-    url: str, switch: Callable[[int], object], look: Callable[[], Mark] | None, *, count: int, requests: int
-) -> Swaps:
+    url: str, switch: Callable[[int], object], look: Callable[[], Mark] | None, *, count: int, requests: int,
+    pause: float = 0.0,
+) -> Swaps:  # fmt: skip
     """The first of two models must be serving.
 
     Args:
         switch: brings the one with that number, 0 or 1, and returns once the other one has left.
         look: counts processes; None where there is nothing to count.
         requests: whole answers after each swap before the next one.
+        pause: seconds of a client between two requests.
     """
     seen = Swaps()
     spans: list[tuple[float, float]] = []
-    with Load(url, "llm", clients=CLIENTS, streaming=1.0) as load:
+    with Load(url, "llm", clients=CLIENTS, streaming=1.0, pause=pause) as load:
         _answered(load, min(QUIET_REQUESTS, requests))
         usual = statistics.median(load.tally.seconds)
         for number in range(1, count + 1):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.demo.load import PAUSE_SECONDS
 from deploy.demo.models import make_gguf_llm, make_transformers_llm
 from tests.benchmarks.measure import quantile
 from tests.benchmarks.swapping import mark, swap_back_and_forth
@@ -47,6 +48,7 @@ def test_swaps_cut_nobody(tmp_path: Path, pair: str, together: bool) -> None:
         seen = swap_back_and_forth(
             yard.instance.url, lambda number: yard.done(f"/api/v1/models/{names[number]}/switch"),
             lambda: mark(*pids), count=COUNT or FEW, requests=REQUESTS if COUNT else 10,
+            pause=0.0 if COUNT else PAUSE_SECONDS,
         )  # fmt: skip
     swap, added = (
         [round(quantile(values, share), 3) for share in (0.5, 0.99)] for values in (seen.seconds, seen.added)

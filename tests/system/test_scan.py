@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from deploy.demo.hub import Hub
-from deploy.demo.load import Load
+from deploy.demo.load import PAUSE_SECONDS, Load
 from deploy.demo.models import make_gguf_llm, make_transformers_llm
 from tests.benchmarks.swapping import swap_back_and_forth
 from tests.conftest import until
@@ -162,7 +162,7 @@ def test_swaps_between_ollama_and_torch_cut_nobody_also_where_the_device_worker_
     def switch(number: int) -> None:
         yard.done(f"/api/v1/models/{('llama', 'oak')[number]}/switch")
 
-    seen = swap_back_and_forth(yard.instance.url, switch, None, count=2, requests=30)
+    seen = swap_back_and_forth(yard.instance.url, switch, None, count=2, requests=30, pause=PAUSE_SECONDS)
     assert seen.failures == []
     assert yard.say().headers["x-modelyard-model"] == "llama"
     assert list(ollama.memory.models) == [NAME]
