@@ -116,18 +116,16 @@ def since(session: Session, days: int, model_id: str | None = None) -> Mapping[s
 
 
 def of_models(session: Session, model_ids: Collection[str] | None = None) -> dict[str, Usage]:
-    """Of each of these that was used within the days that are kept, or of all: those days as one, in one query."""
-    model, length = col(UsageCount.model_id), col(UsageCount.length)
-    uses, failures, seconds = col(UsageCount.uses), col(UsageCount.failures), col(UsageCount.seconds)
-    last = func.max(col(UsageCount.last_used_at))
-    query = columns(model, length, func.sum(uses), func.sum(failures), func.sum(seconds), last)
-    query = query.group_by(model, length).where(col(UsageCount.day) > now() / DAY_SECONDS - KEEP_DAYS)
+    """Of each of these that was used within the days that are kept, or of all: those days as one, without lengths."""
+    row, model = UsageCount, col(UsageCount.model_id)
+    query = columns(
+        model, func.sum(col(row.uses)), func.sum(col(row.failures)), func.sum(col(row.seconds)),
+        func.max(col(row.last_used_at)),
+    )  # fmt: skip
+    query = query.group_by(model).where(col(row.day) > now() / DAY_SECONDS - KEEP_DAYS)
     if model_ids is not None:
         query = query.where(model.in_(model_ids))
-    found: dict[str, Usage] = {}
-    for row in session.connection().execute(query).all():
-        found.setdefault(row[0], Usage()).add(Usage(row[2], row[3], row[4], row[5], {row[1]: row[2]}))
-    return found
+    return {found[0]: Usage(*found[1:]) for found in session.connection().execute(query)}
 
 
 def per_day(uses: int, age: float, days: int = KEEP_DAYS) -> float:

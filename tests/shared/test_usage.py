@@ -1,6 +1,7 @@
 """Uses of models are counted, by day and by length, on both databases."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from sqlmodel import col, func, select, update
@@ -86,7 +87,8 @@ def test_a_page_of_models_is_told_as_one_whole(database: Database) -> None:
     with database.reading() as session:
         page = usage.of_models(session, ["oak", "ash", "elm"])
         assert usage.of_models(session) == page, "elm was never used"
-        assert page["oak"] == usage.total(usage.since(session, KEEP_DAYS, "oak")["oak"].values())
+        whole = usage.total(usage.since(session, KEEP_DAYS, "oak")["oak"].values())
+        assert page["oak"] == replace(whole, lengths={})
     assert (page["oak"].uses, page["oak"].failures, page["ash"].uses) == (3, 1, 1)
 
 

@@ -18,7 +18,7 @@ from shared.contracts import HealthCheck
 from shared.db import catalog, health, upkeep
 from shared.db.health import Found
 from shared.db.tables import Installation, Model, Residency
-from shared.errors import Conflict, Failed, ModelyardError, NotFound, Snooze, Unavailable
+from shared.errors import Conflict, ModelyardError, NotFound, Snooze, Unavailable
 from shared.keys import installation_secret, runner_key
 from shared.progress import Leases
 from shared.routing import Router
@@ -33,8 +33,21 @@ LOOK_SECONDS = 0.2
 AGAIN_SECONDS = 2.0
 """Between two looks for a model that is on its way into memory."""
 ORIGIN = "health"
-TELLING = ("probe_failed", "crash_loop", "runner_exited", "runner_start_timeout", "runner_stuck", "wake_failed")
+TELLING = (
+    "probe_failed",
+    "ollama_cannot_load",
+    "crash_loop",
+    "runner_exited",
+    "runner_start_timeout",
+    "runner_stuck",
+    "wake_failed",
+)
 """Why a model was not loaded, where that is the model's own fault; there may be no room for it, or no device."""
+
+
+PROBE_FAILED = "probe_failed"
+OLLAMAS = ("ollama_failed", "ollama_cannot_load", "ollama_silent")
+"""What Ollama says, or not, of a model that it has in memory and that does not answer."""
 
 
 class Answer(NamedTuple):
@@ -195,11 +208,11 @@ def _timed(work: Work, ask: Callable[[], None]) -> tuple[float, ModelyardError |
 def judge(seconds: float, error: ModelyardError | None, usual: list[float], *, busy: bool) -> Answer:
     """What an answer says about the model: where others were asking too, not that it was slow."""
     status = error.details.get("status") if error is not None else None
-    if isinstance(error, Failed) and error.code == "probe_failed":
-        if status == httpx.codes.SERVICE_UNAVAILABLE or (not status and busy):
+    if error is not None and error.code in (PROBE_FAILED, *OLLAMAS):
+        if status == httpx.codes.SERVICE_UNAVAILABLE or (busy and not status):
             return BUSY
-        message = error.message.removeprefix("The model was loaded, but its ")
-        return Answer((False,), _reason("bad_answer", f"Its {message}", error.hint), asked=True)
+        message = error.message.replace("The model was loaded, but its", "Its")
+        return Answer((False,), _reason("bad_answer", message, error.hint), asked=True)
     if error is not None:
         return Answer((), _reason(error.code, error.message, error.hint), asked=True)
     if policy.slow(seconds, usual):

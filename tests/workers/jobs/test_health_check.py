@@ -14,7 +14,7 @@ from shared.db import health, jobs, usage
 from shared.db.facts import Facts
 from shared.db.reports import ModelHealth
 from shared.db.tables import Installation, Job, Residency
-from shared.errors import Cancelled, Conflict, Failed, Snooze
+from shared.errors import Cancelled, Conflict, Failed, ModelyardError, Snooze, Unavailable
 from shared.schedules import DAY
 from shared.states import Health, HealthLevel, Priority
 from tests.factories.repository import make_repository
@@ -219,10 +219,13 @@ def no_answer() -> Failed:
         (60.0, no_answer(), False, (False,), "bad_answer"),
         (60.0, no_answer(), True, (), "busy"),
         (0.1, Failed("unknown_runtime", "?"), False, (), "unknown_runtime"),
+        (0.1, Unavailable("ollama_failed", "?"), False, (False,), "bad_answer"),
+        (60.0, Unavailable("ollama_silent", "?"), True, (), "busy"),
+        (0.1, Unavailable("ollama_not_running", "?"), False, (), "ollama_not_running"),
     ],
 )
 def test_where_others_ask_too_a_late_answer_says_nothing(
-    seconds: float, error: Failed | None, busy: bool, outcomes: tuple[bool, ...], code: str | None
+    seconds: float, error: ModelyardError | None, busy: bool, outcomes: tuple[bool, ...], code: str | None
 ) -> None:
     answer = judge(seconds, error, [1.0] * 10, busy=busy)
     assert (answer.outcomes, answer.reason and answer.reason["code"]) == (outcomes, code)
