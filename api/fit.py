@@ -50,7 +50,9 @@ class RequirementsView(View):
     runtime: str | None = Field(description="Null where no runtime here runs its format.")
     context_length: int
     memory: NeedView
-    by_context: list[ContextView] = Field(description="The same for other lengths of context; none for images.")
+    by_context: list[ContextView] = Field(
+        description="The same for other lengths of context; none for images and sound."
+    )
     variants: list[VariantView] = Field(description="What quantized variants would take.")
     disk: int
     declared: dict[str, Any] = Field(description="What the registry says it needs.")
@@ -93,7 +95,7 @@ def requirements(database: Database, model_id: str, device_id: str | None, conte
         )  # fmt: skip
     longest = row.facts.get("contextLength") or context_length
     lengths = sorted({length for length in CONTEXTS if length < longest} | {longest})
-    if output_of(model.type) is Output.IMAGES:
+    if output_of(model.type) in (Output.IMAGES, Output.SOUND):
         lengths = []
     parameters = row.facts.get("parameterCount")
     return RequirementsView(

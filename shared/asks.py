@@ -150,7 +150,27 @@ class ImageBody(BaseModel):
     user: Annotated[str, Field(max_length=200)] | None = None
 
 
-AskPath = Literal["chat/completions", "completions", "embeddings", "images/generations"]
+class SpeechBody(BaseModel):
+    """What to say; or, of a model of the type `music`, what to play."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"model": "tts", "input": "Good morning.", "seed": 1}]}
+    )
+
+    model: Annotated[str, Field(max_length=96, description="A model id, or the type `tts` or `music`.")]
+    input: Annotated[str, Field(min_length=1, max_length=4096)]
+    voice: (
+        Annotated[str, Field(max_length=64, description="The number of one, for a model that has several.")] | None
+    ) = None
+    speed: Annotated[float, Field(ge=0.25, le=4, description="Of speech.")] | None = None
+    seconds: Annotated[float, Field(gt=0, le=30, description="Of music; 10 where nothing is said.")] | None = None
+    seed: (
+        Annotated[int, Field(ge=0, lt=2**32, description="Asked again with the same, the sound is the same.")] | None
+    ) = None
+    response_format: Literal["wav"] = "wav"
+
+
+AskPath = Literal["chat/completions", "completions", "embeddings", "images/generations", "audio/speech"]
 
 
 class Asked(NamedTuple):
@@ -170,6 +190,7 @@ ASKS: dict[str, Asked] = {
     "chat/completions": Asked(ChatBody, Output.TEXT, SAID_TO_US),
     "completions": Asked(CompletionBody, Output.TEXT, SAID_TO_US),
     "embeddings": Asked(EmbeddingBody, Output.VECTORS, SAID_TO_US),
+    "audio/speech": Asked(SpeechBody, Output.SOUND, {"response_format"}),
     "images/generations": Asked(ImageBody, Output.IMAGES, IMAGE_SAID_TO_US),
 }
 """By the path below `/v1`."""

@@ -30,9 +30,12 @@ CACHE_FIRST = frozenset({"llamacpp", OLLAMA})
 """Runtimes that set the whole cache aside when they load a model; that of the others grows with use."""
 WIDE = {"F32": 4, "F64": 8}
 """Bytes of numbers of more than 16 bits."""
+SOUND_MAKERS = ("VitsModel", "MusicgenForConditionalGeneration")
+"""Architectures of transformers that speak or play."""
 _RUNNABLE = {
     Output.TEXT: "Runnable are transformers folders of safetensors that generate text, and GGUF files.",
     Output.VECTORS: "Runnable are transformers folders of safetensors, and GGUF files.",
+    Output.SOUND: f"Runnable are transformers folders of safetensors: {', '.join(SOUND_MAKERS)}.",
     Output.IMAGES: "Runnable are diffusers folders: a model_index.json, and safetensors in the folders that it names.",
 }
 
@@ -79,6 +82,8 @@ def runtime_of(facts: Mapping[str, Any], holder: str, model_type: str) -> str:
     if holder == Holder.OLLAMA:
         return OLLAMA
     found = _RUNTIMES.get(facts.get("format", ""), "")
+    if output_of(model_type) is Output.SOUND:
+        return found if found == "torch" and facts.get("architecture") in (None, *SOUND_MAKERS) else ""
     return found if (found == DIFFUSERS) is (output_of(model_type) is Output.IMAGES) else ""
 
 

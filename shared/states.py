@@ -34,6 +34,7 @@ class Desired(StrEnum):
 
 EMBEDDING = "embedding"
 IMAGE_GEN = "image_gen"
+SPEECH, MUSIC = "tts", "music"
 
 
 class Output(StrEnum):
@@ -42,11 +43,13 @@ class Output(StrEnum):
     TEXT = "text"
     VECTORS = "vectors"
     IMAGES = "images"
+    SOUND = "sound"
 
 
 def output_of(model_type: str) -> Output:
-    """What models of a type make: all others than these two generate text, as far as a runtime here runs them."""
-    return {EMBEDDING: Output.VECTORS, IMAGE_GEN: Output.IMAGES}.get(model_type, Output.TEXT)
+    """What models of a type make: all others than these generate text, as far as a runtime here runs them."""
+    made = {EMBEDDING: Output.VECTORS, IMAGE_GEN: Output.IMAGES, SPEECH: Output.SOUND, MUSIC: Output.SOUND}
+    return made.get(model_type, Output.TEXT)
 
 
 class Priority(IntEnum):

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from api.deps import Front, FrontDep, run_sync
-from shared.asks import ASKS, AskPath, ChatBody, CompletionBody, EmbeddingBody, ImageBody
+from shared.asks import ASKS, AskPath, ChatBody, CompletionBody, EmbeddingBody, ImageBody, SpeechBody
 from shared.db import catalog
 from shared.states import ResidencyState
 
@@ -36,6 +36,12 @@ async def embeddings(front: FrontDep, request: Request, body: EmbeddingBody) -> 
 async def images(front: FrontDep, request: Request, body: ImageBody) -> Response:
     """PNG files in base64. A client that leaves ends the work at the next step."""
     return await _forward(front, request, "images/generations", body)
+
+
+@router.post("/audio/speech", summary="Speech or music of a text", response_model=None)
+async def speech(front: FrontDep, request: Request, body: SpeechBody) -> Response:
+    """A WAV file. A client that leaves ends music at the next step."""
+    return await _forward(front, request, "audio/speech", body)
 
 
 @router.get("/models", summary="Models that can be asked now")

@@ -149,7 +149,7 @@ def test_what_cannot_or_must_not_be_loaded_is_told(
 def test_who_makes_something_else_is_not_loaded_for_that(serve: Serve, ledger: Ledger) -> None:
     paths = {
         "llm": ("/v1/chat/completions", BODY), "embedding": ("/v1/embeddings", {"input": "x"}),
-        "image_gen": ("/v1/images/generations", {"prompt": "x"}),
+        "image_gen": ("/v1/images/generations", {"prompt": "x"}), "tts": ("/v1/audio/speech", {"input": "x"}),
     }  # fmt: skip
     installed(ledger, "one")
     api = serve()

@@ -36,6 +36,7 @@ BODIES = {
     "/v1/embeddings": {"model": "llm", "input": ["one text", "another"]},
     "/v1/images/generations": {"model": "llm", "prompt": "A lighthouse"},
     "/api/v1/webhooks": {"url": "https://ops.example.com/hook"},
+    "/v1/audio/speech": {"model": "llm", "input": "Good morning"},
     "/api/pull": {"model": "one"},
     "/api/show": {"model": "one"},
 }
@@ -214,7 +215,13 @@ def test_values_that_no_field_takes(api: Served, untouched: Any) -> None:
                 if checked(answer) not in (400, 404, 422):
                     wrong.append((path, body[:200], answer.text))
     for value in values[:8]:
-        for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/images/generations"):
+        for path in (
+            "/v1/chat/completions",
+            "/v1/completions",
+            "/v1/embeddings",
+            "/v1/images/generations",
+            "/v1/audio/speech",
+        ):
             for body in places(BODIES[path], value):
                 answer = api.http.post(path, content=body.encode(), headers=JSON)
                 if checked(answer) not in (400, 404, 409, 422):

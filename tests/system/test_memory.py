@@ -159,7 +159,7 @@ def test_a_model_is_asked_in_a_job(yard: Yard) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        {}, {"request": {}}, {"request": {"messages": []}}, {"path": "audio/speech", "request": {"input": "x"}},
+        {}, {"request": {}}, {"request": {"messages": []}}, {"path": "audio/translations", "request": {"input": "x"}},
         {"request": {"messages": [{"role": "user", "content": "x"}], "stream": True}},
         {"request": {"messages": [{"role": "user", "content": "x"}], "model": "beech"}},
         {"request": {"messages": [{"role": "user", "content": "x"}], "n_discard": -1}},

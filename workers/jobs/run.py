@@ -4,6 +4,7 @@ It goes the way of a request: who answers is found the same way, and held so tha
 """
 
 import asyncio
+import base64
 import json
 import time
 from typing import Any
@@ -17,6 +18,7 @@ from shared.db.usage import Use
 from shared.errors import Exhausted, Failed, Invalid, Snooze, Unavailable
 from shared.keys import installation_secret
 from shared.routing import ANSWER_SECONDS, CONNECT_SECONDS, Route, Router, trusted
+from shared.states import Output
 from workers.job import Work, job
 
 TIMEOUT = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
@@ -53,7 +55,8 @@ def run(args: Run, work: Work) -> dict[str, Any]:
     return {
         "modelId": args.model_id,
         "servedBy": {"modelId": route.model_id, "contextLength": route.context_length, **route.lowered},
-        "fallback": route.fallback_for is not None, "seconds": round(seconds, 3), "answer": _read(status, content),
+        "fallback": route.fallback_for is not None, "seconds": round(seconds, 3),
+        "answer": _read(args.path, status, content),
     }  # fmt: skip
 
 
@@ -103,8 +106,8 @@ async def _ask(args: Run, route: Route, work: Work) -> tuple[int, bytes]:
         return answer.status_code, bytes(content)
 
 
-def _read(status: int, content: bytes) -> dict[str, Any]:
-    """The answer, where it is one.
+def _read(path: str, status: int, content: bytes) -> dict[str, Any]:
+    """The answer, where it is one; a file as base64.
 
     Raises:
         Invalid: the model does not take the request.
@@ -116,6 +119,8 @@ def _read(status: int, content: bytes) -> dict[str, Any]:
     hint = "The log of its runner has its last words; `modelyard retry` asks it again."
     if status != httpx.codes.OK:
         raise Failed("model_failed", f"The model's server failed with status {status}: {shown}", hint)
+    if ASKS[path].output is Output.SOUND:
+        return {"data": [{"format": "wav", "b64_json": base64.b64encode(content).decode("ascii")}]}
     try:
         answer = json.loads(content)
     except (ValueError, RecursionError):

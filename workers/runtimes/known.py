@@ -8,9 +8,9 @@ from shared.states import Output
 from workers.runtimes.base import Runtime
 from workers.runtimes.llamacpp import LlamaCpp, LlamaCppEmbedder
 from workers.runtimes.ollama import OllamaRuntime
-from workers.runtimes.torch_runner import TorchEmbedder, TorchImageGenerator, TorchRunner
+from workers.runtimes.torch_runner import TorchEmbedder, TorchImageGenerator, TorchRunner, TorchSoundMaker
 
-RUNNERS = (TorchRunner, TorchEmbedder, TorchImageGenerator, LlamaCpp, LlamaCppEmbedder)
+RUNNERS = (TorchRunner, TorchEmbedder, TorchImageGenerator, TorchSoundMaker, LlamaCpp, LlamaCppEmbedder)
 
 
 def all_runtimes(settings: Settings) -> tuple[Runtime, ...]:

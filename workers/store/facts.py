@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic.alias_generators import to_camel
 
-from shared.states import EMBEDDING, IMAGE_GEN
+from shared.states import EMBEDDING, IMAGE_GEN, MUSIC, SPEECH
 from workers import pipelines
 from workers.headers import Content, GgufHeader, read_gguf, read_safetensors, sniff
 from workers.headers.plain import Openable, open_plain, read_exactly
@@ -25,10 +25,13 @@ _GGUF_TYPES = {
 """By `general.architecture`; every other one is a language model's."""
 _PIPELINE_TYPES = (
     *(("Animate", "animation"), ("Video", "video_gen"), ("Wan", "video_gen"), ("LTX", "video_gen")),
-    *(("Music", "music"), ("Audio", "music")),
+    *(("Music", MUSIC), ("Audio", MUSIC)),
 )
 """By a word in a pipeline's class; every other one makes images."""
-_CLASS_TYPES = (("ForCausalLM", "llm"), ("LMHeadModel", "llm"), ("ForConditionalGeneration", "llm"))
+_CLASS_TYPES = (
+    *(("VitsModel", SPEECH), ("MusicgenForConditionalGeneration", MUSIC)),
+    *(("ForCausalLM", "llm"), ("LMHeadModel", "llm"), ("ForConditionalGeneration", "llm")),
+)
 _GGUF_POOLINGS = {1: "mean", 2: "cls", 3: "last"}
 _POOLING_FILE = "1_Pooling/config.json"
 _POOLING_MODES = {

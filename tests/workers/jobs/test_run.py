@@ -1,21 +1,28 @@
 """A model is asked in a job, and its server answers well or badly."""
 
+import base64
+import io
+import wave
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import httpx
 import pytest
 from sqlmodel import col, select
 
-from shared.contracts import Run
-from shared.db import usage
+from shared.contracts import Download, Run, Switch
+from shared.db import catalog, usage
 from shared.db.tables import Job, Residency
 from shared.errors import Cancelled, Conflict, Exhausted, Failed, Invalid, Snooze, Unavailable
 from tests.factories.repository import make_repository
+from tests.factories.speech import vits
 from tests.fakes.answers import Server, in_memory
 from tests.workers.jobs.conftest import Place
+from workers.devices.base import Device
 from workers.jobs.run import MOST_BYTES
 from workers.jobs.run import run as body
+from workers.residency.manager import Manager
 
 ASK = Run(model_id="oak", path="completions", request={"prompt": "Once", "user": "me"})
 
@@ -46,6 +53,27 @@ def test_its_answer_is_the_result(oak: Place, monkeypatch: pytest.MonkeyPatch) -
     assert Server.asked == [{"model": "oak", "prompt": "Once", "stream": False}], "nothing that is not for a runner"
     assert oak.services.leases.count("r") == 0, "it was held, and is no more"
     assert uses(oak) == (1, 0)
+
+
+def test_a_model_that_speaks_leaves_its_file_in_the_result(place: Place) -> None:
+    """A real one, from its files on a hub to what is heard."""
+    vits(place.repositories / "tiny" / "wren")
+    place.add("wren", "tiny/wren")
+    with place.services.database.session() as session:
+        catalog.change_model(session, "wren", type="tts")
+    place.run(Download(model_id="wren"))
+    place.services.settings.jobs.lease_seconds = 600  # nobody renews it here
+    device = Device(id="cpu", kind="cpu", name="test", memory_total=10**12, memory_free=10**12)
+    with closing(Manager(place.services, device)) as manager:
+        place.services.manager = manager
+        assert place.run(Switch(model_id="wren"))["runtime"] == "torch"
+        asked = Run(model_id="tts", path="audio/speech", request={"input": "good morning", "seed": 1})
+        result = place.run(asked)
+        with pytest.raises(Conflict, match="makes sound"):
+            place.run(Run(model_id="wren", path="completions", request={"prompt": "Once"}))
+    (made,) = result["answer"]["data"]
+    with wave.open(io.BytesIO(base64.b64decode(made["b64_json"]))) as file:
+        assert (made["format"], file.getframerate(), file.getnframes() > 1000) == ("wav", 16000, True)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from shared.settings import RunnerSettings
 from tests.factories.folders import diffusers, safetensors, transformers, write
 from workers.residency.planning import runtime_for
 from workers.runtimes.base import Request
-from workers.runtimes.torch_runner import TorchEmbedder, TorchImageGenerator, TorchRunner
+from workers.runtimes.torch_runner import TorchEmbedder, TorchImageGenerator, TorchRunner, TorchSoundMaker
 from workers.store.essentials import files_of
 from workers.store.facts import read_facts
 
@@ -106,13 +106,13 @@ def test_a_config_that_cannot_be_read_is_not_accepted(tmp_path: Path, text: str)
         (transformers, "llm", "TorchRunner"), (transformers, "embedding", "TorchEmbedder"),
         (diffusers, "image_gen", "TorchImageGenerator"), (diffusers, "video_gen", "make images of texts"),
         (transformers, "image_gen", "a model_index.json"), (bare, "image_gen", "bare weights"),
-        (bare, "llm", "bare weights"),
+        (bare, "llm", "bare weights"), (transformers, "tts", "VitsModel"), (diffusers, "music", "make images of texts"),
     ],
 )  # fmt: skip
 def test_the_type_decides_what_is_made_of_a_folder(
     tmp_path: Path, make: Callable[[Path], Path], type_: str, found: str
 ) -> None:
-    runtimes = [kind(RunnerSettings()) for kind in (TorchRunner, TorchEmbedder, TorchImageGenerator)]
+    runtimes = [kind(RunnerSettings()) for kind in (TorchRunner, TorchEmbedder, TorchImageGenerator, TorchSoundMaker)]
     folder, one = make(tmp_path), Model(id="one", type=type_)
     facts = read_facts(files_of(folder)).to_dict()
     try:

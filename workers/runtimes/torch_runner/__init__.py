@@ -13,7 +13,7 @@ from shared.states import Output
 from workers.runtimes.asking import ask, failed, probe_embedding, probe_image
 from workers.runtimes.base import Launch, Request
 from workers.runtimes.runner import Launched
-from workers.runtimes.torch_runner.config import embedding_model, pipeline, text_model
+from workers.runtimes.torch_runner.config import embedding_model, pipeline, sound_model, text_model
 
 ROOT = Path(__file__).parents[3]
 COMMAND = (sys.executable, "-P", "-m", "workers.runtimes.torch_runner.server")
@@ -112,6 +112,29 @@ class TorchEmbedder(TorchRunner):
     def probe(self, base_url: str, key: str) -> None:
         """Raises: Failed: code `probe_failed`."""
         probe_embedding(base_url, key)
+
+
+class TorchSoundMaker(TorchRunner):
+    """The same for a model that speaks, or plays music."""
+
+    output = Output.SOUND
+    keeps_weights = False
+
+    def accepts(self, folder: Path) -> bool:
+        """Is it one of transformers' models that make sound?"""
+        return sound_model(folder) and _has_weights(folder)
+
+    def launch(self, request: Request) -> Launch:
+        """As `TorchRunner.launch`."""
+        launch = super().launch(request)
+        return replace(launch, argv=(*launch.argv, "--sound"))
+
+    def probe(self, base_url: str, key: str) -> None:
+        """Raises: Failed: code `probe_failed`."""
+        answer = ask(base_url, "/run", key, {"prompt": "Hello"})
+        size = answer.get("bytes")
+        if not isinstance(size, int) or size < 1:
+            failed("no sound came back", 200, json.dumps(answer).encode())
 
 
 class TorchImageGenerator(TorchRunner):

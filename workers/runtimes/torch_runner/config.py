@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from shared.fit import SOUND_MAKERS
+
 INDEX = "model_index.json"
 MAX_JSON_BYTES = 16 * 1024 * 1024
 GENERATORS = ("ForCausalLM", "LMHeadModel")
@@ -18,6 +20,11 @@ def text_model(folder: Path) -> bool:
 def embedding_model(folder: Path) -> bool:
     """Does it name one whose last layer can be made into a vector: an encoder, or what generates text?"""
     return _names(folder, (*GENERATORS, *ENCODERS))
+
+
+def sound_model(folder: Path) -> bool:
+    """Does it name one that speaks, or plays music?"""
+    return _names(folder, SOUND_MAKERS)
 
 
 def pipeline(folder: Path) -> bool:

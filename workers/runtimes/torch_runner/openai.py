@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from workers.runtimes.torch_runner.request import Drawing, Options, Outcome, Prompt
+from workers.runtimes.torch_runner.request import Drawing, Options, Outcome, Prompt, Sounding
 
 MAX_TOKENS = 1_000_000
 COMPLETION_TOKENS = 16
@@ -127,6 +127,20 @@ class ImageGeneration(BaseModel):
             self.prompt, self.n, (int(width), int(height)) if self.size else None, self.steps, self.seed,
             self.negative_prompt, self.guidance_scale,
         )  # fmt: skip
+
+
+class Speech(BaseModel):
+    """POST /v1/audio/speech."""
+
+    input: str = Field(min_length=1, max_length=4096)
+    voice: str | None = Field(None, max_length=64)
+    speed: float | None = Field(None, ge=0.25, le=4)
+    seconds: float | None = Field(None, gt=0, le=30)
+    seed: int | None = Field(None, ge=0, lt=2**32)
+
+    def sounding(self) -> Sounding:
+        """As the engine takes it."""
+        return Sounding(self.input, self.voice, self.speed or 1.0, self.seconds, self.seed)
 
 
 def images_reply(images: list[bytes]) -> dict[str, Any]:

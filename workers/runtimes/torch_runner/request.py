@@ -24,6 +24,19 @@ class Drawing:
     guidance_scale: float | None = None
 
 
+@dataclass(frozen=True)
+class Sounding:
+    """What is to be heard, and how."""
+
+    text: str
+    voice: str | None = None
+    """The number of a speaker, for a model that has several."""
+    speed: float = 1.0
+    seconds: float | None = None
+    """Of music."""
+    seed: int | None = None
+
+
 class Refused(Exception):
     """This request cannot be served, and why. `code` is stable; `status` is for HTTP."""
 
@@ -64,6 +77,8 @@ class Outcome:
     """Of an embedding model, one for each text."""
     images: list[bytes] = field(default_factory=list)
     """PNG files."""
+    sound: bytes = b""
+    """A WAV file."""
 
 
 Event = str | Outcome | Exception
@@ -73,7 +88,7 @@ Event = str | Outcome | Exception
 class Generation:
     """One request on its way. `deliver` is called from the engine's thread: texts, then an Outcome or an exception."""
 
-    prompt: Prompt | Texts | Drawing
+    prompt: Prompt | Texts | Drawing | Sounding
     options: Options
     deliver: Callable[[Event], None]
     cancelled: threading.Event = field(default_factory=threading.Event)

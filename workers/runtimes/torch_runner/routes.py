@@ -21,11 +21,25 @@ from workers.runtimes.torch_runner.openai import (
     ImageGeneration,
     Reply,
     Run,
+    Speech,
     images_reply,
 )
-from workers.runtimes.torch_runner.request import Drawing, Event, Generation, Options, Outcome, Prompt, Refused, Texts
+from workers.runtimes.torch_runner.request import (
+    Drawing,
+    Event,
+    Generation,
+    Options,
+    Outcome,
+    Prompt,
+    Refused,
+    Sounding,
+    Texts,
+)
+from workers.runtimes.torch_runner.sound import SoundMaker
 
 UNAVAILABLE = 503
+PROBE_SECONDS = 0.2
+"""Of music."""
 BATCH = 16
 """Texts that go through the model together: more would hold up who comes next."""
 
@@ -37,7 +51,7 @@ class Listener:
         Refused: the model is loading, or the queue is full.
     """
 
-    def __init__(self, engine: Engine, prompt: Prompt | Texts | Drawing, options: Options) -> None:
+    def __init__(self, engine: Engine, prompt: Prompt | Texts | Drawing | Sounding, options: Options) -> None:
         if not engine.ready.is_set():
             raise Refused(UNAVAILABLE, "loading", "The model is still loading.")
         self._loop = asyncio.get_running_loop()
@@ -132,6 +146,24 @@ def create_image_app(engine: Engine, model_id: str) -> FastAPI:
         listener = Listener(engine, body.drawing(), Options())
         _, outcome = await _unless_gone(request, listener)
         return JSONResponse(images_reply(outcome.images))
+
+    return app
+
+
+def create_sound_app(engine: SoundMaker, model_id: str) -> FastAPI:
+    """The routes for an engine that makes sound."""
+    app = _create(engine, model_id)
+
+    @app.post("/run")
+    async def run(body: Run, request: Request) -> Response:
+        short = Sounding(body.prompt, seconds=PROBE_SECONDS if engine.plays else None, seed=0)
+        _, outcome = await _unless_gone(request, Listener(engine, short, Options()))
+        return JSONResponse({"bytes": len(outcome.sound), "seconds": outcome.seconds})
+
+    @app.post("/v1/audio/speech")
+    async def speech(body: Speech, request: Request) -> Response:
+        _, outcome = await _unless_gone(request, Listener(engine, body.sounding(), Options()))
+        return Response(outcome.sound, media_type="audio/wav")
 
     return app
 

@@ -23,7 +23,14 @@ from workers.runtimes.torch_runner import KEY_VARIABLE, SPARE
 from workers.runtimes.torch_runner.embed import Embedder
 from workers.runtimes.torch_runner.generate import Engine
 from workers.runtimes.torch_runner.image import ImageGenerator
-from workers.runtimes.torch_runner.routes import create_app, create_embedding_app, create_image_app, problem
+from workers.runtimes.torch_runner.routes import (
+    create_app,
+    create_embedding_app,
+    create_image_app,
+    create_sound_app,
+    problem,
+)
+from workers.runtimes.torch_runner.sound import SoundMaker
 
 SHUTDOWN_SECONDS = 2
 
@@ -58,11 +65,11 @@ class Server(uvicorn.Server):
 
 def main() -> None:
     """Bind, then load in the background, and serve until SIGTERM."""
+    gc.disable()  # nothing of the libraries is garbage: looking for it takes a tenth of the start
     arguments = _arguments(_told() if sys.argv[1:] == [SPARE] else sys.argv[1:])
     key = os.environ.pop(KEY_VARIABLE, "")
     if not key:
         sys.exit(f"{KEY_VARIABLE} is not set: a runner without a key would serve anybody on this machine")
-    gc.disable()  # nothing of the libraries is garbage: looking for it takes a tenth of the start
     engine, app = _made(arguments)
     config = uvicorn.Config(
         KeyGuard(app, key),
@@ -90,6 +97,9 @@ def _made(arguments: argparse.Namespace) -> tuple[Engine, FastAPI]:
     if arguments.images:
         images = ImageGenerator(*about, **allowed)
         return images, create_image_app(images, arguments.model_id)
+    if arguments.sound:
+        sound = SoundMaker(*about, **allowed)
+        return sound, create_sound_app(sound, arguments.model_id)
     if arguments.embeddings is not None:
         embedder = Embedder(*about, pooling=arguments.embeddings, **allowed)
         return embedder, create_embedding_app(embedder, arguments.model_id)
@@ -120,6 +130,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", required=True)
     parser.add_argument("--context-length", type=int, required=True)
     parser.add_argument("--embeddings", choices=["mean", "cls", "last"], help="make vectors, pooled like this")
+    parser.add_argument("--sound", action="store_true", help="speak, or play music")
     parser.add_argument("--images", action="store_true", help="make images, with a pipeline of diffusers")
     parser.add_argument("--allow-pickle", action="store_true")
     parser.add_argument("--allow-remote-code", action="store_true")
