@@ -138,7 +138,7 @@ def _refuse_file(front: Front, name: str) -> None:
 
 
 def check_models(front: Front, profile: Profile) -> None:
-    """Raises: Invalid: code `unknown_models`, with the nearest names."""
+    """Raises: Invalid: code `unknown_models`, with the nearest names; or `unfit_fallback`."""
     with front.database.reading() as session:
         known = profiles.registered(session)
     strange = [name for name in profile.enabled_models if name not in known]
@@ -147,6 +147,11 @@ def check_models(front: Front, profile: Profile) -> None:
         told = [f"{name!r}" + (f" (did you mean {near[name][0]!r}?)" if near[name] else "") for name in strange]
         hint = "`modelyard ls` lists what is known; `modelyard pull REF --id ID` adds a model."
         raise Invalid("unknown_models", f"Not in the registry: {', '.join(told)}.", hint)
+    for name in profile.settings:
+        for step in profile.of(name).fallback or ():
+            if step.model is not None and (step.model == name or known.get(step.model) != known[name]):
+                message = f"{step.model!r} cannot stand in for {name!r}."
+                raise Invalid("unfit_fallback", message, f"Name another model of its type, {known[name]!r}.")
 
 
 def to_apply(front: Front, name: str, *, keep: bool = True) -> Profile:

@@ -27,9 +27,9 @@ def every(session: Session) -> list[ProfileRow]:
     return list(session.exec(select(ProfileRow).order_by(col(ProfileRow.name))).all())
 
 
-def registered(session: Session) -> set[str]:
-    """Ids of all models."""
-    return set(session.exec(select(Model.id)).all())
+def registered(session: Session) -> dict[str, str]:
+    """The type of every model, by its id."""
+    return dict(session.exec(select(Model.id, Model.type)).all())
 
 
 def find(session: Session, name: str) -> ProfileRow | None:

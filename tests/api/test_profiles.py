@@ -73,6 +73,14 @@ def test_models_that_nobody_knows_are_named_with_the_nearest(api: Served) -> Non
     assert "did you mean 'one'?" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("other", ["one", "nobody", "sdxl-base-1.0"])
+def test_who_cannot_stand_in_for_a_model_is_refused(api: Served, other: str) -> None:
+    """Itself, one that nobody knows, one of another type."""
+    body = {**BODY, "settings": {"one": {"fallback": [{"model": other}]}}}
+    assert refused(api.http.post(PATH, json=body)) == (422, "unfit_fallback")
+    assert api.http.post(PATH, json={**BODY, "settings": {"one": {"fallback": [{"model": "two"}]}}}).status_code == 201
+
+
 def test_files_of_the_folder_are_profiles(api: Served) -> None:
     folder = folder_of(api.front.settings)
     written(folder, "night.yaml", "description: At night\nenabled_models: [one]\n")

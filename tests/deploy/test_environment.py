@@ -25,6 +25,26 @@ def test_names_that_other_tools_use_keep_their_spelling() -> None:
     assert len(names) == len(set(names))
 
 
+def test_variables_of_older_systems_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "MODEL_SCAN_PATH": "/models", "REGISTRY_PATH": str(tmp_path / "model_registry.json"),
+        "LLAMA_SERVER_PATH": "/usr/local/bin/llama-server", "LLAMA_SERVER_HOST": "127.0.0.2",
+        "MAX_STARTUP_TIME": "90", "READINESS_CHECK_INTERVAL": "2", "ACTIVE_PROFILE": "development",
+    }  # fmt: skip
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    runners = settings.runners
+    assert (settings.sources.scan_roots, settings.registry) == (["/models"], Path(given["REGISTRY_PATH"]))
+    assert (runners.llama_server_path, runners.host) == (Path(given["LLAMA_SERVER_PATH"]), "127.0.0.2")
+    assert (runners.max_startup_seconds, runners.readiness_interval) == (90, 2)
+    assert settings.active_profile == "development"
+    monkeypatch.delenv("ACTIVE_PROFILE")
+    named = Settings()
+    named.active_profile = "night"
+    assert environment(named)["ACTIVE_PROFILE"] == "night", "as `up --profile` tells its children"
+
+
 def test_a_child_comes_to_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = Settings(
         data_dir=tmp_path,

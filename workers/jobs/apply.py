@@ -1,5 +1,6 @@
 """A profile comes into force: its models and no others are enabled, have its settings, are on disk and in memory."""
 
+import contextlib
 import time
 from typing import Any
 
@@ -35,6 +36,8 @@ def apply(args: ApplyProfile, work: Work) -> dict[str, Any]:
     if changed.unknown:
         names = ", ".join(changed.unknown)
         raise Invalid("unknown_models", f"Not in the registry: {names}.", "Add them: modelyard pull REF --id ID.")
+    if mine.progress is None:
+        _ask_again(services, profile, mine)
     until = time.monotonic() + PATIENCE_SECONDS
     while waiting := (step := _Step(services, profile, mine)).ask():
         work.checkpoint()
@@ -47,6 +50,16 @@ def apply(args: ApplyProfile, work: Work) -> dict[str, Any]:
     if step.failed:
         raise _incomplete(profile, step.failed)
     return {"profile": profile.name, "enabled": profile.enabled_models, "loaded": step.loaded, "jobs": step.jobs}
+
+
+def _ask_again(services: Services, profile: Profile, mine: Job) -> None:
+    """It begins, or somebody has it retried: so is what had failed for it."""
+    with services.database.reading() as session:
+        asked = profiles.asked_since(session, mine.created_at, profile.enabled_models)
+    for one in asked.values():
+        if one.state in (JobState.FAILED, JobState.CANCELLED):
+            with contextlib.suppress(Conflict):  # somebody was faster
+                services.ledger.retry(one.id)
 
 
 class _Step:
@@ -114,6 +127,6 @@ def _incomplete(profile: Profile, failed: dict[str, dict[str, Any]]) -> Failed:
     told = "; ".join(f"{model_id}: {error['message']}" for model_id, error in failed.items())
     return Failed(
         "profile_incomplete", f"{len(failed)} models of {profile.name!r} are not as they are to be: {told}",
-        "Mend what is named, or set `load: false` for what does not fit; then apply the profile again.",
+        "Mend what is named, or set `load: false` for what does not fit; then retry the job.",
         {"models": failed},
     )  # fmt: skip

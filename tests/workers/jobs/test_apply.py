@@ -52,6 +52,7 @@ def to_the_end(place: Place, contract: ApplyProfile, *, work: Work | None = None
             place.services.ledger.succeed(work.job_id, work.attempt, result)
             return result
         except Snooze:
+            place.services.ledger.beat(work.job_id, work.attempt, work.progress)  # as its worker does every second
             run_all(place)
         with place.services.database.reading() as session:
             work = Work(place.services, jobs.get(session, work.job_id))
@@ -104,6 +105,7 @@ def test_what_cannot_be_had_is_told_and_the_rest_is_done(yard: Place) -> None:
     work = yard.work(asked)
     with pytest.raises(Snooze):
         BODIES[asked.kind](asked, work)
+    yard.services.ledger.beat(work.job_id, work.attempt, work.progress)
     with yard.services.database.reading() as session:
         (download,) = jobs.find(session, kind="model.download", state=JobState.QUEUED)
     claimed = yard.services.ledger.claim(download.id, download.ticket, "worker@test")
@@ -114,6 +116,12 @@ def test_what_cannot_be_had_is_told_and_the_rest_is_done(yard: Place) -> None:
     assert caught.value.code == "profile_incomplete"
     assert list(caught.value.details["models"]) == ["elm"]
     assert loaded(yard) == {"oak": False}
+    yard.services.ledger.fail(work.job_id, work.attempt, caught.value)
+    again = yard.services.ledger.retry(work.job_id)
+    claimed = yard.services.ledger.claim(again.id, again.ticket, "worker@test")
+    assert claimed is not None
+    to_the_end(yard, asked, work=Work(yard.services, claimed))
+    assert loaded(yard) == {"elm": True, "oak": False}, "what had failed is tried again"
 
 
 def test_a_newer_ask_counts_instead(yard: Place) -> None:
