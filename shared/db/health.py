@@ -4,20 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import ColumnElement, exists, update
 from sqlmodel import Session, col, or_, select
 
+from shared.contracts import HealthCheck
 from shared.db import catalog
-from shared.db.reports import ModelHealth
+from shared.db.reports import ModelHealth, StoreReport
 from shared.db.session import now, serialise
-from shared.db.tables import Installation, Residency
+from shared.db.tables import Installation, Job, Residency
 from shared.health import LATEST, SAMPLES, WINDOW, settle, unsettled
-from shared.states import Health, InstallationState, ResidencyState
+from shared.states import Health, Holder, InstallationState, ResidencyState
 
 NEW_SECONDS = 300.0
 """What was proven, or probed, within so long needs no check yet."""
 SOON_SECONDS = 60.0
 """Between two checks of a model whose last answer contradicts what is told of it."""
+TRIED_SECONDS = 600.0
+"""Between two tries to check a model of which nothing could be told."""
 RESTART_SECONDS = 600.0
 """After a start all models are looked at, but those that were within so long."""
 
@@ -130,39 +133,54 @@ def look_again(session: Session) -> None:
 def next_to_look_at(session: Session, seconds: float, limit: int) -> list[str]:
     """Installed models whose last look is so long ago, or that are due; those never looked at first."""
     row, there = ModelHealth, Installation
-    known = col(row.published_at) == col(there.published_at)
     before = col(row.checked_at)
+    new = col(row.model_id).is_(None) & (col(there.published_at) < now() - NEW_SECONDS)
     query = (
         select(there.model_id)
-        .join(row, (col(row.model_id) == col(there.model_id)) & known, isouter=True)
+        .join(row, _same(there), isouter=True)
         .where(col(there.state).in_([InstallationState.PUBLISHED, InstallationState.CORRUPT]))
-        .where(
-            or_(
-                col(row.model_id).is_(None) & (col(there.published_at) < now() - NEW_SECONDS),
-                before < now() - seconds,
-                col(row.due),
-            )
-        )
+        .where(or_(new, before < now() - seconds, col(row.due)), ~_tried(min(seconds, TRIED_SECONDS)))
     )
+    stores = session.exec(select(StoreReport.there)).all()
+    if stores and not any(stores):
+        query = query.where(col(there.holder) != Holder.STORE)
     return list(session.exec(query.order_by(before.is_not(None), before, col(there.model_id)).limit(limit)).all())
 
 
 def next_to_ask(session: Session, seconds: float, limit: int) -> list[str]:
     """Models in memory whose last answer is so long ago, or has to be seen again; the longest ago first."""
-    row, there = ModelHealth, Residency
+    row, there = ModelHealth, Installation
     asked = col(row.live_at)
+    late = (asked.is_(None) | (asked < now() - seconds)) & ~_tried(min(seconds, TRIED_SECONDS))
+    surprising = col(row.unsettled) & (asked < now() - SOON_SECONDS) & ~_tried(SOON_SECONDS)
+    served = (col(Residency.model_id) == col(there.model_id)) & (col(Residency.revision) == col(there.revision))
     query = (
         select(there.model_id)
-        .join(row, col(row.model_id) == col(there.model_id), isouter=True)
-        .where(col(there.state) == ResidencyState.READY, col(there.started_at) < now() - NEW_SECONDS)
-        .where(or_(asked.is_(None), asked < now() - seconds, col(row.unsettled) & (asked < now() - SOON_SECONDS)))
+        .join(Residency, served)
+        .join(row, _same(there), isouter=True)
+        .where(col(there.state) == InstallationState.PUBLISHED)
+        .where(col(Residency.state) == ResidencyState.READY, col(Residency.started_at) < now() - NEW_SECONDS)
+        .where(or_(late, surprising))
     )
     found = session.exec(query.order_by(asked.is_not(None), asked, col(there.model_id)).limit(limit)).all()
     return list(dict.fromkeys(found))
 
 
-def resident(session: Session, model_id: str) -> tuple[list[Residency], Residency | None]:
-    """What is, or should be, in memory of a model; and of these what answers, rather what serves its type."""
-    rows = catalog.residencies(session, [model_id])
-    ready = [row for row in rows if row.state == ResidencyState.READY]
+def _same(there: type[Installation]) -> ColumnElement[bool]:
+    """What is known of a model is known of this installation."""
+    row = ModelHealth
+    return (col(row.model_id) == col(there.model_id)) & (col(row.published_at) == col(there.published_at))
+
+
+def _tried(seconds: float) -> ColumnElement[bool]:
+    """A check was asked for within so long, whatever came of it: what cannot be told is not asked on and on."""
+    job = (col(Job.model_id) == col(Installation.model_id)) & (col(Job.kind) == HealthCheck.kind)
+    return exists().where(job, col(Job.created_at) > now() - seconds)
+
+
+def resident(session: Session, installation: Installation) -> tuple[list[Residency], Residency | None]:
+    """What is, or should be, in memory of a model; and of these what answers from this installation, rather what
+    serves its type."""
+    rows = catalog.residencies(session, [installation.model_id])
+    ready = [row for row in rows if row.state == ResidencyState.READY and row.revision == installation.revision]
     return rows, min(ready, key=lambda row: not row.active, default=None)

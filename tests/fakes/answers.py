@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
+from shared.db import catalog
 from shared.db.tables import Residency
 from workers.job import Services
 
@@ -41,10 +42,12 @@ def in_memory(services: Services, model_id: str, residency_id: str, runtime: str
     Server.hung_up.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
+        with services.database.reading() as session:
+            installation = catalog.installed(session, model_id)
         row = Residency(
-            id=residency_id, model_id=model_id, model_type="llm", revision="1", device="cpu", runtime=runtime,
-            state="ready", url=f"http://127.0.0.1:{server.server_port}", context_length=256, load_seconds=2.0,
-            started_at=1.0,
+            id=residency_id, model_id=model_id, model_type="llm", revision=installation.revision, device="cpu",
+            runtime=runtime, state="ready", url=f"http://127.0.0.1:{server.server_port}", context_length=256,
+            load_seconds=2.0, started_at=1.0,
         )  # fmt: skip
         with services.database.session() as session:
             session.add(row)

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 from sqlmodel import select, update
 
+from shared.contracts import HealthCheck
 from shared.db import catalog, health
 from shared.db.facts import Facts
 from shared.db.health import Found
-from shared.db.reports import ModelHealth
-from shared.db.tables import Installation, Residency
+from shared.db.reports import ModelHealth, StoreReport
+from shared.db.tables import Installation, Job, Residency
 from shared.jobs import Ledger
 from shared.states import Health
 
@@ -176,7 +177,8 @@ def test_who_is_in_memory_is_asked(yard: Ledger) -> None:
             )  # fmt: skip
     assert asks() == ["one"]
     with yard.database.reading() as session:
-        resident = health.resident(session, "one")[1]
+        rows, resident = health.resident(session, catalog.installed(session, "one"))
+    assert rows == [resident]
     check(yard, "asked", True, asked=True, resident=resident)
     assert asks() == []
     age(yard, ModelHealth, "live_at", HOUR)
@@ -184,5 +186,26 @@ def test_who_is_in_memory_is_asked(yard: Ledger) -> None:
     check(yard, "asked again", False, asked=True, resident=resident)
     age(yard, ModelHealth, "live_at", 61)
     assert asks() == ["one"], "it surprised"
+    with yard.database.session() as session:
+        session.exec(update(Installation).values(revision="2"))
+        assert health.resident(session, catalog.installed(session, "one"))[1] is None
+    assert asks() == [], "what is in memory is of an earlier revision"
+    with yard.database.session() as session:
+        session.exec(update(Installation).values(revision="1", state="corrupt"))
+    assert asks() == [], "nobody doubts that it is damaged"
+    with yard.database.session() as session:
+        session.exec(update(Installation).values(state="published"))
+    assert asks() == ["one"]
     age(yard, Residency, "started_at", 10)
     assert asks() == [], "it was probed a moment ago"
+
+
+def test_what_cannot_be_told_is_not_asked_on_and_on(yard: Ledger) -> None:
+    assert next_(yard) == ["one", "two"]
+    yard.submit(HealthCheck(model_id="one"), origin="schedule")
+    assert next_(yard) == ["two"], "its disk is away, perhaps"
+    age(yard, Job, "created_at", 700)
+    assert next_(yard) == ["one", "two"]
+    with yard.database.session() as session:
+        session.add(StoreReport(store="s", node="n", there=False, measured_at=1.0))
+    assert next_(yard) == []

@@ -79,7 +79,7 @@ def health_check(args: HealthCheck, work: Work) -> dict[str, Any]:
     work.report("looking at the files")
     files = _look(work, installation, args.level)
     with services.database.reading() as session:
-        rows, resident = health.resident(session, model.id)
+        rows, resident = health.resident(session, installation)
         before = health.of_models(session, [model.id]).get(model.id)
     answer = _of_runner(rows)
     if not answer.outcomes and args.level is HealthLevel.LIVE and files["ok"]:

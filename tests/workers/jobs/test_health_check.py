@@ -290,4 +290,6 @@ def test_the_schedule_looks_and_asks(loaded: Place) -> None:
         session.exec(update(Installation).values(published_at=1.0))
     assert asked() == {("oak", "cheap")}
     loaded.services.settings.health.ask_minutes = 30
+    with loaded.services.database.session() as session:
+        session.exec(update(Job).values(created_at=1.0))
     assert asked() == {("oak", "cheap"), ("oak", "live")}
