@@ -98,11 +98,14 @@ def test_beat_dies(slow_yard: Yard) -> None:
 
 
 def test_the_device_worker_dies(slow_yard: Yard) -> None:
-    """Its runners die with it; the model that served its type is loaded again, and requests wait for it."""
+    """Its runners die with it; the model that served its type is loaded again, and requests wait for it. So is one that
+    is pinned, though it serves none."""
     yard = slow_yard
     for name in ("acorn", "larch"):
         yard.pull(name, f"tiny/{name}")
     yard.done("/api/v1/models/activate", {"model_id": "acorn"})
+    yard.done("/api/v1/models/larch/load")
+    assert yard.post("/api/v1/models/larch/pin").status_code == 200
     assert yard.say().status_code == 200
     runners = psutil.Process(yard.pid("device-cpu")).children(recursive=True)
     assert runners
@@ -112,6 +115,11 @@ def test_the_device_worker_dies(slow_yard: Yard) -> None:
     answer = yard.say()
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-modelyard-model"] == "acorn"
+    larch = "/api/v1/models/larch"
+    until(lambda: yard.http.get(larch).json()["loadState"] == "ready", 120, "the pinned one")
+    assert not yard.http.get(larch).json()["active"]
+    yard.post(f"{larch}/unpin")
+    yard.done("/api/v1/models/deactivate/larch")
 
 
 def test_a_runner_dies(slow_yard: Yard) -> None:
