@@ -100,3 +100,28 @@ def test_a_file_that_was_edited_is_not_loaded(yard: Yard) -> None:
     assert yard.http.get("/api/v1/models/spare").json()["status"] == "corrupted"
     modelyard(yard, "repair", "spare")
     yard.done("/api/v1/models/spare/switch")
+
+
+def test_what_nobody_uses_leaves_and_comes_back(yard: Yard, hub_root: Path) -> None:
+    """As the command line tells it; and a removal tells who needs the model."""
+    shutil.copytree(hub_root / "tiny" / "acorn", hub_root / "tiny" / "aspen")
+    (hub_root / "tiny" / "aspen" / "notes.txt").write_text("What no other model has.\n" * 100)
+    yard.pull("aspen", "tiny/aspen")
+    policy = modelyard(yard, "retention", "--unused-days", "1e-7", "--recent-days", "0")
+    assert policy["changed"] == ["maxUnusedDays", "recentDays"]
+    dry = modelyard(yard, "cleanup", "aspen", "--dry-run")["result"]
+    assert [each["modelId"] for each in dry["recommendations"]] == ["aspen"]
+    shown = run(yard, "cleanup", "aspen", "--dry-run").stdout
+    assert "nothing was touched" in shown
+    real = modelyard(yard, "cleanup", "aspen")["result"]
+    assert (real["models"], real["frees"]) == (1, dry["frees"])
+    assert yard.http.get("/api/v1/models/aspen").json()["status"] == "missing"
+    assert modelyard(yard, "restore", "aspen")["result"]["ok"]
+    assert "aspen" in run(yard, "cleanup", "aspen").stdout
+    assert modelyard(yard, "restore", "aspen")["result"]["ok"]
+    assert modelyard(yard, "retention", "--reset")["changed"] == []
+    modelyard(yard, "pin", "aspen")
+    refused = run(yard, "rm", "aspen")
+    assert refused.returncode == 1
+    assert "modelyard unpin aspen" in " ".join((refused.stdout + refused.stderr).split())
+    assert modelyard(yard, "rm", "aspen", "--force")["status"] == "succeeded"
