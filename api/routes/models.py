@@ -120,7 +120,7 @@ async def remove(
 ) -> Accepted:
     """Its files go to the trash, its entry leaves the registry; refused while it is in memory, comes down or is needed.
 
-    Needed is what is pinned, and what another model falls back to; the refusal names them.
+    Needed is what is pinned, what another model falls back to and what an adapter is made for; the refusal names them.
     """
     return await asking.accept(Remove, model_id, not_in_use if force else removable, force=force or None)
 

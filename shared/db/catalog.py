@@ -158,6 +158,7 @@ def publish(session: Session, row: Installation, *, newest: bool = True) -> None
         told = (before.latest_revision, before.update_checked_at) if before is not None else (None, None)
         row.latest_revision, row.update_checked_at = told
     session.merge(row)
+    session.exec(update(Model).where(col(Model.id) == row.model_id).values(let_go_at=None))
     note_facts(session, row.model_id, row.facts)
 
 

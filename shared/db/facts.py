@@ -39,7 +39,9 @@ class Facts:
         self.fetches = {job.model_id: job for job in session.exec(jobs).all() if job.kind in FETCHES}
 
     def wanted(self, model: Model) -> bool:
-        """Somebody entered it, or had it fetched; else it only stands in the catalogue."""
+        """Somebody entered it, or had it fetched, and no cleanup let it go; else it only stands in the catalogue."""
+        if model.let_go_at is not None:
+            return False
         return not model.from_catalogue or model.id in self.installations or model.id in self.fetches
 
     def uses_per_day(self, model: Model) -> float:

@@ -9,7 +9,7 @@ from sqlalchemy import update
 from sqlmodel import Session, col, delete, func, select
 
 from shared.contracts import Bundle, Cleanup, Download
-from shared.db import catalog, upkeep, usage
+from shared.db import catalog, profiles, upkeep, usage
 from shared.db.reports import CleanupStep, RetentionChange, StoreReport
 from shared.db.session import now, serialise
 from shared.db.tables import Installation, Job, LockedEntry, Model, Residency
@@ -132,8 +132,11 @@ def check_there(session: Session) -> None:
 def references(session: Session) -> dict[str, References]:
     """Of each model that another one needs, by whom it is needed."""
     found: dict[str, References] = {}
-    query = select(Model.id, Model.fallback).where(func.json_array_length(col(Model.fallback)) > 0)
-    for model_id, steps in session.exec(query.order_by(col(Model.id))).all():
+    needs = (func.json_array_length(col(Model.fallback)) > 0) | col(Model.base_model).is_not(None)
+    query = select(Model.id, Model.fallback, Model.base_model).where(needs)
+    for model_id, steps, base in session.exec(query.order_by(col(Model.id))).all():
+        if base is not None and base != model_id:
+            found.setdefault(base, References([], [])).base_of.append(model_id)
         for name in sorted({step["model"] for step in steps if "model" in step} - {model_id}):
             found.setdefault(name, References([], [])).fallback_of.append(model_id)
     return found
@@ -186,6 +189,8 @@ def _holds(session: Session, job_id: str | None) -> dict[str, set[Hold]]:
     hold(Hold.BUSY, [model_id for model_id in session.exec(on_one).all() if model_id is not None])
     for args in session.exec(select(Job.args).where(live, col(Job.kind) == Bundle.kind)).all():
         hold(Hold.BUSY, args.get("models", []))
+    if (profile := profiles.active(session)) is not None:
+        hold(Hold.PROFILE, profile.content.get("enabledModels", []))
     hold(Hold.LOCKED, session.exec(select(LockedEntry.model_id)).all())
     needed = references(session)
     hold(Hold.FALLBACK, [model_id for model_id, by in needed.items() if by.fallback_of])
@@ -221,6 +226,12 @@ def plan(session: Session, job_id: str, decision: Decision) -> None:
             job_id=job_id, place=place, model_id=model.model_id, model_type=model.model_type, revision=model.revision,
             came_at=model.came_at, reason=each.reason, promised=each.frees, state=StepState.PLANNED,
         ))  # fmt: skip
+
+
+def let_go(session: Session, model_id: str) -> None:
+    """From now on there is nothing to load, and nothing that brings it by itself."""
+    catalog.uninstall(session, model_id)
+    session.exec(update(Model).where(col(Model.id) == model_id).values(let_go_at=now()))
 
 
 def steps(session: Session, job_id: str) -> list[CleanupStep]:

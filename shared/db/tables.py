@@ -67,6 +67,8 @@ class Model(SQLModel, table=True):
     """It stands there because a catalogue has it, and not because somebody entered it."""
     remote: dict[str, Any] | None = Field(default=None, sa_column=json_column(nullable=True))
     """What its source said when it was last asked whether it has it; see `workers/jobs/source_check.py`."""
+    let_go_at: float | None = Field(default=None, sa_column=Column(Float(53)))
+    """When a cleanup put it into the trash; None once it is back. Nothing brings it by itself."""
     created_at: float = Field(sa_column=Column(Float(53), nullable=False))
     updated_at: float = Field(sa_column=Column(Float(53), nullable=False))
 

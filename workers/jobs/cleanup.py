@@ -107,7 +107,7 @@ def _take_off(work: Work, step: CleanupStep) -> None:
         leaving = {"revisions": revisions, "memo": step.memo, "entries": step.entries}
         if not retention.move(session, step, StepState.PLANNED, StepState.LEAVING, **leaving):
             raise Snooze(2, "another attempt is at it")
-        catalog.uninstall(session, step.model_id)
+        retention.let_go(session, step.model_id)
     step.state = StepState.LEAVING
 
 

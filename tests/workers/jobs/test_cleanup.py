@@ -8,9 +8,11 @@ import pytest
 from sqlmodel import col, update
 
 from shared.contracts import Cleanup, Download, Remove, Restore, Run, Update, Verify
-from shared.db import catalog, jobs, locks, residency, retention
+from shared.db import catalog, jobs, locks, profiles, residency, retention
+from shared.db.facts import Facts
 from shared.db.tables import Installation, Model, Residency
 from shared.errors import Unavailable
+from shared.profiles import ModelSettings, Profile
 from shared.states import Holder, ResidencyState
 from tests.factories.repository import make_repository, weights
 from tests.workers.jobs.conftest import Place
@@ -86,10 +88,13 @@ def test_the_registry_keeps_the_entry_and_the_files_come_back_without_a_download
     real = yard.run(Cleanup(models=["oak"]))
     ((entry,),) = [each["entries"] for each in real["removed"]]
     with yard.services.database.reading() as session:
-        assert catalog.get_model(session, "oak").description == "made for oak"
+        model = catalog.get_model(session, "oak")
+        assert (model.description, Facts(session, ["oak"]).wanted(model)) == ("made for oak", False)
     sent = yard.hub.sent("/cdn/")
     assert yard.run(Restore(model_id="oak", entry=entry))["ok"]
     assert yard.hub.sent("/cdn/") == sent
+    with yard.services.database.reading() as session:
+        assert Facts(session, ["oak"]).wanted(catalog.get_model(session, "oak"))
     assert yard.run(Verify(model_id="oak"))["ok"]
     assert names(yard.run(Cleanup(dry_run=True))["recommendations"]) == ["elm"], "what has come back is not sent away"
 
@@ -132,6 +137,17 @@ def needed_as_a_fallback(place: Place) -> None:
     changed(place, "ash", fallback=[{"model": "oak"}])
 
 
+def needed_by_an_adapter(place: Place) -> None:
+    changed(place, "ash", base_model="oak")
+
+
+def in_the_profile(place: Place) -> None:
+    with place.services.database.session() as session:
+        profile = Profile(name="night", enabled_models=["oak"], settings={"oak": ModelSettings(load=False)})
+        profiles.put(session, profile, in_file=False)
+        profiles.take_effect(session, profile)
+
+
 def locked(place: Place) -> None:
     with place.services.database.session() as session:
         locks.demand(session, locks.entry_of(locks.standings(session, ["oak"])[0]))
@@ -159,15 +175,18 @@ def downloaded(place: Place) -> None:
 
 
 NEEDS = {
-    "pinned": pinned, "priority": prioritised, "fallback": needed_as_a_fallback,
+    "pinned": pinned, "priority": prioritised, "fallback": needed_as_a_fallback, "base": needed_by_an_adapter,
+    "profile": in_the_profile,
     "locked": locked, "loaded": loaded, "busy": asked_in_a_job, "busy while it is verified": verified,
     "busy while it comes down": downloaded,
 }  # fmt: skip
 
 
 @pytest.mark.fault("F-50")
-@pytest.mark.parametrize("need", NEEDS)
-@pytest.mark.parametrize("when", ["before", "after it was planned"])
+@pytest.mark.parametrize(
+    ("need", "when"),
+    [*((need, "after it was planned") for need in NEEDS), *((need, "before") for need in ("base", "profile", "busy"))],
+)
 def test_what_is_needed_stays(yard: Place, need: str, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it came to be needed after the plan was made: then that is told."""
     if when == "before":
