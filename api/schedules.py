@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field
 
 from api.bodies import Body
+from api.limits import WindowBody, WindowView
 from api.views import ErrorView, JobView, View, moment
 from shared import schedules
 from shared.db.devices import clock
@@ -42,8 +43,15 @@ class ScheduleChange(Body):
         float | str | None, Field(description="Such as 90s, 15m, 6h, 7d or 2w, or seconds."), AfterValidator(_seconds)
     ] = None
 
+    window: Annotated[WindowBody | None, Field(description="It has its turns then only; null: at any time.")] = None
+
     def changes(self) -> dict[str, Any]:
-        return self.model_dump(exclude_unset=True)
+        return self.model_dump(mode="json", exclude_unset=True, exclude={"window"}) | self._window()
+
+    def _window(self) -> dict[str, Any]:
+        """Whole, with what was left out of it."""
+        told = None if self.window is None else self.window.model_dump(mode="json")
+        return {"window": told} if "window" in self.model_fields_set else {}
 
 
 class TurnView(View):
@@ -66,6 +74,7 @@ class ScheduleView(View):
     enabled: bool
     every: float = Field(description="Where it comes to one model after another: the time within which each has one.")
     seconds_between: float = Field(description="Two turns.")
+    window: WindowView | None = Field(None, description="When it has its turns; null: at any time.")
     place: Place
     changeable: bool
     changed: bool = Field(description="Somebody wants it otherwise than the settings say.")
@@ -108,9 +117,11 @@ def _view(database: Database, settings: Settings, one: Schedule, run: ScheduleRu
     with database.reading() as session:
         when, wished, now = schedules.timing(session, settings, one), wish(session, one.name), clock(session)
         newest = newest_slot(session, run.name) if run is not None else None
+    changed = any(value is not None for value in (wished.enabled, wished.every, wished.window))
     return ScheduleView(
         name=one.name, does=one.does, enabled=when.enabled, every=when.every, seconds_between=when.slot,
-        place=one.place, changeable=not one.fixed, changed=wished.enabled is not None or wished.every is not None,
+        window=None if wished.window is None else WindowView.model_validate(wished.window),
+        place=one.place, changeable=not one.fixed, changed=changed,
         default_every=one.every(settings), setting=one.setting, last_run=None if run is None else _turn(run),
         next_run=moment(max(now, when.next(now, newest))) if when.enabled else None,
     )  # fmt: skip

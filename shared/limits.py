@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, time
+from datetime import datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
@@ -43,6 +43,18 @@ class Window:
             return today and self.start <= clock < self.end
         since_yesterday = WEEK[local.weekday() - 1] in self.days
         return (today and clock >= self.start) or (since_yesterday and clock < self.end)
+
+    def opens(self, moment: float) -> float:
+        """The first moment from then on that lies in it."""
+        if self.covers(moment):
+            return moment
+        zone = ZoneInfo(self.time_zone)
+        today = datetime.fromtimestamp(moment, zone).date()
+        days = (today + timedelta(number) for number in range(len(WEEK) + 1))
+        starts = (
+            datetime.combine(day, self.start, zone).timestamp() for day in days if WEEK[day.weekday()] in self.days
+        )
+        return next(start for start in starts if start >= moment)
 
 
 @dataclass(frozen=True)

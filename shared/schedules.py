@@ -6,7 +6,9 @@ its name (`workers/upkeep.py`).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import time
 from enum import StrEnum
+from typing import Any
 
 from sqlmodel import Session
 
@@ -18,6 +20,7 @@ from shared.db.session import Database
 from shared.db.tables import Job
 from shared.errors import Conflict, Invalid, NotFound
 from shared.jobs import Ledger
+from shared.limits import Day, Window
 from shared.retention import decide
 from shared.settings import Settings
 from shared.states import HealthLevel
@@ -166,6 +169,8 @@ class Timing:
     """Seconds."""
     slot: float
     """Seconds between two turns."""
+    window: Window | None = None
+    """When it may have them."""
 
     def began(self, moment: float) -> int:
         """The start of this moment's slot, in ms since 1970."""
@@ -174,6 +179,8 @@ class Timing:
     def next(self, moment: float, newest: int | None) -> float:
         """When the next turn is; in the past where it is due."""
         began = self.began(moment)
+        if self.window is not None:
+            return self.window.opens(moment if newest is None or newest < began else began / 1000 + self.slot)
         return began / 1000 if newest is None or newest < began else began / 1000 + self.slot
 
 
@@ -189,11 +196,18 @@ def timing(session: Session, settings: Settings, one: Schedule) -> Timing:
     wish = schedules.wish(session, one.name)
     every = one.every(settings) if wish.every is None else wish.every
     enabled = every > 0 if wish.enabled is None else wish.enabled and every > 0
-    return Timing(enabled, every, one.slot(session, every) if every else HOUR)
+    return Timing(enabled, every, one.slot(session, every) if every else HOUR, _window(wish.window))
 
 
-def change(session: Session, settings: Settings, one: Schedule, changes: dict[str, float | bool | None]) -> None:
-    """From now on it is done so often, or not at all; None of something: as the settings say.
+def _window(told: dict[str, Any] | None) -> Window | None:
+    if told is None:
+        return None
+    start, end = time.fromisoformat(told["start"]), time.fromisoformat(told["end"])
+    return Window(tuple(Day(day) for day in told["days"]), start, end, told["time_zone"])
+
+
+def change(session: Session, settings: Settings, one: Schedule, changes: dict[str, Any]) -> None:
+    """From now on it is done so often and then, or not at all; None of something: as the settings say.
 
     Raises:
         Conflict: code `schedule_fixed`.

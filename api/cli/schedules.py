@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from api.cli.client import Client
+from api.cli.limits import read_window
 from api.cli.options import AsJson, WaitFor
 from api.cli.terminal import end, out, print_json, tick
 
@@ -47,12 +48,18 @@ def set_schedule(
     name: Name,
     every: Annotated[str | None, typer.Option(help="Such as 15m, 6h or 7d; 'default': as the settings say.")] = None,
     on: Annotated[bool | None, typer.Option("--on/--off", help="Whether it is done at all.")] = None,
+    window: Annotated[
+        str | None, typer.Option(help="When alone it is done, such as 'Mo-Fr 01:00-05:00'; 'always': at any time.")
+    ] = None,
+    time_zone: Annotated[str, typer.Option(help="Of the window, such as Europe/Berlin.")] = "UTC",
     as_json: AsJson = False,
 ) -> None:
-    """Change how often it is done, or whether at all."""
-    if every is None and on is None:
-        raise typer.BadParameter("Say what to change.", param_hint="--every, --on or --off")
-    wanted = {} if every is None else {"every": None if every == "default" else every}
+    """Change how often and when it is done, or whether at all."""
+    if every is None and on is None and window is None:
+        raise typer.BadParameter("Say what to change.", param_hint="--every, --window, --on or --off")
+    wanted: dict[str, Any] = {} if every is None else {"every": None if every == "default" else every}
+    if window is not None:
+        wanted["window"] = None if window == "always" else {**read_window(window), "timeZone": time_zone}
     answer = Client().patch(f"{PATH}/{name}", wanted if on is None else {**wanted, "enabled": on})
     print_json(answer) if as_json else _print([answer])
 
@@ -78,7 +85,7 @@ def _print(found: list[dict[str, Any]]) -> None:
     for one in found:
         last = one["lastRun"]
         table.add_row(
-            one["name"], _every(one["every"]) if one["enabled"] else "off", _time(last and last["at"]),
+            one["name"], _when(one) if one["enabled"] else "off", _time(last and last["at"]),
             _outcome(last) if last else "", _time(one["nextRun"]), one["does"],
         )  # fmt: skip
     out.print(table)
@@ -86,6 +93,12 @@ def _print(found: list[dict[str, Any]]) -> None:
 
 def _time(text: str | None) -> str:
     return "" if text is None else f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _when(one: dict[str, Any]) -> str:
+    window = one["window"]
+    told = "" if window is None else f", {' '.join(window['days'])} {window['start']}-{window['end']}"
+    return _every(one["every"]) + told
 
 
 def _every(seconds: float) -> str:

@@ -20,6 +20,8 @@ class ScheduleWish(SQLModel, table=True):
     enabled: bool | None = None
     every: float | None = Field(default=None, sa_column=Column(Float(53)))
     """Seconds."""
+    window: dict[str, Any] | None = Field(default=None, sa_column=json_column(nullable=True))
+    """When it may have its turns: `days`, `start`, `end`, `time_zone`; None: at any time."""
     asked_at: float | None = Field(default=None, sa_column=Column(Float(53)))
     """When somebody last wanted a turn at once."""
 

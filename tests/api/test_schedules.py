@@ -1,9 +1,11 @@
 """Schedules over REST."""
 
+from datetime import datetime
 from typing import Any
 
 import pytest
 
+from shared.limits import WEEK, Day
 from tests.api.conftest import BEFORE_THE_DATABASE, Served
 
 PATH = "/api/v1/schedules"
@@ -33,6 +35,18 @@ def test_one_is_changed_and_changed_back(api: Served) -> None:
     assert back["defaultEvery"] == 86_400
 
 
+def test_one_has_its_turns_in_a_window_alone(api: Served) -> None:
+    window = {"days": ["SAT"], "start": "01:00", "end": "05:00"}
+    changed = api.http.patch(f"{PATH}/scrub", json={"window": window}).json()
+    assert changed["window"] == {**window, "timeZone": "UTC"}
+    assert datetime.fromisoformat(changed["nextRun"]).weekday() == WEEK.index(Day.SAT)
+    assert api.http.patch(f"{PATH}/scrub", json={"every": "14d"}).json()["window"] == changed["window"], (
+        "left out, stays"
+    )
+    back = api.http.patch(f"{PATH}/scrub", json={"window": None, "every": None}).json()
+    assert (back["window"], back["changed"]) == (None, False)
+
+
 def test_one_is_done_at_once(api: Served) -> None:
     answer = api.http.post(f"{PATH}/rescan/run")
     assert answer.status_code == 202
@@ -49,7 +63,7 @@ def test_one_is_done_at_once(api: Served) -> None:
 @pytest.mark.parametrize(
     "body",
     [{"every": 59}, {"every": "1s"}, {"every": "often"}, {"every": "1e3h"}, {"every": "999999999w"}, {"every": True},
-     {"enabled": 1}, {"enabled": "no"}, {"evry": 60}, {"every": []}, []],
+     {"window": {"start": "1", "end": "2"}}, {"enabled": 1}, {"enabled": "no"}, {"evry": 60}, {"every": []}, []],
 )  # fmt: skip
 def test_changes_that_are_none_are_refused(api: Served, body: Any) -> None:
     answer = api.http.patch(f"{PATH}/scrub", json=body)

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import time as clock
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from shared.db.session import Database
 from shared.db.tables import ScheduleRun
 from shared.errors import Conflict, Invalid, NotFound
 from shared.jobs import Ledger
+from shared.limits import WEEK, Day, Window
 from shared.schedules import DAY, SCHEDULES, Schedule, Timing, Turn
 from shared.settings import Settings
 from workers.upkeep import CHORES
@@ -56,6 +58,40 @@ def test_no_two_turns_in_a_slot(every: float, moment: float, later: float, other
     if again <= moment + later:
         assert then.began(moment + later) > taken
     assert again <= moment + later + other + 0.001
+
+
+MONDAY = 1_767_571_200.0
+"""2026-01-05, 00:00 UTC."""
+
+
+@pytest.mark.parametrize(
+    ("moment", "newest", "expected"),
+    [
+        (0.0, None, 1.0),
+        (1.5, None, 1.5),
+        (1.5, 1.0, 2.0),
+        (4.5, 4.0, 73.0),
+        (5.0, None, 73.0),
+        (80.0, 1.0, 7 * 24 + 1.0),
+    ],
+)
+def test_in_a_window_turns_are_its_alone(moment: float, newest: float | None, expected: float) -> None:
+    """In hours since Monday, with a turn an hour, on Mondays and Thursdays from one to five."""
+    when = Timing(True, 3600.0, 3600.0, Window((Day.MON, Day.THU), clock(1), clock(5)))
+    slot = None if newest is None else int((MONDAY + newest * 3600) * 1000)
+    assert (when.next(MONDAY + moment * 3600, slot) - MONDAY) / 3600 == expected
+
+
+@given(
+    moment=st.floats(1e9, 2e9), days=st.sets(st.sampled_from(WEEK), min_size=1), start=st.times(), end=st.times(),
+    zone=st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu"]),
+)  # fmt: skip
+def test_a_window_opens_within_a_week(moment: float, days: set[Day], start: clock, end: clock, zone: str) -> None:
+    window = Window(tuple(days), start.replace(microsecond=0), end.replace(microsecond=0), zone)
+    opens = window.opens(moment)
+    assert moment <= opens <= moment + 8 * DAY
+    if opens > moment:
+        assert not window.covers(moment)
 
 
 def test_a_change_counts_at_once_and_may_be_taken_back(database: Database, settings: Settings) -> None:
