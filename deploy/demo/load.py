@@ -66,7 +66,7 @@ class Load:
             time.sleep(0.05)
 
     def _ask_on(self, streaming: bool) -> None:
-        with httpx.Client(timeout=120, trust_env=False) as client:
+        with httpx.Client(timeout=300, trust_env=False) as client:
             while not self._stop.wait(self._pause):
                 began = time.monotonic()
                 try:

@@ -38,9 +38,8 @@ def test_swaps_cut_nobody(tmp_path: Path, pair: str, together: bool) -> None:
             make_gguf_llm(folder / "model.gguf", number, name=name)
         else:
             make_transformers_llm(folder, number, 4_000_000, name)
-    patient = {"MODELYARD_API__HOLD_SECONDS": "300"}  # a loaded machine takes its time to start torch
     limit = {} if together else {"MODELYARD_RUNNERS__MEMORY_LIMIT": LIMITS[pair]}
-    with opened(tmp_path / "yard", tmp_path / "hub", **patient, **limit) as yard:
+    with opened(tmp_path / "yard", tmp_path / "hub", **limit) as yard:
         for name in names:
             yard.pull(name, f"tiny/{name}")
         yard.done("/api/v1/models/activate", {"model_id": names[0]})

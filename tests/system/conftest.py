@@ -21,6 +21,8 @@ from tests.factories.folders import gguf, write
 from tests.factories.quick import make_quick_llm
 
 MIB = 1024 * 1024
+PATIENCE = 300
+"""Seconds for an answer: a loaded machine takes a minute to start one model, and where that fails to start another."""
 
 
 class Yard:
@@ -29,7 +31,7 @@ class Yard:
     def __init__(self, instance: Instance, hub: Hub) -> None:
         self.instance = instance
         self.hub = hub
-        self.http = httpx.Client(base_url=instance.url, timeout=120, trust_env=False)
+        self.http = httpx.Client(base_url=instance.url, timeout=PATIENCE, trust_env=False)
 
     def post(self, path: str, body: dict[str, Any] | None = None, **query: Any) -> httpx.Response:
         return self.http.post(path, json=body, params=query) if body is not None else self.http.post(path, params=query)
@@ -110,7 +112,7 @@ def start(folder: Path, hub: Hub, *, flower: bool = False, **settings: str) -> I
     environment = {
         "HF_ENDPOINT": hub.url, "MODELYARD_DATA_DIR": str(folder), "MODELYARD_API__PORT": "0",
         "MODELYARD_FLOWER__PORT": "0", "MODELYARD_SOURCES__ALLOWED_HOSTS": hub.url.removeprefix("http://"),
-        "MODELYARD_STORE__RESERVE_BYTES": "0", **settings,
+        "MODELYARD_STORE__RESERVE_BYTES": "0", "MODELYARD_API__HOLD_SECONDS": str(PATIENCE), **settings,
     }  # fmt: skip
     before = dict(os.environ)
     os.environ.update(environment)

@@ -13,9 +13,6 @@ from tests.system.test_upkeep import modelyard, run
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
 
-PATIENT = {"MODELYARD_API__HOLD_SECONDS": "300"}
-"""A loaded machine takes a minute to start one model, and where that fails to start the other again."""
-
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
@@ -24,7 +21,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
     shutil.copytree(root / "tiny" / "acorn", root / "tiny" / "broken")
     contradict(root / "tiny" / "broken")
     limit = ROOM_FOR_ONE[runtime]
-    with opened(tmp_path_factory.mktemp("narrow"), root, MODELYARD_RUNNERS__MEMORY_LIMIT=limit, **PATIENT) as yard:
+    with opened(tmp_path_factory.mktemp("narrow"), root, MODELYARD_RUNNERS__MEMORY_LIMIT=limit) as yard:
         yield yard
 
 
