@@ -19,7 +19,7 @@ EVENTS = {
     "model.available": "A model, or another revision of it, is there to be used.",
     "model.corrupted": "A verify found damaged files.",
     "model.missing": "The files of a model in place, or in Ollama, are gone.",
-    "model.unavailable": "The disk or the server that holds a model is out of reach.",
+    "model.unavailable": "The folder, or the Ollama, that holds a model is out of reach.",
     "model.removed": "A model's files left.",
     "model.update_available": "Its source has a newer revision.",
     "residency.starting": "A model is on its way into memory.",

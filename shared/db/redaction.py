@@ -9,6 +9,8 @@ from urllib.parse import urlsplit, urlunsplit
 HIDDEN = "[hidden]"
 LONGEST_TEXT, LONGEST_LIST, LONGEST = 300, 20, 8000
 DEEPEST = 6
+ADDRESS = "url"
+"""Of a receiver of webhooks: its path may be a key, too, so only its host is told."""
 
 _SECRET = re.compile(
     r"secret|token(?!iz)|passw|authori[sz]ation|credential|(^|[^a-z])(api|access|private)?_?-?key$", re.IGNORECASE
@@ -36,14 +38,20 @@ def _of(value: Any, levels: int) -> Any:
     if isinstance(value, dict | list) and levels == 0:
         return "…"
     if isinstance(value, dict):
-        return {
-            name: HIDDEN if isinstance(inner, str | dict | list) and _SECRET.search(name) else _of(inner, levels - 1)
-            for name, inner in value.items()
-        }
+        return {name: _named(name, inner, levels - 1) for name, inner in value.items()}
     if isinstance(value, list):
         shown = [_of(inner, levels - 1) for inner in value[:LONGEST_LIST]]
         return shown if len(value) <= LONGEST_LIST else [*shown, f"… {len(value)} in all"]
     return value
+
+
+def _named(name: str, value: Any, levels: int) -> Any:
+    if isinstance(value, str | dict | list) and _SECRET.search(name):
+        return HIDDEN
+    if name == ADDRESS and isinstance(value, str):
+        host = plain_url(value).split("/")
+        return "/".join([*host[:3], HIDDEN]) if "".join(host[3:]) else "/".join(host)
+    return _of(value, levels)
 
 
 def plain_url(url: str) -> str:

@@ -105,7 +105,7 @@ def test_deliveries_are_paged_filtered_and_replayed(api: Served) -> None:
     assert api.http.post(first).json()["code"] == "delivery_pending"
     with api.front.database.session() as session:
         row = session.get_one(Delivery, seen[-1])
-        rows.delivered(session, row, 204)
+        rows.delivered(session, row.webhook_id, [(row, 204)])
     (delivered,) = api.http.get(f"{own}/deliveries", params={"state": "delivered"}).json()["deliveries"]
     assert (delivered["id"], delivered["tries"], delivered["status"]) == (seen[-1], 1, 204)
     assert delivered["payload"]["type"] == webhooks.TEST

@@ -181,7 +181,9 @@ def test_an_archive_lets_rows_go_and_the_chain_goes_on(settings: Any) -> None:
 @pytest.mark.parametrize(
     ("given_", "written"),
     [
-        ({"url": "https://me:pw@h.example/x?token=abc#f"}, {"url": f"https://h.example/x?{HIDDEN}"}),
+        ({"source_url": "https://me:pw@h.example/x?token=abc#f"}, {"source_url": f"https://h.example/x?{HIDDEN}"}),
+        ({"url": "https://hooks.example/services/T0/B0/key?a=b"}, {"url": f"https://hooks.example/{HIDDEN}"}),
+        ({"url": "https://h.example"}, {"url": "https://h.example"}),
         ({"text": "see https://h.example/a?k=v now"}, {"text": f"see https://h.example/a?{HIDDEN} now"}),
         ({"secret": "s", "hfToken": "t", "api_key": "k", "Authorization": "a", "password": ["p"]},
          dict.fromkeys(("secret", "hfToken", "api_key", "Authorization", "password"), HIDDEN)),
@@ -189,7 +191,7 @@ def test_an_archive_lets_rows_go_and_the_chain_goes_on(settings: Any) -> None:
         ({"config": {"nested": [{"token": "t"}]}}, {"config": {"nested": [{"token": HIDDEN}]}}),
         ({"a": "x" * 1000}, {"a": "x" * 300 + "… 1000 characters"}),
         ({"a": list(range(30))}, {"a": [*range(20), "… 30 in all"]}),
-        ({"url": "https://[bad"}, {"url": HIDDEN}),
+        ({"source": "https://[bad"}, {"source": HIDDEN}),
     ],
 )  # fmt: skip
 def test_secrets_are_not_written(given_: dict[str, Any], written: dict[str, Any]) -> None:

@@ -19,7 +19,9 @@ from workers.sources.wire.route import Route
 
 log = structlog.get_logger()
 
-AT_ONCE = 50
+AT_ONCE = 200
+NOTED_AT_ONCE = 20
+"""What was taken is written down for so many together: at most these are sent again where the worker is killed."""
 TURN_SECONDS = 30.0
 """After so long another job may have the slot; what is left is asked for again."""
 GONE = 410
@@ -44,37 +46,47 @@ def deliver(args: Deliver, work: Work) -> dict[str, Any]:
 
 def _tell(work: Work, hook: Webhook, deliveries: list[Delivery], moment: float, told: dict[str, int]) -> bool:
     """Send these; False where the receiver did not take one."""
-    settings = work.services.settings
+    settings, taken = work.services.settings, list[tuple[Delivery, int]]()
     poster = Poster(_route(settings, hook.url), work.checkpoint, settings.webhooks.timeout_seconds)
     began = time.monotonic()
     try:
         for delivery in deliveries:
             work.checkpoint()
-            fault = _try(work, poster, hook, delivery, moment + time.monotonic() - began)
-            told["failed" if fault else "delivered"] += 1
-            if fault:
+            answer, error = _try(poster, settings, hook, delivery, moment + time.monotonic() - began)
+            if error is not None or answer is None:
+                _note(work, hook, taken)
+                _failed(work, hook, delivery, answer, error)
+                told["failed"] += 1
                 return False
+            taken.append((delivery, answer.status))
+            told["delivered"] += 1
+            if len(taken) >= NOTED_AT_ONCE:
+                _note(work, hook, taken)
     finally:
         poster.close()
+        _note(work, hook, taken)
     return True
 
 
-def _try(work: Work, poster: Poster, hook: Webhook, delivery: Delivery, moment: float) -> bool:
-    """One try at one delivery, written down; whether it failed."""
-    database, answer = work.services.database, None
+def _note(work: Work, hook: Webhook, taken: list[tuple[Delivery, int]]) -> None:
+    """Write down what was taken, and begin anew."""
+    if taken:
+        with work.services.database.session() as session:
+            rows.delivered(session, hook.id, taken)
+        taken.clear()
+
+
+def _try(
+    poster: Poster, settings: Settings, hook: Webhook, delivery: Delivery, moment: float
+) -> tuple[Answer | None, ModelyardError | None]:
+    """One try at one delivery: what was answered, and why that is no success."""
+    answer = None
     try:
-        keys = _keys(work.services.settings, hook, moment)
         body = delivery.body.encode()
-        answer = poster.send(body, webhooks.signed(keys, delivery.id, int(moment), body))
-        error = _refusal(answer)
+        answer = poster.send(body, webhooks.signed(_keys(settings, hook, moment), delivery.id, int(moment), body))
+        return answer, _refusal(answer)
     except ModelyardError as refused:
-        error = refused
-    if error is None and answer is not None:
-        with database.session() as session:
-            rows.delivered(session, delivery, answer.status)
-        return False
-    _failed(work, hook, delivery, answer, error)
-    return True
+        return answer, refused
 
 
 def _failed(work: Work, hook: Webhook, delivery: Delivery, answer: Answer | None, error: ModelyardError | None) -> None:

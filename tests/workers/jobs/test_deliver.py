@@ -257,7 +257,7 @@ def test_two_that_send_the_same_count_one_try(told: Told) -> None:
         with told.database.session() as session:
             rows.failed(session, delivery, error, status=None, delay=10, hold=10)
     with told.database.session() as session:
-        rows.delivered(session, delivery, 204)
+        rows.delivered(session, told.id, [(delivery, 204)])
     (row,) = told.all()
     assert (row.state, row.tries, told.row().failures) == (PENDING, 1, 1)
 
