@@ -74,6 +74,7 @@ CHANGE_NOTHING = {
     "openai.completions": "it asks a model",
     "openai.embeddings": "it asks a model",
     "openai.images": "it asks a model",
+    "openai.speech": "it asks a model",
     "storage.check_update": "it asks a source",
     "storage.scrub": "it reads files",
     "webhooks.test_webhook": "it tells a receiver",
