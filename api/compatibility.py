@@ -10,6 +10,7 @@ from packaging.version import InvalidVersion, Version
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from shared import fit
+from shared.db.bases import Fit
 from shared.fit import size_text
 
 BITS = {"F16": 16.0, "Q8_0": 8.5, "Q6_K": 6.56, "Q5_K_M": 5.69, "Q4_K_M": 4.85, "Q3_K_M": 3.91}
@@ -83,6 +84,16 @@ def judge(wanted: Wanted, place: Place, disk_free: int | None) -> list[Issue]:
         *_disk(wanted, disk_free), *_generation(wanted),
     ]  # fmt: skip
     return sorted(found, key=lambda issue: issue.level is not Level.NONE)
+
+
+def of_base(model_id: str, base: Fit | None) -> list[Issue]:
+    """What stands between an adapter and the model that it is for; None of a model that is no adapter."""
+    change = f"PUT /api/v1/models/{model_id}/base with the model that it was made for."
+    if base is None or base.matches:
+        return []
+    if base.matches is False:
+        return [Issue("base_mismatch", Level.NONE, base.why, change)]
+    return [Issue("base_unknown", Level.PARTIAL, base.why, change)]
 
 
 def size_of(text: object) -> int | None:

@@ -4,10 +4,10 @@ from typing import Any
 
 from pydantic import Field
 
-from api.compatibility import Level, Place, Wanted, judge, level, size_of, variants
+from api.compatibility import Level, Place, Wanted, judge, level, of_base, size_of, variants
 from api.views import View
 from shared import fit
-from shared.db import catalog, devices, footprints, upkeep
+from shared.db import bases, catalog, devices, footprints, names, upkeep
 from shared.db.placement import free_now
 from shared.db.reports import Device
 from shared.db.session import Database
@@ -122,6 +122,8 @@ def compatible(
     with database.reading() as session:
         model, installation = catalog.get_model(session, model_id), catalog.installation(session, model_id)
         row, disk_free = installation or _not_yet(model), upkeep.disk_free(session)
+        modes = names.of_models(session, [model_id]).get(model_id, names.NO_NAMES).modes
+        adapter = bases.judged(session, [model], {model_id: row}).get(model_id)
         settings = [(device, _setting(row, device, context_length)) for device in devices.reported(session)]
         places = [_place(device, free_now(session, device)) for device, _ in settings]
         needs = [
@@ -134,13 +136,13 @@ def compatible(
             row.size,
             setting,
             need,
-            model.requirements,
+            {**model.requirements, "modes": modes} if modes else model.requirements,
             0 if installation else row.size,
             mode,
             resolution,
             model.type,
         )
-        issues = judge(wanted, place, disk_free)
+        issues = [*of_base(model_id, adapter), *judge(wanted, place, disk_free)]
         told.append(
             DeviceCompatibility(
                 device=device.id, name=device.name, level=level(issues),

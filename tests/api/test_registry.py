@@ -131,6 +131,12 @@ def test_a_page_that_is_filtered_is_full_and_goes_on(api: Served) -> None:
     assert ids(get(api, "/status", status="available", limit=2, cursor=first["nextCursor"])) == ["m5"]
 
 
+def test_a_model_does_what_its_modes_say(api: Served) -> None:
+    for mode, does in (("t2v", True), ("i2v", False)):
+        told = get(api, "/t2v-A14B/compatibility", mode=mode)
+        assert ("mode_unsupported" not in str(told)) is does
+
+
 def test_lists_are_narrowed_down(api: Served) -> None:
     enter(api, "paint", model_type="image_gen", tags=["x"], modes=["t2i"], tier="fast", enabled=False, thinking=True)
     enter(api, "far", source="url", source_url="https://example.com/far.gguf")
@@ -296,7 +302,11 @@ def test_an_adapter_names_a_base_that_fits(api: Served) -> None:
     assert get(api, "/status/lora")["adapter"]["matches"] is False
     answer = api.http.put(f"{MODELS}/lora/base", json={"base_model": "one"})
     assert (checked(answer), answer.json()["code"]) == (409, "base_mismatch")
+    compatibility = get(api, "/lora/compatibility")
+    assert (compatibility["level"], compatibility["devices"][0]["issues"][0]["code"]) == ("none", "base_mismatch")
     put(api, "lora/base", base_model="two")
+    codes = {issue["code"] for issue in get(api, "/lora/compatibility")["devices"][0]["issues"]}
+    assert "base_mismatch" not in codes
     assert get(api, "/status/lora")["adapter"]["matches"] is True
     put(api, "lora/base", base_model=None)
     assert get(api, "/status/lora")["adapter"]["baseModel"] == "two", "found by what its files say"
