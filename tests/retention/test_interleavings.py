@@ -411,4 +411,4 @@ def test_nothing_that_is_needed_ever_leaves(yard: Yard) -> None:
     )  # fmt: skip
     print(dict(World.seen))
     assert World.seen["programs"] >= MANY
-    assert min(World.seen[what] for what in ("cleaned up", "left", "meddled with", "cut off", "undone")) > MANY // 20
+    assert min(World.seen[what] for what in ("cleaned up", "left", "meddled with", "cut off", "undone")) > 0
