@@ -100,6 +100,18 @@ def test_suppressions_give_their_reason() -> None:
     assert bare == []
 
 
+def test_migrations_are_one_line() -> None:
+    """Mend by giving the one that came later the next number, in its name and in it, with the one before as its
+    `down_revision`."""
+    found = []
+    for path in sorted((ROOT / "shared/db/migrations/versions").glob("*.py")):
+        told = dict(re.findall(r'^(revision|down_revision) = (?:"(\w+)"|None)$', path.read_text(), re.MULTILINE))
+        assert path.name.startswith(f"{told['revision']}_"), path.name
+        found.append((told["revision"], told["down_revision"]))
+    wanted = [f"{number:04}" for number in range(1, len(found) + 1)]
+    assert found == list(zip(wanted, ["", *wanted], strict=False))
+
+
 def test_the_command_line_starts_light() -> None:
     """Nobody waits for what only a service needs; mend with an import in the command that needs it."""
     code = "import sys, api.cli.main; print(*sys.modules)"
