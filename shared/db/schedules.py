@@ -22,6 +22,8 @@ def wish(session: Session, name: str) -> ScheduleWish:
 
 def put_wish(session: Session, name: str, **changes: Any) -> None:
     """From now on this is wanted of it; what is not named stays."""
+    if not changes:
+        return
     insert = _insert(session, ScheduleWish).values(name=name, **changes)
     session.exec(insert.on_conflict_do_update(index_elements=["name"], set_=changes))
 

@@ -35,6 +35,12 @@ def test_one_is_changed_and_changed_back(api: Served) -> None:
     assert back["defaultEvery"] == 86_400
 
 
+def test_a_change_that_names_nothing_changes_nothing(api: Served) -> None:
+    before = named(api)["scrub"]
+    answer = api.http.patch(f"{PATH}/scrub", json={})
+    assert (answer.status_code, answer.json()["every"], answer.json()["changed"]) == (200, before["every"], False)
+
+
 def test_one_has_its_turns_in_a_window_alone(api: Served) -> None:
     window = {"days": ["SAT"], "start": "01:00", "end": "05:00"}
     changed = api.http.patch(f"{PATH}/scrub", json={"window": window}).json()
