@@ -159,7 +159,8 @@ def requested(
     if advice.bring is not None and start:
         wanted = priority if priority is not None else facts.priority(model)
         urgency = min(wanted, Priority.HIGH) if advice.bring is Repair else wanted
-        job = ledger.submit(advice.bring(model_id=model_id), origin=ORIGIN, priority=urgency).job
+        origin = ORIGIN if advice.bring is Load else "rest"  # to load it is what any request to it would do
+        job = ledger.submit(advice.bring(model_id=model_id), origin=origin, priority=urgency).job
     position, begins = place(ledger.database, job) if job is not None else (None, None)
     parts = _parts(ledger, model, facts.installations.get(model_id), its, job, begins)
     act = Act.NOTHING if started else advice.act

@@ -73,6 +73,13 @@ def test_changes_are_told_with_who_and_what(api: Served) -> None:
     assert rows(api, origin="foreign") == []
 
 
+def test_to_ask_for_a_model_that_is_missing_says_who_had_it_fetched(api: Served) -> None:
+    job = api.http.post("/api/v1/models/one/request").json()["job"]
+    (row,) = rows(api)
+    assert (row["action"], row["target"], row["origin"]) == ("model.download", "one", "rest")
+    assert row["details"]["job_id"] == job["id"]
+
+
 def test_what_changes_nothing_or_fails_leaves_no_row(api: Served) -> None:
     assert api.http.delete("/api/v1/limits/nobody").status_code == 404
     assert api.http.post("/api/v1/models/nobody/pin").status_code == 404
