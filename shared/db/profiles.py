@@ -70,7 +70,13 @@ def put(session: Session, profile: Profile, *, in_file: bool) -> None:
 
 
 def forget(session: Session, name: str) -> None:
-    """Raises: NotFound."""
+    """Where it was in force none is from now on, and not the one that was before it.
+
+    Raises:
+        NotFound
+    """
+    if (in_force := active(session)) is not None and in_force.name == name:
+        session.exec(update(ProfileRow).values(applied_at=None))
     if session.exec(delete(ProfileRow).where(col(ProfileRow.name) == name)).rowcount == 0:
         raise not_found(name)
 

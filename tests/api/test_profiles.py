@@ -151,6 +151,16 @@ def test_at_start_it_is_applied_or_told_why_not(api: Served) -> None:
     assert (part["ok"], "modelyard profile ls" in part["detail"]) == (False, True)
 
 
+def test_when_the_one_in_force_is_deleted_none_is(api: Served) -> None:
+    for name in ("first", "second"):
+        api.http.post(PATH, json={**BODY, "name": name})
+        with api.front.database.session() as session:
+            profiles.take_effect(session, profiles.read(session, name, None))
+    assert api.http.get(PATH).json()["activeProfile"] == "second"
+    assert api.http.delete(f"{PATH}/second").json()["activeProfile"] is None
+    assert [one["active"] for one in api.http.get(PATH).json()["profiles"]] == [False]
+
+
 def test_its_servers_are_told_as_a_whole(api: Served) -> None:
     assert api.http.get("/api/v1/models/servers").json()["fleet"] is None
     api.http.post(PATH, json={**BODY, "enabledModels": ["one", "two"], "settings": {"two": {"load": False}}})

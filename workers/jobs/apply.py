@@ -8,6 +8,7 @@ from shared.contract import OfModel
 from shared.contracts import ApplyProfile, Download, Load, Switch, Unload
 from shared.db import jobs, profiles
 from shared.db.profiles import Fit
+from shared.db.session import serialise
 from shared.db.tables import Job
 from shared.errors import Conflict, Failed, Invalid, Snooze
 from shared.jobs import error_body
@@ -28,10 +29,11 @@ def apply(args: ApplyProfile, work: Work) -> dict[str, Any]:
     services = work.services
     with services.database.reading() as session:
         profile, mine = profiles.read(session, args.name, args.digest), jobs.get(session, work.job_id)
-        if overtaken := profiles.overtaken_by(session, mine):
-            return {"profile": profile.name, "overtakenBy": overtaken}
     work.confirm()
     with services.database.session() as session:
+        serialise(session, "profiles")  # a newer one is either seen here, or takes effect after this one
+        if overtaken := profiles.overtaken_by(session, mine):
+            return {"profile": profile.name, "overtakenBy": overtaken}
         changed = profiles.take_effect(session, profile)
     if changed.unknown:
         names = ", ".join(changed.unknown)

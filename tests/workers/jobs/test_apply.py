@@ -1,6 +1,6 @@
 """A profile comes into force, job by job, with real children as runners."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -131,6 +131,33 @@ def test_a_newer_ask_counts_instead(yard: Place) -> None:
     newer = yard.services.ledger.submit(second, origin="test").job
     assert BODIES[first.kind](ApplyProfile(name="one"), work) == {"profile": "one", "overtakenBy": newer.id}
     assert enabled(yard) == ["ash", "elm", "oak"]
+
+
+def test_a_newer_ask_of_the_last_moment_counts_instead(yard: Place) -> None:
+    first = profile(yard, "oak")
+    job = yard.work(first)
+    with yard.services.database.reading() as session:
+        work = AskedMeanwhile(yard.services, jobs.get(session, job.job_id))
+    second = Profile(name="two", enabled_models=["ash"])
+    with yard.services.database.session() as session:
+        profiles.put(session, second, in_file=False)
+
+    def ask() -> None:
+        yard.services.ledger.submit(ApplyProfile(name="two", digest=second.digest), origin="test")
+
+    work.meanwhile = ask
+    assert "overtakenBy" in BODIES[first.kind](first, work)
+    assert enabled(yard) == ["ash", "elm", "oak"], "what the newer one has done by then is not undone"
+
+
+class AskedMeanwhile(Work):
+    """Something happens once it has made sure that it is still the one to do it."""
+
+    meanwhile: Callable[[], None]
+
+    def confirm(self) -> None:
+        super().confirm()
+        self.meanwhile()
 
 
 def test_what_does_not_fit_beside_the_rest_is_not_loaded_in_its_place(yard: Place) -> None:
