@@ -11,7 +11,7 @@ from shared.db import catalog, retention
 from shared.db.reports import CleanupStep
 from shared.errors import Conflict, ModelyardError, NotFound, Snooze, Unavailable
 from shared.points import reached
-from shared.retention import Decision, Hold, Reason, decide, judge
+from shared.retention import Decision, Hold, Reason, decide, judge, over_by
 from shared.states import StepState
 from workers.job import Services, Work, job
 from workers.stock import after_change, take_stock, to_trash
@@ -121,6 +121,8 @@ def _refuse_if_held(services: Services, session: Any, step: CleanupStep, job_id:
         raise Conflict("model_held", f"It is kept by now: {held}.", "", {"holds": list(verdict.holds)})
     if verdict is None or (step.reason == Reason.UNUSED and not verdict.unused):
         raise Conflict("model_changed", "It was used since this was planned.", "")
+    if step.reason == Reason.STORAGE and not over_by(policy, world.disk):
+        raise Conflict("disk_has_room", "The disk has room by now.", "")
 
 
 def _leave(services: Services, step: CleanupStep, why: ModelyardError) -> None:

@@ -236,6 +236,22 @@ def test_what_was_used_or_changed_since_the_plan_is_left_and_told(yard: Place, m
     }
 
 
+def test_nothing_leaves_for_room_that_is_there_by_now(yard: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cleanup that rested for days goes on with its plan of then."""
+
+    def policy(percent: float) -> None:
+        with yard.services.database.session() as session:
+            retention.change(session, {"max_unused_days": 1000.0, "max_storage_usage_percent": percent})
+
+    policy(0.0)
+    assert {each["reason"] for each in yard.run(Cleanup(dry_run=True))["recommendations"]} == {"storage"}
+    at(monkeypatch, "cleanup.planned", lambda: policy(100.0))
+    real = yard.run(Cleanup())
+    assert real["removed"] == []
+    assert {left["modelId"]: left["code"] for left in real["left"]} == {"oak": "disk_has_room", "elm": "disk_has_room"}
+    assert yard.folder("oak").is_dir()
+
+
 def test_who_may_not_leave_is_told_by_name(yard: Place) -> None:
     real = yard.run(Cleanup(models=["ash", "nobody", "oak"]))
     assert (names(real["removed"]), real["mayNotLeave"]) == (["oak"], ["ash", "nobody"])
