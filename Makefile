@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Files at a time, on two cores: many of them wait for clocks, and others use that. 0 is one after another.
 TESTS_AT_ONCE ?= 4
-APT := redis-server postgresql
+APT := redis-server postgresql chromium
 APT_BENCH := nginx-light aria2 curl openssl
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint bench chaos life migrate llama system-packages bench-packages
+.PHONY: help setup demo up test lint bench chaos life screenshots migrate llama system-packages bench-packages
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,7 +40,7 @@ llama: setup ## Build llama-server for GGUF models (about 20 minutes, once; pip 
 		|| echo 'llama-server could not be built: tests and models that need it are skipped, and say so'
 
 system-packages:
-	@command -v redis-server >/dev/null && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 \
+	@command -v redis-server >/dev/null && command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 \
 		|| { $(SUDO) apt-get update -q && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qy $(APT); }
 
 bench-packages:
@@ -61,6 +61,9 @@ chaos: setup system-packages llama ## Take parts away at every step of real work
 
 life: setup ## Play sixty days of forty models in fast-forward, and print what became of each and why
 	$(BIN)/pytest -q -s tests/retention/test_life.py
+
+screenshots: setup system-packages ## Take pictures of every view of the dashboard, into .screenshots/
+	$(BIN)/pytest -q tests/dashboard/test_dashboard.py --screenshots .screenshots
 
 migrate: setup ## Bring the database's schema up to date
 	$(BIN)/python -m workers migrate

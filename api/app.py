@@ -7,9 +7,8 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
 
-from api import problems
+from api import pages, problems
 from api.audit import WHO_ASKS
 from api.catalogue import enter_catalogue
 from api.deps import NAMED, Front
@@ -88,6 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(
         title="Modelyard", version=version("modelyard"), lifespan=lifespan, redirect_slashes=False,
+        docs_url=None, redoc_url=None,  # pages has one, with the headers that HTML needs
         description="Gets AI models onto your machines, proves them whole, and swaps them without cutting anyone off.",
     )  # fmt: skip
     app.add_middleware(Guard, settings=settings.api)
@@ -120,12 +120,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(openai.router, dependencies=[KEY], responses=ERRORS)  # to ask a model changes nothing
     app.include_router(ollama.router, dependencies=ASKED, responses=ERRORS)
     app.include_router(system.router)
-    app.add_api_route("/", _front_page, include_in_schema=False)
+    pages.install(app)
     return app
-
-
-async def _front_page() -> RedirectResponse:
-    return RedirectResponse("/docs")
 
 
 def _open(settings: Settings) -> Front:

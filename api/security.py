@@ -92,7 +92,7 @@ class Guard:
             return problem(421, "unknown_host", "This service is not known under that Host name.", hint)
         origin = headers.get("origin")
         foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
-        if foreign or headers.get("sec-fetch-site") == "cross-site":
+        if foreign or (headers.get("sec-fetch-site") == "cross-site" and not _arrives(scope, headers)):
             hint = "Use the page of this service, or a client that is no browser."
             return problem(403, "foreign_origin", "Pages of other sites may not call this service.", hint)
         if scope["type"] == "http" and scope["method"] in WITH_BODY:
@@ -147,6 +147,12 @@ class Guard:
         except ValueError:
             return False
         return True  # an address cannot be rebound; only names can
+
+
+def _arrives(scope: Scope, headers: Headers) -> bool:
+    """Somebody follows a link to the dashboard, which has no data of its own; not in a frame."""
+    to_page = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
+    return to_page and (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

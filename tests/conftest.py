@@ -29,10 +29,11 @@ from shared.progress import Events, connect
 from shared.settings import Settings
 
 LONGEST_FIRST = (
-    "tests/faults/test_crashes", "tests/system/test_outages", "tests/faults/test_matrix", "tests/system/test_spine",
-    "tests/system/test_kills", "tests/faults/test_concurrency", "tests/faults/test_swaps", "tests/benchmarks/",
-    "tests/system/test_order", "tests/system/test_locks", "tests/system/test_memory", "tests/system/test_governor",
-    "tests/faults/", "tests/system/", "tests/conformance/", "tests/workers/runtimes/", "tests/deploy/", "tests/api/",
+    "tests/faults/test_crashes", "tests/dashboard/test_dashboard", "tests/system/test_outages",
+    "tests/faults/test_matrix", "tests/system/test_spine", "tests/system/test_kills", "tests/faults/test_concurrency",
+    "tests/faults/test_swaps", "tests/benchmarks/", "tests/system/test_order", "tests/system/test_locks",
+    "tests/system/test_memory", "tests/system/test_governor", "tests/faults/", "tests/system/", "tests/conformance/",
+    "tests/workers/runtimes/", "tests/deploy/", "tests/api/",
 )  # fmt: skip
 """Where tests begin takes effect at the end: what is long and comes last is waited for by idle processors."""
 APART = (
@@ -41,6 +42,10 @@ APART = (
 )  # fmt: skip
 """Files whose tests share nothing: each of them may run in another process."""
 LOOPBACK = ("127.", "::1", "localhost")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", metavar="DIR", help="keep pictures of the dashboard's views there")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
