@@ -16,7 +16,9 @@ COPY shared ./shared
 COPY api ./api
 RUN pip install --no-deps --editable .
 
-ENV MODELYARD_DATA_DIR=/var/lib/modelyard
+ENV MODELYARD_DATA_DIR=/var/lib/modelyard MODELYARD_API__HOST=0.0.0.0
 USER 10001:10001
 EXPOSE 8000
-CMD ["python", "-m", "uvicorn", "api.app:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000", "--ws-max-size", "65536"]
+VOLUME /var/lib/modelyard
+# Others can reach it: without MODELYARD_API_KEY the first start makes one, and prints it once.
+CMD ["python", "-m", "api", "--make-key"]

@@ -19,11 +19,12 @@ HEADER = """\
 # Every setting, with its default. `make up` and `python -m workers …` read them from the environment;
 # `docker compose` reads this file when it is copied to `.env`.
 
-# For docker compose alone. It also needs MODELYARD_API_KEY and MODELYARD_SECRET; make each of the five with
+# For docker compose alone. It also needs MODELYARD_API_KEY and MODELYARD_SECRET; make each of the six with
 #   openssl rand -hex 32
 # REDIS_PASSWORD=
 # POSTGRES_PASSWORD=
 # FLOWER_PASSWORD=
+# GRAFANA_PASSWORD=
 """
 SQLITE = "sqlite:///"
 

@@ -1,4 +1,4 @@
-"""`python -m workers io | device | beat | devices | migrate`: one process each, for containers and `modelyard up`."""
+"""`python -m workers io | device | beat | …`: one process each, for containers and `modelyard up`."""
 
 import argparse
 import gc
@@ -30,6 +30,8 @@ def main() -> int:
     roles.add_parser("beat", help="the schedule")
     roles.add_parser("devices", help="print the ids of this machine's devices as JSON")
     roles.add_parser("migrate", help="bring the database's schema up to date")
+    move = roles.add_parser("move-database", help="copy everything into an empty database")
+    move.add_argument("url", help="postgresql+psycopg://…, or - to read it from standard input, where no `ps` sees it")
     options = parser.parse_args()
     gc.disable()  # nothing that is loaded from here on is garbage: looking for it takes a fifth of the start
     try:
@@ -46,6 +48,8 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
         from shared.db.schema import migrate
 
         migrate(settings)
+    elif options.role == "move-database":
+        _move(settings, options.url)
     elif options.role == "beat":
         configure(settings, "beat")
         from workers.beat import make_beat_app
@@ -58,6 +62,16 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
     else:
         return _run_device(settings, options.device)
     return 0
+
+
+def _move(settings: Settings, url: str) -> None:
+    from shared.db.transfer import shown, transfer
+
+    url = sys.stdin.readline().strip() if url == "-" else url
+    counts = transfer(settings, url)
+    for table, rows in counts.items():
+        sys.stdout.write(f"{rows:>9}  {table}\n")
+    sys.stdout.write(f"{sum(counts.values()):>9}  rows are in {shown(url)}, too\n")
 
 
 def _served() -> list[Device]:

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from api.cli import (
     audit,
     bundles,
+    database,
     fit,
     health,
     limits,
@@ -39,6 +40,7 @@ app.add_typer(pull.app)
 app.add_typer(upkeep.app)
 app.add_typer(retention.app)
 app.add_typer(fit.app)
+app.add_typer(database.app)
 app.add_typer(health.app)
 app.add_typer(locks.app, name="lock")
 app.add_typer(bundles.app, name="bundle")
