@@ -117,10 +117,9 @@ def create(front: Front, profile: Profile, *, replace: bool) -> ProfileView:
     check_models(front, profile)
     _refuse_file(front, profile.name)
     with front.database.session() as session:
-        if not replace and profiles.find(session, profile.name) is not None:
+        if not profiles.put(session, profile, in_file=False, replace=replace):
             hint = f"PUT /api/v1/models/profiles/{profile.name} replaces it."
             raise Conflict("profile_exists", f"There is a profile {profile.name!r}.", hint)
-        profiles.put(session, profile, in_file=False)
     return one(front, profile.name)
 
 
@@ -129,6 +128,22 @@ def delete(front: Front, name: str) -> None:
     _refuse_file(front, name)
     with front.database.session() as session:
         profiles.forget(session, name)
+
+
+def asked(front: Front, profile: Profile) -> dict[str, str]:
+    """The arguments of a job that applies it.
+
+    Raises:
+        Conflict: code `profile_overtaken`.
+    """
+    contract = ApplyProfile(name=profile.name, digest=profile.digest)
+    with front.database.reading() as session:
+        if profiles.is_ending(session, contract):
+            raise Conflict(
+                "profile_overtaken", f"A newer profile counts instead of {profile.name!r}, whose job is still ending.",
+                "Send it again in a few seconds; `modelyard jobs` shows both.",
+            )  # fmt: skip
+    return {"name": profile.name, "digest": profile.digest}
 
 
 def _refuse_file(front: Front, name: str) -> None:

@@ -81,4 +81,4 @@ async def apply_profile(
     profile = await run_sync(profiles.to_apply, front, name)
     if plan is not None and (await run_sync(profiles.plan_profile, front, profile)).id != plan:
         raise outdated()
-    return await asking.accept(ApplyProfile, None, name=name, digest=profile.digest)
+    return await asking.accept(ApplyProfile, None, **await run_sync(profiles.asked, front, profile))

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from sqlalchemy import Boolean, Column, Index, text
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, SQLModel, col, delete, func, select
 
 from shared.db.tables import Installation, Model, Residency
@@ -85,7 +86,10 @@ def give(
             name, what = next(iter(refused.items()))
             raise Conflict("name_taken", f"{name!r} is {what} already.", "Choose another alias.")
         session.add_all(ModelName(model_id=model_id, name=name, is_mode=is_mode) for name in wanted)
-    session.flush()
+    try:
+        session.flush()
+    except IntegrityError as error:  # the same alias for another model at the same moment
+        raise Conflict("name_taken", "Another model got one of these aliases just now.", "Choose another.") from error
 
 
 def taken(session: Session, model_id: str, aliases: Collection[str]) -> dict[str, str]:

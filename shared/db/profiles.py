@@ -12,14 +12,14 @@ from shared.contracts import ApplyProfile
 from shared.db import catalog, devices, footprints, sleep
 from shared.db.placement import Occupant, beside_free, free_bytes, occupants, plan
 from shared.db.reports import Device
-from shared.db.session import Database, now
+from shared.db.session import Database, now, serialise
 from shared.db.tables import Installation, Job, Model, Residency
 from shared.db.wishes import ProfileRow
 from shared.errors import Conflict, ModelyardError, NotFound
 from shared.fallback import Rung, context_of, ladder
 from shared.profiles import Difference, Known, Profile, ToLoad, difference
 from shared.progress import Leases
-from shared.states import HELD, IN_MEMORY, JobState, ResidencyState
+from shared.states import HELD, IN_MEMORY, LIVE, JobState, ResidencyState
 
 
 def every(session: Session) -> list[ProfileRow]:
@@ -56,9 +56,12 @@ def not_found(name: str) -> NotFound:
     return NotFound("profile_not_found", f"There is no profile {name!r}.", "`modelyard profile ls` lists them.")
 
 
-def put(session: Session, profile: Profile, *, in_file: bool) -> None:
-    """From now on the profile of that name is this one."""
+def put(session: Session, profile: Profile, *, in_file: bool, replace: bool = True) -> bool:
+    """From now on the profile of that name is this one. False: there is one, and it is not to be replaced."""
+    serialise(session, "profiles")
     row = find(session, profile.name)
+    if row is not None and not replace:
+        return False
     moment = session.exec(select(now())).one()
     made = moment if row is None else row.created_at
     session.merge(
@@ -67,6 +70,7 @@ def put(session: Session, profile: Profile, *, in_file: bool) -> None:
             applied_at=None if row is None else row.applied_at,
         )
     )  # fmt: skip
+    return True
 
 
 def forget(session: Session, name: str) -> None:
@@ -96,6 +100,13 @@ def overtaken_by(session: Session, job: Job) -> str | None:
     return session.exec(query.order_by(col(Job.created_at).desc()).limit(1)).first()
 
 
+def is_ending(session: Session, contract: ApplyProfile) -> bool:
+    """A job of that ask is live, and a newer ask counts instead of it: joining it would come to nothing."""
+    mine = (col(Job.unique_key) == contract.unique_key()) & col(Job.state).in_(LIVE)
+    job = session.exec(select(Job).where(mine)).first()
+    return job is not None and overtaken_by(session, job) is not None
+
+
 def known(session: Session, profile: Profile) -> dict[str, Known]:
     """What is there of every model that is to change."""
     rows = session.exec(select(Residency).where(col(Residency.state).in_(HELD))).all()
@@ -119,6 +130,7 @@ def _known(model: Model, installation: Installation | None, rows: list[Residency
 
 def take_effect(session: Session, profile: Profile) -> Difference:
     """Enable its models and no others, with its settings; in the caller's one transaction. The rest is for jobs."""
+    session.exec(select(Model.id).order_by(col(Model.id)).with_for_update()).all()  # their configs are written whole
     found = difference(profile, known(session, profile))
     for names, enabled in ((found.enable, True), (found.disable, False)):
         session.exec(update(Model).where(col(Model.id).in_(names)).values(enabled=enabled, updated_at=now()))

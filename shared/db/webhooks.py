@@ -150,6 +150,7 @@ def rotate(session: Session, webhook_id: str, secret_check: str) -> Webhook:
 
 def remove(session: Session, webhook_id: str) -> None:
     """Raises: NotFound."""
+    serialise(session, "webhooks")  # what is being handed out to it goes with it
     session.delete(find(session, webhook_id))
     session.exec(delete(Delivery).where(col(Delivery.webhook_id) == webhook_id))
 

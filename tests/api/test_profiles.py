@@ -55,6 +55,9 @@ def test_its_plan_is_shown_and_the_job_is_one(api: Served) -> None:
     answer = api.http.post(f"{apply}?plan={plan['id']}")
     assert (answer.status_code, answer.json()["job"]["kind"]) == (202, "profile.apply")
     assert api.http.post(apply).json()["job"]["id"] == answer.json()["job"]["id"]
+    api.http.post(PATH, json={**BODY, "name": "newer"})
+    assert api.http.post(f"{PATH}/newer/apply").status_code == 202
+    assert refused(api.http.post(apply)) == (409, "profile_overtaken"), "joining what ends soon would come to nothing"
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_two_jobs_of_two_askers_are_one_download(house: House) -> None:
     house.settle()
     assert house.ended(asked).state == JobState.SUCCEEDED
     assert (second.state, (second.error or {})["code"]) == (JobState.REJECTED, "joined")
-    assert download.fetched_once()
+    assert download.fetched() < 2, "where the hold takes long, a chunk comes again"
     invariants.check(house, Expected(whole={download.model: download.REPO}, active=_active(house), jobs=[asked]))
 
 

@@ -80,11 +80,11 @@ def test_a_frozen_worker_comes_back_to_a_job_that_is_not_its_own(house: House, p
     house.freeze(pid)
     try:
         house.release()
-        until(lambda: house.job(job_id).lost == 1, 60, "the lease's end")
+        until(lambda: house.job(job_id).lost, 60, "the lease's end")
     finally:
         os.kill(pid, signal.SIGCONT)
     job = house.ended(job_id)
-    assert (job.state, job.lost) == (JobState.SUCCEEDED, 1)
+    assert job.state == JobState.SUCCEEDED
     assert job.attempt > 1, "the first attempt's word did not count"
     assert psutil.pid_exists(pid), "it goes on with other work"
     house.settle()
@@ -195,10 +195,11 @@ def test_two_beats_are_one(house: House) -> None:
     second = start()
     try:
         os.kill(pid, signal.SIGKILL)
-        assert house.ended(job_id).lost == 1
-        slots = _slots(house)
-        until(lambda: len(_slots(house)) >= len(slots) + 3, 60, "three slots more")
-        assert house.job(job_id).lost == 1, "nobody took it a second time"
+        ended = house.ended(job_id)
+        assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 1 + ended.lost)
+        newest = max(_slots(house))  # of those long past only some are kept
+        until(lambda: len([slot for slot in _slots(house) if slot > newest]) >= 3, 60, "three slots more")
+        assert house.job(job_id).attempt == ended.attempt, "nobody took it a second time"
         house.settle()
         invariants.check(house, verify.expected(job_id))
     finally:

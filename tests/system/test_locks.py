@@ -32,7 +32,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Iterator[Yard]:
     with opened(tmp_path_factory.mktemp("here"), library) as yard:
         for name in MODELS:
-            yard.add(name, f"tiny/{name}", tags=["night shift"], config={"context": 2048})
+            yard.add(name, f"tiny/{name}", tags=["night shift"], config={"context_length": 2048})
             yard.done("/api/v1/models/download", {"model_id": name})
             yard.hub.library.keep(f"tiny/{name}")
         yield yard
@@ -78,7 +78,7 @@ def test_the_lock_says_everything_and_twice_the_same(here: Yard, lock: Path) -> 
     assert [entry["modelId"] for entry in content["models"]] == list(MODELS)
     for entry in content["models"]:
         assert {file["name"]: file["sha256"] for file in entry["files"]} == files(here, entry["modelId"])
-        assert (entry["tags"], entry["config"]) == (["night shift"], {"context": 2048})
+        assert (entry["tags"], entry["config"]) == (["night shift"], {"context_length": 2048})
         shown = here.http.get(f"/api/v1/models/{entry['modelId']}").json()
         assert (entry["revision"], entry["sourceUrl"]) == (shown["installedRevision"], f"tiny/{entry['modelId']}")
     assert run(here, "lock", "write", "-o", "-").stdout == lock.read_text()

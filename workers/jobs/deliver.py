@@ -55,7 +55,7 @@ def _tell(work: Work, hook: Webhook, deliveries: list[Delivery], moment: float, 
             answer, error = _try(poster, settings, hook, delivery, moment + time.monotonic() - began)
             if error is not None or answer is None:
                 _note(work, hook, taken)
-                _failed(work, hook, delivery, answer, error)
+                _failed(work, hook, delivery, answer, error, 0 if told["delivered"] else hook.failures)
                 told["failed"] += 1
                 return False
             taken.append((delivery, answer.status))
@@ -89,7 +89,10 @@ def _try(
         return answer, refused
 
 
-def _failed(work: Work, hook: Webhook, delivery: Delivery, answer: Answer | None, error: ModelyardError | None) -> None:
+def _failed(
+    work: Work, hook: Webhook, delivery: Delivery, answer: Answer | None, error: ModelyardError | None, before: int
+) -> None:
+    """Write down a try that failed; `before` it so many others did, one after another."""
     settings = work.services.settings.webhooks
     asked = (answer.retry_after if answer is not None else None) or 0.0
     gone = answer is not None and answer.status == GONE
@@ -100,7 +103,7 @@ def _failed(work: Work, hook: Webhook, delivery: Delivery, answer: Answer | None
     with work.services.database.session() as session:
         rows.failed(
             session, delivery, told, status=answer.status if answer is not None else None, delay=delay,
-            hold=max(asked, backoff(hook.failures, first, most)),
+            hold=max(asked, backoff(before, first, most)),
         )  # fmt: skip
         if gone:
             rows.disable(session, hook.id, "Its receiver answered 410: it wants nothing any more.")
