@@ -1,20 +1,26 @@
 # The API and Flower: no torch, no worker.
-FROM python:3.11-slim
+FROM python:3.11-slim-bookworm AS libraries
 
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 HOME=/tmp
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
-
-RUN groupadd --gid 10001 modelyard \
- && useradd --uid 10001 --gid modelyard --no-create-home --home-dir /tmp --shell /usr/sbin/nologin modelyard \
- && install -d -o modelyard -g modelyard -m 0700 /var/lib/modelyard /flower
+RUN python -m venv /opt/venv
 
 # The libraries change less often than the code: they are a layer of their own.
 COPY pyproject.toml README.md LICENSE constraints.txt ./
-RUN pip install -c constraints.txt ".[api]" && pip uninstall --yes modelyard
-
+RUN /opt/venv/bin/pip install -c constraints.txt ".[api]" && /opt/venv/bin/pip uninstall --yes modelyard
 COPY shared ./shared
 COPY api ./api
-RUN pip install --no-deps --editable .
+RUN /opt/venv/bin/pip install --no-deps --editable . && /opt/venv/bin/pip uninstall --yes pip
+
+FROM python:3.11-slim-bookworm
+
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp PATH=/opt/venv/bin:$PATH
+WORKDIR /app
+RUN groupadd --gid 10001 modelyard \
+ && useradd --uid 10001 --gid modelyard --no-create-home --home-dir /tmp --shell /usr/sbin/nologin modelyard \
+ && install -d -o modelyard -g modelyard -m 0700 /var/lib/modelyard /flower
+COPY --from=libraries /opt/venv /opt/venv
+COPY --from=libraries /app /app
 
 ENV MODELYARD_DATA_DIR=/var/lib/modelyard MODELYARD_API__HOST=0.0.0.0
 USER 10001:10001
