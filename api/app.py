@@ -15,6 +15,8 @@ from api.deps import NAMED, Front
 from api.doorbell import Doorbell
 from api.events.hub import EventHub
 from api.gateway import Gateway
+from api.metrics.counters import Counters
+from api.metrics.page import Page
 from api.profiles import apply_at_start
 from api.routes import (
     audit,
@@ -26,6 +28,7 @@ from api.routes import (
     lifecycle,
     limits,
     locks,
+    metrics,
     models,
     ollama,
     openai,
@@ -46,7 +49,7 @@ from shared.broker import Broker, make_app
 from shared.db.audit import witness
 from shared.db.session import Database
 from shared.jobs import Ledger
-from shared.progress import Events, Workers, connect
+from shared.progress import Events, Leases, Workers, connect
 from shared.routing import Router
 from shared.settings import Settings, load
 
@@ -120,6 +123,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(openai.router, dependencies=[KEY], responses=ERRORS)  # to ask a model changes nothing
     app.include_router(ollama.router, dependencies=ASKED, responses=ERRORS)
     app.include_router(system.router)
+    app.include_router(metrics.router, dependencies=[KEY])
     pages.install(app)
     return app
 
@@ -133,15 +137,17 @@ def _open(settings: Settings) -> Front:
     doorbell.start(ledger.announce)
     meter = Meter(database)
     meter.start()
+    workers, counters = Workers(client), Counters()
     return Front(
         settings=settings,
         database=database,
         ledger=ledger,
         doorbell=doorbell,
         redis=client,
-        workers=Workers(client),
+        workers=workers,
         hub=EventHub(settings, database),
-        gateway=Gateway(settings, Router(ledger, load_on_use=settings.runners.load_on_use), meter.note),
+        gateway=Gateway(settings, Router(ledger, load_on_use=settings.runners.load_on_use), meter.note, counters),
+        metrics=Page(database, workers, Leases(client), counters),
         meter=meter,
         types=enter_catalogue(database, settings),
     )

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from api.doorbell import Doorbell
 from api.events.hub import EventHub
 from api.gateway import Gateway
+from api.metrics.page import Page
 from api.types import Types
 from api.usage import Meter
 from api.views import Accepted, Part, view_job
@@ -43,6 +44,7 @@ class Front:
     gateway: Gateway
     meter: Meter
     types: Types
+    metrics: Page
     profile: Part | None = None
     """What became of the profile that was to be applied at start; None: none was."""
 

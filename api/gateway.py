@@ -23,9 +23,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from api.leases import HeldLeases
+from api.metrics.counters import ANSWERED, FAILED, GONE, REFUSED, Counters
 from shared.asks import ASKS
 from shared.db.usage import Use
-from shared.errors import Failed, Unavailable
+from shared.errors import Failed, ModelyardError, Unavailable
 from shared.keys import installation_secret
 from shared.routing import ANSWER_SECONDS, CONNECT_SECONDS, Route, Router, trusted
 from shared.settings import Settings
@@ -73,9 +74,10 @@ class Waiting(NamedTuple):
 class Gateway:
     """Shared by all requests of one API process."""
 
-    def __init__(self, settings: Settings, router: Router, note: Callable[[Use], None]) -> None:
+    def __init__(self, settings: Settings, router: Router, note: Callable[[Use], None], counters: Counters) -> None:
         self._settings = settings
         self._note = note
+        self._counters = counters
         self._router = router
         self._secret = installation_secret(settings)
         limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
@@ -91,6 +93,11 @@ class Gateway:
         await self._leases.stop()
         await self._http.aclose()
 
+    @property
+    def held(self) -> int:
+        """Requests that wait for their model."""
+        return self._waiting.total()
+
     async def forward(self, path: str, body: dict[str, Any], gone: Gone) -> Response:
         """Send a request to the model that it names, and pass the answer on as it comes.
 
@@ -101,6 +108,16 @@ class Gateway:
             NotFound, Conflict: see `Router.find`.
             Unavailable: also where the wait took too long, or too many wait already.
         """
+        try:
+            answer = await self._forward(path, body, gone)
+        except ModelyardError as error:
+            self._counters.request(FAILED if isinstance(error, Failed) else REFUSED)
+            raise
+        if answer.status_code == CLIENT_GONE:
+            self._counters.request(GONE)
+        return answer
+
+    async def _forward(self, path: str, body: dict[str, Any], gone: Gone) -> Response:
         name, asked, waiting = str(body["model"]), ASKS[path].output, None
         began = time.monotonic()
         deadline = began + self._settings.api.hold_seconds
@@ -209,8 +226,10 @@ class Gateway:
                 yield _CUT
             finally:
                 self._leases.give_back(lease, answer)
+                took = time.monotonic() - began
+                self._counters.request(REFUSED if answer.is_client_error else FAILED if failed else ANSWERED, took)
                 if not answer.is_client_error:  # a request that was refused used nothing
-                    self._note(Use(route.model_id, time.monotonic() - began, failed))
+                    self._note(Use(route.model_id, took, failed))
 
         kind = answer.headers.get("content-type", "application/json")
         headers = {"X-Modelyard-Model": route.model_id}
@@ -220,6 +239,7 @@ class Gateway:
                 headers["X-Modelyard-Context-Length"] = str(route.context_length)
             headers |= {f"X-Modelyard-{_WORDS[name]}": str(value) for name, value in route.lowered.items()}
         if waited is not None:
-            headers["X-Modelyard-Waited"] = f"{time.monotonic() - waited.since:.3f}"
+            self._counters.held(held := time.monotonic() - waited.since)
+            headers["X-Modelyard-Waited"] = f"{held:.3f}"
             headers["X-Modelyard-Place"] = str(waited.place)
         return StreamingResponse(content(), answer.status_code, headers, media_type=kind)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from api.metrics.names import METRICS
 from deploy.environment import variables
 from shared.contract import Contract
 from shared.contracts import KINDS
@@ -27,6 +28,15 @@ def configuration_page() -> str:
         for each in variables()
     ]
     return "\n".join([CONFIGURATION_HEAD, *rows, ""])
+
+
+def metrics_page() -> str:
+    """Every metric."""
+    rows = [
+        f"| `{each.name}` | {each.kind} | {', '.join(f'`{label}`' for label in each.labels) or '–'} | {each.help} |"
+        for each in METRICS.values()
+    ]
+    return "\n".join([METRICS_HEAD, *rows, ""])
 
 
 def _section(contract: type[Contract]) -> str:
@@ -106,10 +116,42 @@ Environment variables, read once when a process starts. `.env.example` has them 
 | variable | default | meaning |
 |---|---|---|"""
 
+METRICS_HEAD = """# Metrics
+
+`GET /metrics` tells them in Prometheus' text format. With a key set, the scrape sends it:
+
+```yaml
+scrape_configs:
+  - job_name: modelyard
+    authorization: {credentials_file: /etc/prometheus/modelyard.key} # the value of MODELYARD_API_KEY
+    static_configs: [{targets: ["127.0.0.1:8000"]}]
+rule_files: [rules/*.yml] # those of deploy/prometheus/rules
+```
+
+Alerts are in `deploy/prometheus/rules/modelyard.yml`; `deploy/grafana/dashboards/` has three dashboards, overview,
+jobs and devices. With `docker-compose.yml` all of it is there from the start.
+
+- A scrape asks the database some twenty questions, however many models and jobs there are, and Redis three; all who
+  scrape within a second get one answer. Only the API tells: workers and runners leave what they do in the database.
+- What the API itself does (`modelyard_gateway_…`, `modelyard_event…`) is of the process that was scraped: sum it over
+  several. All else is of the whole service, and each API process tells the same: take `max without (instance)`.
+- Counters begin at zero with the API process. Jobs are counted when they end, wherever they ran, by what the ledger has
+  of them at the next scrape. One that failed and was retried ends twice; where it was retried before the next scrape,
+  only its last end is counted. What ends while no API process runs is not counted.
+- No series is made for each model of the registry, nor for each job. `model` is a label of what lies in a device's
+  memory alone, at most 100. Kinds that nobody knows are `unknown`.
+- Where the database or Redis is away the answer is 200 all the same, with `modelyard_database_up` or
+  `modelyard_redis_up` at 0, and without what they would have told. Beside these there are Python's `process_…` and
+  `python_gc_…`.
+
+| metric | type | labels | meaning |
+|---|---|---|---|"""
+
 
 def main() -> None:
     (DOCS / "contracts.md").write_text(contracts_page(), encoding="utf-8")
     (DOCS / "configuration.md").write_text(configuration_page(), encoding="utf-8")
+    (DOCS / "metrics.md").write_text(metrics_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -54,6 +55,7 @@ return redis.call('ZCARD', KEYS[1])
 
 PATIENCE_SECONDS = 1.0
 ALIVE_SECONDS = 30
+BEAT_SECONDS = 86_400
 LEASE_SECONDS = 30
 """A request's lease runs out by itself when the API process that took it dies; renewed while it streams."""
 LEASE_RENEWAL_SECONDS = LEASE_SECONDS / 6
@@ -115,6 +117,14 @@ class Leases:
     def count(self, residency_id: str) -> int:
         """Leases that are held now."""
         return int(self._count(keys=[queues.leases_key(residency_id)]))
+
+    def counts(self, residency_ids: Sequence[str]) -> dict[str, int]:
+        """The same of several, in one round trip."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            moment: Any = self._client.time()
+            for each in residency_ids:
+                pipeline.zcount(queues.leases_key(each), f"({moment[0]}", "+inf")
+            return dict(zip(residency_ids, pipeline.execute(), strict=True))
 
     def reopen(self, residency_id: str) -> None:
         """It takes leases again."""
@@ -196,8 +206,22 @@ class Workers:
 
     def lanes(self) -> set[str]:
         """Lanes with a worker that was alive within the last half minute."""
+        return set(self.alive())
+
+    def alive(self) -> Counter[str]:
+        """How many workers of each lane were alive within the last half minute."""
         alive: Any = self._client.zrangebyscore(queues.WORKERS_KEY, self._now() - ALIVE_SECONDS, "+inf")
-        return {member.partition(" ")[0] for member in alive}
+        return Counter(member.partition(" ")[0] for member in alive)
+
+    def note_beat(self) -> None:
+        """A message of beat has come, now."""
+        with suppress(redis.RedisError):  # the next one comes soon
+            self._client.set(queues.BEAT_KEY, self._now(), ex=BEAT_SECONDS)
+
+    def beat_at(self) -> float:
+        """When the last message of beat came, in seconds since 1970; 0 where none did for a day."""
+        told: Any = self._client.get(queues.BEAT_KEY)
+        return float(told or 0)
 
     def _now(self) -> int:
         """Redis' clock: those of several machines need not agree."""

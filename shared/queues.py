@@ -82,5 +82,7 @@ def used_key(residency_id: str) -> str:
 
 WORKERS_KEY = "modelyard:workers"
 """Sorted set of `<lane> <worker>`, scored by the last sign of life."""
+BEAT_KEY = "modelyard:beat"
+"""When a worker last heard of beat, in seconds since 1970 by Redis' clock."""
 FLOWS_KEY = "modelyard:flows"
 """Hash of the downloads that run under a limit, by job: when they were last told of, and what they can use."""

@@ -69,6 +69,7 @@ def make_worker_app(services: Services, lane: str, keeper: Keeper, *, slots: int
         _register(app, services, heart, kind)
 
     def ring_rescue() -> None:
+        services.workers.note_beat()
         rescue(services)
         keep_schedules(services)
 

@@ -62,7 +62,8 @@ class EventHub:
         self._judge = Judge(self._look)
         self._everything: set[Client] = set()
         self._by_job: dict[str, set[Client]] = {}
-        self._count = 0
+        self.streams = self.heard = 0
+        """Clients that follow events now, and events that they were told since this process began."""
         self._kept: list[Told] = []
         self._since: Order | None = None
         """From here on `_kept` is complete."""
@@ -97,17 +98,17 @@ class EventHub:
         Raises:
             Unavailable: `too_many_streams`.
         """
-        if self._count >= self._room:
+        if self.streams >= self._room:
             hint = "Close streams that nobody reads, or set MODELYARD_API__MAX_STREAMS."
-            raise Unavailable("too_many_streams", f"{self._count} event streams are open.", hint, None, 5)
+            raise Unavailable("too_many_streams", f"{self.streams} event streams are open.", hint, None, 5)
         client = Client(job_id, prefixes)
         group = self._everything if job_id is None else self._by_job.setdefault(job_id, set())
         group.add(client)
-        self._count += 1
+        self.streams += 1
         try:
             yield client
         finally:
-            self._count -= 1
+            self.streams -= 1
             group.discard(client)
             if job_id is not None and not group and self._by_job.get(job_id) is group:
                 del self._by_job[job_id]
@@ -222,6 +223,7 @@ class EventHub:
 
     async def _take(self, entries: list[Any]) -> None:
         for told in await self._keep(entries):
+            self.heard += 1
             for client in self._by_job.get(told.job_id or "", ()):
                 client.offer(told)
             for client in self._everything:

@@ -51,13 +51,26 @@ def shown(installation: Installation | None, row: ModelHealth | None) -> Health:
 
     One that was published after its last check is as healthy as its proof says.
     """
-    if installation is None or installation.state in (InstallationState.GONE, InstallationState.AWAY):
+    if installation is None:
         return Health.UNKNOWN
-    if installation.state == InstallationState.CORRUPT:
+    told = row.state if row is not None and row.published_at == installation.published_at else None
+    return shown_as(installation.state, bool(installation.verified_at), told)
+
+
+def shown_as(state: str, proven: bool, told: str | None) -> Health:
+    """The same of an installation in this state.
+
+    Args:
+        proven: its bytes were proven once.
+        told: what the checks of this very installation say; None where there was none.
+    """
+    if state in (InstallationState.GONE, InstallationState.AWAY):
+        return Health.UNKNOWN
+    if state == InstallationState.CORRUPT:
         return Health.CORRUPTED
-    if row is None or row.published_at != installation.published_at:
-        return _proven(installation)
-    return Health(row.state)
+    if told is not None:
+        return Health(told)
+    return Health.HEALTHY if proven else Health.UNKNOWN
 
 
 def _proven(installation: Installation) -> Health:

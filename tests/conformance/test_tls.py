@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from api.gateway import Gateway
+from api.metrics.counters import Counters
 from shared.errors import Forbidden, ModelyardError
 from shared.refs import Ref, SourceKind
 from shared.routing import Router
@@ -145,7 +146,7 @@ def test_an_ollama_with_a_certificate_of_the_operators_is_believed_by_worker_and
         assert OllamaRuntime(settings.runners, settings.sources).version() == fake.manners.version
 
         async def asked() -> int:
-            gateway = Gateway(settings, cast("Router", None), lambda _: None)
+            gateway = Gateway(settings, cast("Router", None), lambda _: None, Counters())
             try:
                 return (await gateway._http.get(f"{fake.url}/api/version")).status_code
             finally:

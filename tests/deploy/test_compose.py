@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,7 @@ from celery import Celery
 
 from deploy.addresses import free_port
 from deploy.environment import example, variables
+from deploy.programs import Plan, standard
 from tests.conftest import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -262,3 +263,19 @@ def test_the_api_image_holds_no_torch_and_no_worker() -> None:
     )
     extras = {name: each["build"].get("args", {}).get("EXTRAS", "") for name, each in OURS.items()}
     assert {name for name, wanted in extras.items() if "torch" in wanted} == {"device"}
+
+
+def test_flower_is_the_same_under_compose_and_under_up(tmp_path: Path) -> None:
+    """It keeps what it knows, forgets workers that are gone, changes nothing, and asks for a password."""
+    of_place = ("--address=", "--port=", "--db=")
+
+    def options(argv: Iterable[str]) -> set[str]:
+        return {each for each in argv if each.startswith("--") and not each.startswith(of_place)}
+
+    plan = Plan("127.0.0.1", 8000, ("cpu",), None, 5555, tmp_path / "flower.db")
+    program = next(each for each in standard(plan) if each.name == "flower")
+    told = options(program.argv)
+    assert told == options(SERVICES["flower"]["command"])
+    assert {"--persistent=True", "--read_only=True", "--purge_offline_workers=120"} <= told
+    assert f"--db={tmp_path / 'flower.db'}" in program.argv
+    assert "FLOWER_BASIC_AUTH" in SERVICES["flower"]["environment"]

@@ -42,6 +42,7 @@ def test_generated_pages_are_fresh() -> None:
     """Mend with `python -m deploy.docs` and `python -m deploy.environment > .env.example`."""
     assert (docs.DOCS / "contracts.md").read_text() == docs.contracts_page()
     assert (docs.DOCS / "configuration.md").read_text() == docs.configuration_page()
+    assert (docs.DOCS / "metrics.md").read_text() == docs.metrics_page()
     assert (ROOT / ".env.example").read_text() == example()
 
 
