@@ -60,7 +60,7 @@ def test_a_pull_tells_every_byte_and_comes_to_its_end(fake: FakeOllama) -> None:
     assert (here.digest, here.size) == (fake.models[NAME].digest, fake.models[NAME].size)
     assert ollama.facts(NAME) == {
         "format": "gguf", "architecture": "llama", "quantization": "Q4_0", "parameterCount": 8_030_261_248,
-        "contextLength": 8192,
+        "contextLength": 8192, "thinking": False,
     }  # fmt: skip
 
 
