@@ -228,7 +228,7 @@ def announce(instance: Any) -> None:
     for process in instance.processes():
         table.add_row(process.name, str(process.pid), process.state)
     out.print(table)
-    out.print(f"\nReady. API {instance.url}, its pages {instance.url}/docs")
+    out.print(f"\nReady. Dashboard {instance.url}/, API {instance.url}/api/v1, its pages {instance.url}/docs")
     if instance.flower_url:
         secret = instance.folder.root / "secrets" / "flower"
         out.print(f"Flower {instance.flower_url}, user modelyard, password in {secret}")

@@ -177,8 +177,8 @@ def _summary(
     console.print(f"  {len(swaps)} swaps: {', '.join(f'{swap:.1f} s' for swap in swaps)}")
     console.print(f"  flipped byte found and healed: {'yes' if healed else 'NO'}")
     console.print(f"  {seconds:.0f} s in all")
-    where = f"{client.url}/docs" if stay else "gone with this run; `modelyard demo --stay` keeps it up"
-    console.print(f"  the pages of its API: {where}")
+    where = f"{client.url}/" if stay else "gone with this run; `modelyard demo --stay` keeps it up"
+    console.print(f"  the dashboard: {where}")
 
 
 def _until_interrupted(instance: Instance) -> None:
