@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
-from sqlalchemy import Connection, Integer, Row, Table, func, insert, make_url, select, text
+from sqlalchemy import Connection, Integer, Row, Table, func, insert, inspect, make_url, select, text
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError
 from sqlmodel import SQLModel, col
 
@@ -31,7 +31,8 @@ UNHURRIED = ("statement_timeout", "idle_in_transaction_session_timeout", "lock_t
 
 
 def transfer(settings: Settings, url: str) -> dict[str, int]:
-    """Copy every row into an empty database, whose schema is made first; the present one is only read.
+    """Copy every row into an empty database, whose schema is made first. Of the present one the schema is brought up to
+    date, as any start does, and then it is only read.
 
     All of it is one transaction there, which is committed when every table's rows read back as they are here.
     Waits until no worker can be at work any more, half a minute at most.
@@ -50,10 +51,10 @@ def transfer(settings: Settings, url: str) -> dict[str, int]:
     """
     url = target_url(url)
     _require_source(settings, url)
-    migrate(settings)
     source, target = Database(settings.database), Database(url)
     try:
-        _wait_for_quiet(source, settings.jobs)
+        _wait_for_quiet(source, settings.jobs)  # first: workers of an older version do not know a newer schema
+        migrate(settings)
         try:
             migrate(settings.model_copy(update={"database_url": SecretStr(url)}))
             with source.transaction() as here, target.transaction() as there:
@@ -108,6 +109,9 @@ def _wait_for_quiet(source: Database, jobs: JobSettings) -> None:
     Raises:
         Conflict: a new sign of life came.
     """
+    with source.reading() as session:
+        if not inspect(session.connection()).has_table("jobs"):
+            return  # nobody has used it yet
     first, age = _last_sign(source, jobs)
     quiet = QUIET_TURNS * jobs.rescue_seconds
     while age < quiet:

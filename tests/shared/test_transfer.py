@@ -175,8 +175,13 @@ def test_while_workers_run_nothing_is_copied(source: str, target: str, monkeypat
         return look(database, jobs)
 
     monkeypatch.setattr(transfer, "_last_sign", looked)
+    with sqlite3.connect(source.removeprefix("sqlite:///")) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0025'")
     refused = refusal(on(source), target)
     assert (type(refused), refused.code) == (Conflict, "workers_running")
+    with sqlite3.connect(source.removeprefix("sqlite:///")) as connection:
+        (version,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    assert version == "0025", "workers of an older version go on with the schema that they know"
 
 
 @pytest.mark.parametrize("sign", ["job", "device", "rescue"])
@@ -241,6 +246,11 @@ def test_urls_of_other_programs_are_taken_and_no_password_is_shown() -> None:
 
 def test_the_same_database_and_one_that_is_not_there(source: str, tmp_path: Path) -> None:
     assert refusal(on(source), source).code == "same_database"
+    unused = tmp_path / "unused.db"
+    unused.touch()
+    assert set(transfer.transfer(on(f"sqlite:///{unused}"), f"sqlite:///{tmp_path / 'other.db'}").values()) == {0}
+    (damaged := tmp_path / "damaged.db").write_bytes(b"no database" * 1000)
+    assert refusal(on(f"sqlite:///{damaged}"), "sqlite:////tmp/x.db").code == "database_damaged"
     nowhere = tmp_path / "nowhere.db"
     assert refusal(on(f"sqlite:///{nowhere}"), "sqlite:////tmp/x.db").code == "nothing_to_move"
     assert not nowhere.exists()
