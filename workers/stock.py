@@ -100,15 +100,16 @@ def to_trash(services: Services, step: CleanupStep) -> None:
     """
     with services.database.reading() as session:
         back = catalog.installation(session, step.model_id) is not None
+    names = _settled(services, step)
     told = {"code": "model_back", "message": "It was fetched again while it left."} if back else {}
     try:
-        for revision, name in zip(step.revisions, step.entries, strict=True) if not back else ():
+        for revision, name in zip(step.revisions, names, strict=True) if not back else ():
             place = services.layout.trash_root / name
             remove(services.layout, step.model_type, step.model_id, revision, step.memo, place)
     except Forbidden as refused:
         told = {"code": refused.code, "message": refused.message}
     reached("cleanup.trashed")
-    entries = [name for name in step.entries if (services.layout.trash_root / name).is_dir()]
+    entries = [name for name in names if (services.layout.trash_root / name).is_dir()]
     state = StepState.GONE if entries or not told else StepState.LEFT
     freed = trash.leaves_with(services.layout, entries)
     with services.database.session() as session:
@@ -117,6 +118,29 @@ def to_trash(services: Services, step: CleanupStep) -> None:
     if state == StepState.GONE:
         services.events.publish("model.state", modelId=step.model_id, status="missing")
         log.info("cleanup.left", model_id=step.model_id, reason=step.reason, bytes=freed)
+
+
+def _settled(services: Services, step: CleanupStep) -> list[str]:
+    """What its revisions are called in the trash, written down; what is not there yet has a new name, of now.
+
+    The name says since when it lies there, and another attempt may come days later.
+
+    Raises:
+        Unavailable: code `store_missing`; then nobody knows what is there.
+    """
+    layout = services.layout
+    with services.database.reading() as session:
+        known = retention.entries(session, step)
+    old = dict(zip(step.revisions, known, strict=False))
+    names = [
+        old[revision] if revision in old and (layout.trash_root / old[revision]).is_dir()
+        else layout.trash(step.model_id, revision).name
+        for revision in step.revisions
+    ]  # fmt: skip
+    layout.check_marker()
+    with services.database.session() as session:
+        retention.move(session, step, StepState.LEAVING, StepState.LEAVING, entries=names)
+    return names
 
 
 def finish_abandoned(services: Services) -> int:

@@ -109,7 +109,7 @@ class CleanupStep(SQLModel, table=True):
     """The registry's entry, for a restore."""
     freed: int | None = Field(default=None, sa_column=Column(BigInteger))
     entries: list[str] = Field(default_factory=list, sa_column=json_column())
-    """What each of these is called in the trash, which is settled before it goes there."""
+    """What each of these is called in the trash, which is settled right before it goes there."""
     told: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
     """Why it was left out: `code` and `message`, and what holds it."""
 

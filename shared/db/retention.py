@@ -240,6 +240,12 @@ def steps(session: Session, job_id: str) -> list[CleanupStep]:
     return list(session.exec(query.order_by(col(CleanupStep.place))).all())
 
 
+def entries(session: Session, step: CleanupStep) -> list[str]:
+    """What its revisions are called in the trash, as the last attempt at it wrote down; before the first: none."""
+    mine = (col(CleanupStep.job_id) == step.job_id) & (col(CleanupStep.place) == step.place)
+    return list(session.exec(select(CleanupStep.entries).where(mine)).one())
+
+
 def move(session: Session, step: CleanupStep, before: StepState, state: StepState, **values: Any) -> bool:
     """It is one step further; False: another attempt was faster."""
     mine = (col(CleanupStep.job_id) == step.job_id) & (col(CleanupStep.place) == step.place)

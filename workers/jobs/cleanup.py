@@ -103,8 +103,7 @@ def _take_off(work: Work, step: CleanupStep) -> None:
         _refuse_if_held(services, session, step, work.job_id)
         revisions = [each for each in (installation.revision, installation.previous_revision) if each is not None]
         step.revisions, step.memo = revisions, model.model_dump(mode="json")
-        step.entries = [services.layout.trash(step.model_id, revision).name for revision in revisions]
-        leaving = {"revisions": revisions, "memo": step.memo, "entries": step.entries}
+        leaving = {"revisions": revisions, "memo": step.memo}
         if not retention.move(session, step, StepState.PLANNED, StepState.LEAVING, **leaving):
             raise Snooze(2, "another attempt is at it")
         retention.let_go(session, step.model_id)

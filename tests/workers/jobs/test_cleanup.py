@@ -1,7 +1,9 @@
 """A cleanup on a real store: what it promises is what it frees, what is needed stays, and what left comes back."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -318,6 +320,34 @@ def next_attempt(place: Place, work: Work) -> Work:
     claimed = ledger.claim(job.id, job.ticket, place.services.owner)
     assert claimed is not None
     return Work(place.services, claimed)
+
+
+@pytest.mark.fault("F-9")
+@pytest.mark.parametrize("sealed", [1, 2])
+def test_its_days_in_the_trash_begin_when_it_gets_there(
+    yard: Place, monkeypatch: pytest.MonkeyPatch, sealed: int
+) -> None:
+    """The worker dies on the way there, with one revision or with the other, and is off for longer than these days."""
+    (yard.repositories / "tiny/oak/model.safetensors").write_bytes(weights(MIB, 10))
+    yard.run(Update(model_id="oak"))
+    aged(yard, "oak", 60)
+    args, seen = Cleanup(models=["oak"]), list[str]()
+    work = yard.work(args)
+
+    def cut(*name: str) -> None:
+        seen.append(".".join(name))
+        if seen.count("remove.sealed") == sealed:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("workers.store.publish.reached", cut)
+    monkeypatch.setattr("workers.store.layout.time", SimpleNamespace(time=lambda: time.time() - 30 * DAY))
+    with pytest.raises(KeyboardInterrupt):
+        BODIES["model.cleanup"](args, work)
+    monkeypatch.undo()
+    (removed,) = BODIES["model.cleanup"](args, next_attempt(yard, work))["removed"]
+    assert sorted(removed["entries"]) == [entry.name for entry in trash.entries(yard.layout)]
+    trash.empty_trash(yard.layout, 7 * DAY, time.time())
+    assert [entry.name for entry in trash.entries(yard.layout)] == sorted(removed["entries"][sealed - 1 :])
 
 
 @pytest.mark.fault("F-9", "F-52")
