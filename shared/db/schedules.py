@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import func, update
+from sqlalchemy import ColumnElement, func, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, delete, select
 
@@ -13,6 +13,8 @@ from shared.db.wishes import ScheduleWish
 KEPT_TURNS = 100
 """Of each schedule, for people to look at."""
 SHORTEST_KEEP_SECONDS = 3600.0
+ABANDONED_SECONDS = 300.0
+"""A turn of which nothing was noted for so long is somebody else's: whoever had it was killed, or noted nothing."""
 
 
 def wish(session: Session, name: str) -> ScheduleWish:
@@ -34,8 +36,9 @@ def ask_now(session: Session, name: str) -> None:
 
 
 def newest_slot(session: Session, turn: str) -> int | None:
-    """The last turn that the clock gave."""
-    return session.exec(select(func.max(ScheduleRun.slot)).where(col(ScheduleRun.name) == turn)).one()
+    """The last turn that the clock gave, but for one that was abandoned."""
+    mine = col(ScheduleRun.name) == turn
+    return session.exec(select(func.max(ScheduleRun.slot)).where(mine, ~_abandoned())).one()
 
 
 def take(session: Session, turn: str, slot: int, seconds: float) -> bool:
@@ -47,7 +50,8 @@ def take(session: Session, turn: str, slot: int, seconds: float) -> bool:
         seconds: between two turns; what is a hundred of them old is forgotten.
     """
     insert = _insert(session, ScheduleRun).values(name=turn, slot=slot, ran_at=now())
-    if session.exec(insert.on_conflict_do_nothing().returning(ScheduleRun)).one_or_none() is None:
+    mine = {"index_elements": ["name", "slot"], "set_": {"ran_at": now()}, "where": _abandoned()}
+    if session.exec(insert.on_conflict_do_update(**mine).returning(ScheduleRun)).one_or_none() is None:
         return False
     keep = max(KEPT_TURNS * seconds, SHORTEST_KEEP_SECONDS)
     session.exec(delete(ScheduleRun).where(col(ScheduleRun.name) == turn, col(ScheduleRun.ran_at) < now() - keep))
@@ -75,6 +79,10 @@ def turns(session: Session, name: str, limit: int) -> list[ScheduleRun]:
     """The last turns of a schedule at all its places, newest first."""
     mine = (col(ScheduleRun.name) == name) | col(ScheduleRun.name).startswith(f"{name} ", autoescape=True)
     return list(session.exec(select(ScheduleRun).where(mine).order_by(col(ScheduleRun.ran_at).desc()).limit(limit)))
+
+
+def _abandoned() -> ColumnElement[bool]:
+    return col(ScheduleRun.finished_at).is_(None) & (col(ScheduleRun.ran_at) < now() - ABANDONED_SECONDS)
 
 
 def _insert(session: Session, table: type[Any]) -> Any:

@@ -7,9 +7,10 @@ from datetime import time as clock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlmodel import update
 
 from shared import schedules
-from shared.db.schedules import KEPT_TURNS, last, newest_slot, turns
+from shared.db.schedules import ABANDONED_SECONDS, KEPT_TURNS, last, newest_slot, turns
 from shared.db.session import Database
 from shared.db.tables import ScheduleRun
 from shared.errors import Conflict, Invalid, NotFound
@@ -44,6 +45,20 @@ def test_one_of_many_has_the_turn(ledger: Ledger, settings: Settings) -> None:
         found = list(pool.map(lambda _: schedules.due(ledger.database, settings, HOURLY), range(8)))
     assert sum(turn is not None for turn in found) == 1
     assert schedules.due(ledger.database, settings, HOURLY, "elsewhere") is not None, "each place has turns of its own"
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_turn_whose_worker_was_killed_is_somebody_elses(ledger: Ledger, settings: Settings, killed: bool) -> None:
+    """One of many has it, some minutes later; of what was noted nobody."""
+    first = schedules.due(ledger.database, settings, HOURLY)
+    assert first is not None
+    if not killed:
+        first.note(ledger.database, {})
+    with ledger.database.session() as session:
+        session.exec(update(ScheduleRun).values(ran_at=ScheduleRun.ran_at - ABANDONED_SECONDS - 1))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: schedules.due(ledger.database, settings, HOURLY), range(8)))
+    assert [turn.slot for turn in found if turn] == [first.slot] * killed
 
 
 @given(
