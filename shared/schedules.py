@@ -111,7 +111,7 @@ def _every_minute(*_: object) -> float:
 
 
 def _one_by_one(session: Session, every: float) -> float:
-    return max(every / max(len(upkeep.kept(session)), 1), LOOK_SECONDS)
+    return max(every / max(upkeep.count_kept(session), 1), LOOK_SECONDS)
 
 
 def _within_the_hour(session: Session, every: float) -> float:
@@ -228,11 +228,12 @@ def due(database: Database, settings: Settings, one: Schedule, place: str = "") 
     name = f"{one.name} {place}" if place else one.name
     with database.reading() as session:
         moment, when = clock(session), timing(session, settings, one)
-        newest, asked = schedules.newest_slot(session, name), schedules.wish(session, one.name).asked_at
+        newest = schedules.newest_slot(session, name)
+        asked = schedules.wish(session, one.name).asked_at if one.asks is None else None
     found = []
     if when.enabled and when.next(moment, newest) <= moment:
         found.append(Turn(one, name, when.began(moment), when.every))
-    if asked is not None and one.asks is None and moment - asked < ASKED_SECONDS:
+    if asked is not None and moment - asked < ASKED_SECONDS:
         found.append(Turn(one, name, -int(asked * 1000), 0.0))
     return next((turn for turn in found if turn.taken(database, when.slot)), None)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import func, update
 from sqlmodel import Session, col, select
 
 from shared.contracts import HealthCheck, Repair, Scrub, UpdateCheck
@@ -104,6 +104,11 @@ def kept(session: Session) -> dict[str, list[tuple[str, str]]]:
         row.model_id: [(row.model_type, found) for found in (row.revision, row.previous_revision) if found is not None]
         for row in rows
     }
+
+
+def count_kept(session: Session) -> int:
+    """How many models `kept` has."""
+    return session.exec(select(func.count()).where(col(Installation.holder) == Holder.STORE)).one()
 
 
 def put_report(session: Session, store: str, node: str, report: dict[str, Any]) -> None:

@@ -12,12 +12,13 @@ from sqlmodel import update
 from shared import schedules
 from shared.db.schedules import ABANDONED_SECONDS, KEPT_TURNS, last, newest_slot, turns
 from shared.db.session import Database
-from shared.db.tables import ScheduleRun
+from shared.db.tables import Installation, Model, ScheduleRun
 from shared.errors import Conflict, Invalid, NotFound
 from shared.jobs import Ledger
 from shared.limits import WEEK, Day, Window
 from shared.schedules import DAY, SCHEDULES, Schedule, Timing, Turn
 from shared.settings import Settings
+from shared.states import Holder, InstallationState
 from workers.upkeep import CHORES
 
 HOURLY = Schedule("hourly", "For the tests.", lambda _: 3600.0)
@@ -177,6 +178,24 @@ def test_turns_of_long_ago_are_forgotten(database: Database) -> None:
     with database.reading() as session:
         assert [run.slot for run in turns(session, "hourly", KEPT_TURNS)] == [1, 0], "those of another place stay"
         assert newest_slot(session, "hourly here") == 1
+
+
+def test_each_model_of_the_store_has_a_turn_within_the_time(database: Database, settings: Settings) -> None:
+    """What Modelyard does not hold has none, and a revision that is kept for a rollback none of its own."""
+    with database.session() as session:
+        holders = {"a": Holder.STORE, "b": Holder.STORE, "c": Holder.STORE, "d": Holder.FOLDER}
+        about = {"type": "llm", "source": "url", "source_url": "", "created_at": 1.0, "updated_at": 1.0}
+        session.add_all(Model(id=name, name=name, **about) for name in holders)
+        session.flush()
+        for name, holder in holders.items():
+            session.add(Installation(
+                model_id=name, model_type="llm", revision="r2", previous_revision="r1", holder=holder,
+                state=InstallationState.PUBLISHED, path="", size=1, files=1, integrity=1.0, published_at=1.0,
+                verified_at=1.0,
+            ))  # fmt: skip
+    with database.reading() as session:
+        when = schedules.timing(session, settings, SCHEDULES["scrub"])
+    assert when.slot == settings.store.scrub_days * DAY / 3
 
 
 def test_many_models_are_done_one_after_another(database: Database, settings: Settings) -> None:
