@@ -10,8 +10,9 @@ from shared.db.tables import Model, Residency
 from shared.errors import Conflict
 from shared.states import AWAY, HELD, IN_MEMORY, ResidencyState
 
-_AWAY_UNASKED = col(Residency.state).in_((ResidencyState.LOST, ResidencyState.CRASH_LOOP))
+COMING_BACK = (ResidencyState.LOST, ResidencyState.CRASH_LOOP)
 """They come back without a request."""
+_AWAY_UNASKED = col(Residency.state).in_(COMING_BACK)
 
 
 def start(session: Session, row: Residency) -> None:
@@ -71,8 +72,7 @@ def answering(session: Session, name: str, type_: str, *, is_model: bool) -> tup
 
 def _on_its_way(rows: list[Residency]) -> Residency | None:
     """One of a pinned model that serves no type and comes back by itself."""
-    states = (ResidencyState.LOST, ResidencyState.CRASH_LOOP)
-    return next((row for row in rows if row.state in states), None)
+    return next((row for row in rows if row.state in COMING_BACK), None)
 
 
 def residents(session: Session, device: str) -> list[Residency]:
