@@ -10,7 +10,7 @@ import pytest
 from deploy.demo.hub import Hub
 from shared.contract import Contract
 from shared.contracts import Download
-from shared.db import catalog
+from shared.db import catalog, jobs
 from shared.db.facts import Facts
 from shared.db.tables import Installation, Model
 from shared.jobs import Ledger
@@ -48,6 +48,16 @@ class Place:
         """One claimed attempt."""
         ledger = self.services.ledger
         job = ledger.submit(contract, origin=origin).job
+        claimed = ledger.claim(job.id, job.ticket, self.services.owner)
+        assert claimed is not None
+        return Work(self.services, claimed)
+
+    def next_attempt(self, work: Work) -> Work:
+        """That of a job whose worker died."""
+        ledger = self.services.ledger
+        assert ledger.again(work.job_id, work.attempt, 0)
+        with self.services.database.reading() as session:
+            job = jobs.get(session, work.job_id)
         claimed = ledger.claim(job.id, job.ticket, self.services.owner)
         assert claimed is not None
         return Work(self.services, claimed)

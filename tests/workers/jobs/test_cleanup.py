@@ -292,7 +292,7 @@ def test_a_cleanup_that_was_cut_off_goes_on(yard: Place, monkeypatch: pytest.Mon
     promised = yard.run(Cleanup(dry_run=True))["frees"]
     work = yard.work(Cleanup())
     cut_off(yard, work, point, monkeypatch)
-    second = next_attempt(yard, work)
+    second = yard.next_attempt(work)
     real = BODIES["model.cleanup"](Cleanup(), second)
     assert names(real["removed"]) == ["elm", "oak"]
     assert all(len(entry["entries"]) == 1 for entry in real["removed"]), "once in the trash, and known by name"
@@ -310,16 +310,6 @@ def cut_off(place: Place, work: Work, point: str, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(KeyboardInterrupt):
         BODIES["model.cleanup"](Cleanup(), work)
     monkeypatch.undo()
-
-
-def next_attempt(place: Place, work: Work) -> Work:
-    ledger = place.services.ledger
-    assert ledger.again(work.job_id, work.attempt, 0)
-    with place.services.database.reading() as session:
-        job = jobs.get(session, work.job_id)
-    claimed = ledger.claim(job.id, job.ticket, place.services.owner)
-    assert claimed is not None
-    return Work(place.services, claimed)
 
 
 @pytest.mark.fault("F-9")
@@ -344,7 +334,7 @@ def test_its_days_in_the_trash_begin_when_it_gets_there(
     with pytest.raises(KeyboardInterrupt):
         BODIES["model.cleanup"](args, work)
     monkeypatch.undo()
-    (removed,) = BODIES["model.cleanup"](args, next_attempt(yard, work))["removed"]
+    (removed,) = BODIES["model.cleanup"](args, yard.next_attempt(work))["removed"]
     assert sorted(removed["entries"]) == [entry.name for entry in trash.entries(yard.layout)]
     trash.empty_trash(yard.layout, 7 * DAY, time.time())
     assert [entry.name for entry in trash.entries(yard.layout)] == sorted(removed["entries"][sealed - 1 :])
@@ -361,7 +351,7 @@ def test_what_came_back_between_two_attempts_is_another_one(yard: Place, monkeyp
     sent = yard.hub.sent("/cdn/")
     assert yard.run(Download(model_id="oak"))["alreadyPresent"]
     assert yard.hub.sent("/cdn/") == sent, "its files were still there"
-    real = BODIES["model.cleanup"](Cleanup(models=["oak"]), next_attempt(yard, work))
+    real = BODIES["model.cleanup"](Cleanup(models=["oak"]), yard.next_attempt(work))
     assert (real["removed"], [left["code"] for left in real["left"]]) == ([], ["model_back"])
     assert yard.run(Verify(model_id="oak"))["ok"]
 
@@ -418,7 +408,7 @@ def test_without_its_disk_nothing_leaves(yard: Place, monkeypatch: pytest.Monkey
     take_stock(yard.services)
     sent = yard.hub.sent("/cdn/")
     assert yard.run(Verify(model_id="ash"))["ok"]
-    real = BODIES["model.cleanup"](Cleanup(), next_attempt(yard, work))
+    real = BODIES["model.cleanup"](Cleanup(), yard.next_attempt(work))
     assert names(real["removed"]) == ["elm", "oak"]
     for removed in real["removed"]:
         assert yard.run(Restore(model_id=removed["modelId"], entry=removed["entries"][0]))["ok"]
@@ -449,7 +439,7 @@ def test_a_disk_that_goes_away_in_the_middle_of_a_verify_convicts_nobody(
     away.rename(root)
     take_stock(yard.services)
     assert yard.status("ash") == "available"
-    assert BODIES["model.verify"](Verify(model_id="ash"), next_attempt(yard, work))["ok"]
+    assert BODIES["model.verify"](Verify(model_id="ash"), yard.next_attempt(work))["ok"]
 
 
 @pytest.mark.fault("F-53")

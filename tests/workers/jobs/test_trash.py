@@ -5,12 +5,12 @@ import time
 import pytest
 
 from shared.contracts import Remove, Restore, Rollback, Update, Verify
-from shared.db import catalog, jobs, upkeep
+from shared.db import catalog, upkeep
 from shared.db.reports import StoreReport
 from shared.errors import Cancelled, Conflict, Corrupt, NotFound
 from tests.factories.repository import make_repository, weights
 from tests.workers.jobs.conftest import Place
-from workers.job import BODIES, Work
+from workers.job import BODIES
 from workers.stock import take_stock
 from workers.store import trash
 
@@ -72,7 +72,7 @@ def test_a_restore_that_was_cut_off_is_finished(oak: Place, monkeypatch: pytest.
     with pytest.raises(KeyboardInterrupt):
         BODIES["model.restore"](Restore(model_id="oak", entry=entry), work)
     monkeypatch.undo()
-    second = next_attempt(oak, work)
+    second = oak.next_attempt(work)
     assert BODIES["model.restore"](Restore(model_id="oak", entry=entry), second)["ok"]
     assert oak.run(Verify(model_id="oak"))["ok"]
 
@@ -91,16 +91,6 @@ def test_cancelled_while_it_is_proven_it_is_in_the_trash_again(oak: Place, monke
     (again,) = trash.entries(oak.layout)
     assert not list(oak.layout.published_revisions("llm", "oak"))
     assert oak.run(Restore(model_id="oak", entry=again.name))["ok"]
-
-
-def next_attempt(place: Place, work: Work) -> Work:
-    ledger = place.services.ledger
-    assert ledger.again(work.job_id, work.attempt, 0)
-    with place.services.database.reading() as session:
-        job = jobs.get(session, work.job_id)
-    claimed = ledger.claim(job.id, job.ticket, place.services.owner)
-    assert claimed is not None
-    return Work(place.services, claimed)
 
 
 def test_what_was_damaged_in_the_trash_comes_back_quarantined(oak: Place) -> None:
