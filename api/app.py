@@ -43,6 +43,7 @@ from api.routes import (
     webhooks,
 )
 from api.security import KEY, Guard, check_bind
+from api.strict import StrictBodies
 from api.usage import Meter
 from shared import logs
 from shared.broker import Broker, make_app
@@ -93,7 +94,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None, redoc_url=None,  # pages has one, with the headers that HTML needs
         description="Gets AI models onto your machines, proves them whole, and swaps them without cutting anyone off.",
     )  # fmt: skip
-    app.add_middleware(Guard, settings=settings.api)
+    app.add_middleware(StrictBodies, settings=settings.api)
+    app.add_middleware(Guard, settings=settings.api)  # outermost: strangers' bodies are not even read
     problems.install(app)
     for prefix in ("/api/v1", "/api"):  # the paths that clients of older systems know have no version
         for router in (

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
 from api.views import PriorityName
@@ -14,15 +14,13 @@ from shared.lock import Lock
 from shared.order import Policy
 from shared.refs import SourceKind, check_alias
 from shared.states import Tier
-from shared.storable import printable, storable
+from shared.storable import printable
 
 
 class Body(BaseModel):
     """A request: both spellings, no unknown field, no silent conversion, nothing that cannot be kept."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True)
-
-    _storable = model_validator(mode="before")(storable)
 
 
 class JobChange(Body):
@@ -101,8 +99,6 @@ class LockBody(Lock):
             "files": [{"name": "config.json", "size": 726, "sha256": "0" * 64}],
         }],
     }]})  # fmt: skip
-
-    _storable = model_validator(mode="before")(storable)
 
 
 class BundleBody(Body):

@@ -221,6 +221,7 @@ class ApiSettings(BaseSettings):
         default_factory=list, description="Further names under which browsers may reach this service. Comma-separated."
     )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body.")
+    body_seconds: float = Field(30, gt=0, description="Seconds within which a request's body has to have come.")
     max_streams: int = Field(1100, ge=1, description="Event streams that may be open at a time, per process.")
     hold_seconds: float = Field(60, ge=0, description="How long a request may wait for its model during a swap.")
     held_requests: int = Field(1000, ge=1, description="How many may wait so in one API process; others get a 503.")

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from api import problems
@@ -28,7 +28,6 @@ from shared.db.tables import Installation, Job, Model
 from shared.errors import ModelyardError, NotFound
 from shared.refs import Ref, SourceKind, checked, slug
 from shared.states import ENDED, JobState, ResidencyState
-from shared.storable import storable
 
 DIALECT = "0.17.1"
 """The version of Ollama's API whose shapes these are; clients ask for it to learn what they may ask."""
@@ -70,8 +69,6 @@ class Named(BaseModel):
     """A request about one model. What else clients send along changes nothing here, as with Ollama."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "qwen3-0.6b"}]})
-
-    _storable = model_validator(mode="before")(storable)
 
     model: Annotated[str, Field(min_length=1, max_length=300, validation_alias=AliasChoices("model", "name"))]
 

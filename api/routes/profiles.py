@@ -4,7 +4,7 @@ from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Query
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict
 
 from api import profiles
 from api.deps import AskingDep, FrontDep, run_sync
@@ -14,7 +14,6 @@ from shared.contracts import ApplyProfile
 from shared.db.placement import outdated
 from shared.errors import Invalid
 from shared.profiles import Profile
-from shared.storable import storable
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/models/profiles", tags=["profiles"])
@@ -24,8 +23,6 @@ class ProfileBody(Profile):
     """`settings` has models by id: `load`, `contextLength`, `fallback`."""
 
     model_config = ConfigDict(frozen=True)
-
-    _storable = model_validator(mode="before")(storable)
 
 
 @router.get("", summary="Profiles")

@@ -269,13 +269,17 @@ def test_unknown_fields_are_refused_with_the_nearest_name(api: Served, untouched
     assert untouched()
 
 
+@BEFORE_THE_DATABASE
 @pytest.mark.fault("A-10")
-def test_of_two_keys_the_last_one_counts_everywhere(api: Served) -> None:
-    body = json.dumps(GOOD)[:-1] + ', "source": "ollama", "source_url": "tiny:latest"}'
-    added = api.http.post(ADD, content=body.encode(), headers=JSON)
-    assert added.status_code == 201
-    assert (added.json()["source"], added.json()["sourceUrl"]) == ("ollama", "tiny:latest")
-    assert api.http.get("/api/v1/models/new").json()["source"] == "ollama"
+def test_a_key_twice_is_refused_wherever_it_is(api: Served, untouched: Any) -> None:
+    body = json.dumps(GOOD)[:-1]
+    for more in (
+        ', "source": "ollama", "source_url": "tiny:latest"}', ', "config": {"a": 1, "b": 2, "a": 3}}',
+        ', "tags": [{"a": 1, "a": 1}]}', ', "n\\u0061me": "Another"}',
+    ):  # fmt: skip
+        answer = api.http.post(ADD, content=(body + more).encode(), headers=JSON)
+        assert (checked(answer), answer.json()["code"]) == (422, "duplicate_key"), more
+    assert untouched()
 
 
 HOSTILE = [
