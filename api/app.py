@@ -44,6 +44,7 @@ from api.routes import (
 )
 from api.security import KEY, Guard, check_bind
 from api.strict import StrictBodies
+from api.summary import Summaries
 from api.usage import Meter
 from shared import logs
 from shared.broker import Broker, make_app
@@ -150,6 +151,7 @@ def _open(settings: Settings) -> Front:
         hub=EventHub(settings, database),
         gateway=Gateway(settings, Router(ledger, load_on_use=settings.runners.load_on_use), meter.note, counters),
         metrics=Page(database, workers, Leases(client), counters),
+        summaries=Summaries(database, settings.runners.context_length),
         meter=meter,
         types=enter_catalogue(database, settings),
     )

@@ -14,6 +14,7 @@ from api.doorbell import Doorbell
 from api.events.hub import EventHub
 from api.gateway import Gateway
 from api.metrics.page import Page
+from api.summary import Summaries
 from api.types import Types
 from api.usage import Meter
 from api.views import Accepted, Part, view_job
@@ -45,6 +46,7 @@ class Front:
     meter: Meter
     types: Types
     metrics: Page
+    summaries: Summaries
     profile: Part | None = None
     """What became of the profile that was to be applied at start; None: none was."""
 

@@ -1,5 +1,7 @@
 """All models and the machine in figures."""
 
+import threading
+import time
 from datetime import UTC, datetime
 
 from pydantic import Field
@@ -17,6 +19,8 @@ from shared.states import Availability, JobState, Tier
 
 FAILED_WITHIN = 86_400.0
 """Seconds: jobs that failed longer ago are not counted any more."""
+FRESH_SECONDS = 1.0
+"""So old may a summary be: what is counted over the whole registry is counted once, however many pages ask."""
 
 
 class StorageSummary(View):
@@ -73,6 +77,25 @@ class Summary(View):
     storage: StorageSummary | None
     devices: list[DeviceView]
     optimization: list[OptimizationView]
+
+
+class Summaries:
+    """The summary as it was within `FRESH_SECONDS`; `at` says when."""
+
+    def __init__(self, database: Database, context_length: int) -> None:
+        self._database = database
+        self._context_length = context_length
+        self._counting = threading.Lock()
+        self._last: Summary | None = None
+        self._counted_at = 0.0
+
+    def latest(self) -> Summary:
+        """Whoever asks while it is being counted waits for that, and counts nothing."""
+        with self._counting:
+            began = time.monotonic()
+            if self._last is None or began - self._counted_at >= FRESH_SECONDS:
+                self._last, self._counted_at = summary(self._database, self._context_length), began
+            return self._last
 
 
 def summary(database: Database, context_length: int) -> Summary:

@@ -13,7 +13,7 @@ from api.filters import Filters
 from api.registry import Imported, RegistryFile, RegistryView, TypesView
 from api.routes.models import PAGE
 from api.status import ModelStatus, StatusPage
-from api.summary import Summary, summary
+from api.summary import Summary
 from api.views import ModelPage, ModelView, view_model
 from shared.db import bases, catalog, listing, names
 from shared.db.facts import Facts
@@ -50,8 +50,11 @@ def _statuses(front: Front, wanted: listing.Wanted, cursor: str | None, limit: i
 
 @router.get("/summary", summary="All models and the machine, in figures")
 def summarise(front: FrontDep) -> Summary:
-    """Models by status, type and tier, bytes, devices, jobs and health; what nobody has told yet is null."""
-    return summary(front.database, front.settings.runners.context_length)
+    """Models by status, type and tier, bytes, devices, jobs and health; what nobody has told yet is null.
+
+    As it was within the last second: `at` says when it was counted.
+    """
+    return front.summaries.latest()
 
 
 @router.get("/registry", summary="The whole registry")

@@ -1,16 +1,55 @@
 """What is known of a page of models now."""
 
+from sqlalchemy import text
 from sqlmodel import Session, col, func, select
 
 from shared import health as policy
 from shared.db import catalog, health, names, trust, usage
 from shared.db.reports import ModelHealth, StoreReport
 from shared.db.session import now
-from shared.db.tables import Installation, Job, Model, Residency
+from shared.db.tables import FETCH_KINDS, Installation, Job, Model, Residency
 from shared.states import LIVE, Availability, Health, Holder, InstallationState, JobState, Priority, priority_of
 
 UPDATE = "model.update"
 FETCHES = ("model.download", "model.repair", UPDATE)
+FETCHED = {
+    JobState.QUEUED: Availability.QUEUED, JobState.RUNNING: Availability.DOWNLOADING,
+    JobState.PAUSED: Availability.PAUSED,
+}  # fmt: skip
+"""What a model is while it is being fetched."""
+STANDS = {
+    InstallationState.PUBLISHED: Availability.AVAILABLE, InstallationState.CORRUPT: Availability.CORRUPTED,
+    InstallationState.GONE: Availability.MISSING, InstallationState.AWAY: Availability.UNAVAILABLE,
+}  # fmt: skip
+"""And while it is not."""
+
+
+def availability(fetch: tuple[str, str] | None, installed: tuple[str, str] | None, *, store_away: bool) -> Availability:
+    """Can a model be used, and if not, what is under way?
+
+    Args:
+        fetch: kind and state of the newest job that brings it.
+        installed: state and holder of its installation.
+        store_away: no store's disk is there.
+    """
+    if fetch is not None:
+        kind, state = fetch[0], JobState(fetch[1])
+        updates = kind == UPDATE and installed is not None
+        if updates and state is JobState.RUNNING:
+            return Availability.UPDATING
+        if state in LIVE and not updates:
+            return FETCHED[state]
+    if installed is None:
+        lost = fetch is not None and fetch[1] == JobState.FAILED
+        return Availability.FAILED if lost else Availability.MISSING
+    away = store_away and installed[1] == Holder.STORE
+    return Availability.UNAVAILABLE if away else STANDS[InstallationState(installed[0])]
+
+
+def store_away(session: Session) -> bool:
+    """Every worker with a store says that its disk is not there."""
+    there = session.exec(select(StoreReport.there)).all()
+    return bool(there) and not any(there)
 
 
 class Facts:
@@ -24,17 +63,12 @@ class Facts:
         self.installations = {row.model_id: row for row in rows}
         self.names = names.of_models(session, model_ids)
         self.trusted = trust.of_models(session, model_ids)
-        there = session.exec(select(StoreReport.there)).all()
-        self._store_away = bool(there) and not any(there)
+        self._store_away = store_away(session)
         self.residencies: dict[str, list[Residency]] = {}
         for residency in catalog.residencies(session, model_ids):
             self.residencies.setdefault(residency.model_id, []).append(residency)
-        fetching = (col(Job.kind) + "").in_(FETCHES)  # an expression: else SQLite takes the index of the kind
-        newest = (
-            select(func.max(Job.created_at))
-            .where(col(Job.model_id).in_(model_ids), fetching)
-            .group_by(col(Job.model_id))
-        )
+        theirs = (col(Job.model_id).in_(model_ids), text(FETCH_KINDS))
+        newest = select(func.max(Job.created_at)).where(*theirs).group_by(col(Job.model_id))
         jobs = select(Job).where(col(Job.model_id).in_(model_ids), col(Job.created_at).in_(newest))
         self.fetches = {job.model_id: job for job in session.exec(jobs).all() if job.kind in FETCHES}
 
@@ -72,23 +106,8 @@ class Facts:
 
     def availability(self, model_id: str) -> Availability:
         """Can it be used, and if not, what is under way?"""
-        installation, fetch = self.installations.get(model_id), self.fetches.get(model_id)
-        updating = fetch is not None and fetch.kind == UPDATE and installation is not None
-        if updating and fetch is not None and fetch.state == JobState.RUNNING:
-            return Availability.UPDATING
-        if fetch is not None and fetch.state in LIVE and not updating:
-            return {
-                JobState.QUEUED: Availability.QUEUED,
-                JobState.RUNNING: Availability.DOWNLOADING,
-                JobState.PAUSED: Availability.PAUSED,
-            }[JobState(fetch.state)]
-        if installation is not None and installation.holder == Holder.STORE and self._store_away:
-            return Availability.UNAVAILABLE
-        if installation is not None:
-            return {
-                InstallationState.PUBLISHED: Availability.AVAILABLE,
-                InstallationState.CORRUPT: Availability.CORRUPTED,
-                InstallationState.GONE: Availability.MISSING,
-                InstallationState.AWAY: Availability.UNAVAILABLE,
-            }[InstallationState(installation.state)]
-        return Availability.FAILED if fetch is not None and fetch.state == JobState.FAILED else Availability.MISSING
+        found, fetch = self.installations.get(model_id), self.fetches.get(model_id)
+        return availability(
+            (fetch.kind, fetch.state) if fetch else None, (found.state, found.holder) if found else None,
+            store_away=self._store_away,
+        )  # fmt: skip

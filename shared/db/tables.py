@@ -11,6 +11,8 @@ from sqlmodel import Field, SQLModel
 from shared.states import Holder
 
 LIVE_STATES = "state IN ('queued', 'running', 'paused')"
+FETCH_KINDS = "kind IN ('model.download', 'model.repair', 'model.update')"
+"""As the index of them has it, word by word: so SQLite knows that it may take it."""
 
 
 def json_column(*, nullable: bool = False, server_default: str | None = None) -> Any:
@@ -193,6 +195,8 @@ class Job(SQLModel, table=True):
         Index("ix_jobs_state", "state", "created_at", "id"),
         Index("ix_jobs_kind", "kind", "created_at", "id"),
         Index("ix_jobs_model_id", "model_id", "created_at", "id"),
+        # For what is known of models: the newest of each, without a look at any row.
+        _partial("ix_jobs_fetches", "model_id", "created_at", "kind", "state", where=FETCH_KINDS),
     )
 
     id: str = Field(primary_key=True, max_length=128)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from api import summary
 from api.catalogue import enter_catalogue, read_catalogue
 from api.entries import RegistryBody
 from shared.contracts import Download, Repair, Update
@@ -27,6 +28,11 @@ def get(api: Served, path: str, **query: Any) -> Any:
     answer = api.http.get(f"{MODELS}{path}", params=query)
     assert answer.status_code == 200, answer.text
     return answer.json()
+
+
+@pytest.fixture(autouse=True)
+def _counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summary, "FRESH_SECONDS", 0.0)
 
 
 def put(api: Served, path: str, **body: Any) -> Any:
@@ -118,6 +124,17 @@ def test_filter_status_and_summary_agree_with_what_is_shown(api: Served) -> None
             status: count for status in Availability if (count := list(shown.values()).count(status))
         }, away
     assert counted["totalModels"] == len(shown)
+
+
+def test_a_summary_is_counted_once_for_all_who_ask_within_a_second(
+    api: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summary, "FRESH_SECONDS", 3600.0)
+    first = get(api, "/summary")
+    enter(api, "late")
+    assert get(api, "/summary") == first
+    monkeypatch.setattr(summary, "FRESH_SECONDS", 0.0)
+    assert get(api, "/summary")["totalModels"] == first["totalModels"] + 1
 
 
 def test_a_page_that_is_filtered_is_full_and_goes_on(api: Served) -> None:

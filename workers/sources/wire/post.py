@@ -64,7 +64,7 @@ class Poster:
                     answer = found.get(timeout=LOOK_SECONDS)
                     break
                 if time.monotonic() > until:
-                    raise Unavailable("webhook_timeout", "The receiver took too long.", "It will be tried again.")
+                    raise _late()
         except BaseException:
             stop.set()
             self.close()
@@ -101,14 +101,17 @@ class Poster:
         try:
             try:
                 found.put(self._exchange(body, headers, stop))
-            except (OSError, HTTPException):
-                if not kept or stop.is_set():
+            except (OSError, HTTPException) as error:
+                if not kept or stop.is_set() or isinstance(error, TimeoutError):
                     raise
                 self._drop()  # the server had closed it meanwhile
                 found.put(self._exchange(body, headers, stop))
         except ModelyardError as refused:
             self._drop()
             found.put(refused)
+        except TimeoutError:  # the connection's own clock, where this thread comes to it first
+            self._drop()
+            found.put(_late())
         except (OSError, HTTPException, ValueError, Stopped):
             self._drop()
             found.put(
@@ -127,6 +130,10 @@ class Poster:
         if not _passed_over(response):
             self._drop()
         return answer
+
+
+def _late() -> Unavailable:
+    return Unavailable("webhook_timeout", "The receiver took too long.", "It will be tried again.")
 
 
 def _passed_over(response: HTTPResponse) -> bool:
