@@ -41,6 +41,8 @@ class Contract(BaseModel):
     priority: ClassVar[Priority] = Priority.MEDIUM
     makes_way: ClassVar[bool] = False
     """Its body keeps what it did so far, so a more urgent job may have its slot in the middle of it."""
+    displaces: ClassVar[bool] = True
+    """Where it is CRITICAL or HIGH and finds no free slot, it has that of a less urgent job."""
     fetches: ClassVar[bool] = False
     """It brings a model from its source, and counts for limits on downloads."""
     audited: ClassVar[bool] = True

@@ -327,6 +327,7 @@ class Deliver(Contract):
     kind = "webhook.deliver"
     priority = Priority.HIGH
     makes_way = True
+    displaces = False
     audited = False
     example: ClassVar[dict[str, Any]] = {"webhook_id": "wh_0123456789abcdef"}
 

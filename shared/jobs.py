@@ -55,6 +55,7 @@ from shared.states import ENDED, LIVE, Desired, JobState, Priority
 log = structlog.get_logger()
 
 MAKES_WAY = [kind for kind, contract in KINDS.items() if contract.makes_way]
+WAITS = [kind for kind, contract in KINDS.items() if not contract.displaces]
 WAY_GRACE_SECONDS = 0.2
 """A ticket that no worker has taken after so long found no free slot."""
 WAY_AGAIN_SECONDS = 10.0
@@ -316,7 +317,7 @@ class Ledger:
             leaving: jobs of this worker that make way already.
         """
         with self.database.reading() as session:
-            waiting = jobs.kept_waiting(session, lane, WAY_GRACE_SECONDS, WAY_AGAIN_SECONDS)
+            waiting = jobs.kept_waiting(session, lane, WAITS, WAY_GRACE_SECONDS, WAY_AGAIN_SECONDS)
             least = None if waiting is None else jobs.least_urgent(session, lane, MAKES_WAY, leaving)
         return self._make_way(waiting, least, owner)
 

@@ -94,15 +94,17 @@ def usual_seconds(session: Session, lane: str) -> float | None:
     return None if mean is None else float(mean)
 
 
-def kept_waiting(session: Session, lane: str, grace: float, again: float) -> Job | None:
+def kept_waiting(session: Session, lane: str, patient: list[str], grace: float, again: float) -> Job | None:
     """The most urgent CRITICAL or HIGH job of a lane whose ticket has found no free slot.
 
     Args:
+        patient: kinds for which no way is made.
         grace: seconds that a ticket is given to find one.
         again: seconds after which way is made for it once more.
     """
     query = select(Job).where(
         col(Job.state) == JobState.QUEUED, col(Job.lane) == lane, col(Job.priority) <= Priority.HIGH,
+        col(Job.kind).not_in(patient),
         col(Job.sent_at) < now() - grace, col(Job.not_before) <= now(),
         col(Job.way_made_at).is_(None) | (col(Job.way_made_at) < now() - again),
     )  # fmt: skip

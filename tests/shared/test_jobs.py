@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from shared.broker import Broker, make_app
 from shared.contract import Contract
-from shared.contracts import Download, Remove, Switch, Verify
+from shared.contracts import Deliver, Download, Remove, Switch, Verify
 from shared.db import jobs
 from shared.db.tables import Job
 from shared.errors import Conflict, Failed, Invalid, NotFound, Unavailable
@@ -393,6 +393,14 @@ def test_what_cannot_go_on_later_is_not_displaced(ledger: Ledger) -> None:
     busy(ledger, Remove(model_id="one"), Priority.LOW)
     kept_waiting(ledger, TWO, Priority.CRITICAL)
     assert ledger.make_way("io", "worker") is None
+
+
+def test_telling_of_what_happened_waits_for_a_slot_and_never_stops_a_download(ledger: Ledger) -> None:
+    victim = busy(ledger, ONE, Priority.LOW)
+    kept_waiting(ledger, Deliver(webhook_id="wh_0123456789abcdef"), Priority.CRITICAL)
+    assert ledger.make_way("io", "worker") is None
+    kept_waiting(ledger, TWO, Priority.HIGH)
+    assert ledger.make_way("io", "worker") == (victim.id, victim.attempt), "others are not held up by it"
 
 
 def test_a_job_that_made_way_goes_before_its_class(ledger: Ledger) -> None:
