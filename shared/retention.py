@@ -51,7 +51,7 @@ class Hold(StrEnum):
     LOCKED = "locked"
     """The lock that was applied last names it."""
     PROFILE = "profile"
-    """The profile that is in force enables it."""
+    """The profile that is in force enables it, or will once it is applied again."""
     FALLBACK = "fallback"
     """Another model falls back to it."""
     BASE = "base"

@@ -67,7 +67,7 @@ def put(session: Session, profile: Profile, *, in_file: bool, replace: bool = Tr
     session.merge(
         ProfileRow(
             name=profile.name, content=profile.stored(), in_file=in_file, created_at=made, updated_at=moment,
-            applied_at=None if row is None else row.applied_at,
+            applied_at=None if row is None else row.applied_at, applied=None if row is None else row.applied,
         )
     )  # fmt: skip
     return True
@@ -89,6 +89,13 @@ def active(session: Session) -> ProfileRow | None:
     """The one that was applied last."""
     query = select(ProfileRow).where(col(ProfileRow.applied_at).is_not(None))
     return session.exec(query.order_by(col(ProfileRow.applied_at).desc()).limit(1)).first()
+
+
+def wanted(session: Session) -> set[str]:
+    """Models that the profile in force enables, and those that it will once it is applied as it is by now."""
+    row = active(session)
+    contents = () if row is None else (row.content, row.applied or {})
+    return {model_id for content in contents for model_id in content.get("enabledModels", [])}
 
 
 def overtaken_by(session: Session, job: Job) -> str | None:
@@ -136,7 +143,8 @@ def take_effect(session: Session, profile: Profile) -> Difference:
         session.exec(update(Model).where(col(Model.id).in_(names)).values(enabled=enabled, updated_at=now()))
     for model_id, changes in found.change.items():
         session.exec(update(Model).where(col(Model.id) == model_id).values(**changes, updated_at=now()))
-    session.exec(update(ProfileRow).where(col(ProfileRow.name) == profile.name).values(applied_at=now()))
+    in_force = {"applied_at": now(), "applied": profile.stored()}
+    session.exec(update(ProfileRow).where(col(ProfileRow.name) == profile.name).values(**in_force))
     return found
 
 

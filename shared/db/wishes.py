@@ -38,3 +38,5 @@ class ProfileRow(SQLModel, table=True):
     created_at: float = Field(sa_column=Column(Float(53), nullable=False))
     updated_at: float = Field(sa_column=Column(Float(53), nullable=False))
     applied_at: float | None = Field(default=None, sa_column=Column(Float(53)))
+    applied: dict[str, Any] | None = Field(default=None, sa_column=json_column(nullable=True))
+    """Its content as it was then: what is in force, whatever it says by now."""

@@ -208,6 +208,20 @@ def test_what_is_needed_stays(yard: Place, need: str, when: str, monkeypatch: py
     assert yard.folder("oak").is_dir()
 
 
+def test_a_profile_in_force_keeps_its_models_until_its_new_words_are_applied(yard: Place) -> None:
+    in_the_profile(yard)
+    with yard.services.database.session() as session:
+        profiles.put(session, Profile(name="night", enabled_models=["elm"]), in_file=False)
+    assert names(yard.run(Cleanup(dry_run=True))["recommendations"]) == [], "neither what it has nor what it will have"
+    with yard.services.database.session() as session:
+        changed_words = profiles.read(session, "night", None)
+        profiles.take_effect(session, changed_words)
+        catalog.change_model(session, "elm", pinned=False)
+    dry = yard.run(Cleanup(dry_run=True))
+    assert names(dry["recommendations"]) == ["oak"], "from now on it is of no profile"
+    assert [entry["holds"] for entry in dry["kept"]] == [["profile"]]
+
+
 def at(monkeypatch: pytest.MonkeyPatch, point: str, act: Callable[[], None], *, times: int = 1) -> None:
     """Do something when a point of the code is reached, for the first time."""
     left = [times]
