@@ -43,6 +43,8 @@ class Action(StrEnum):
     CHANGE = "change"
     REPAIR = "repair"
     REMOVE = "remove"
+    KEEP = "keep"
+    """Nothing: the lock does not name it, and it is pinned here, or needed."""
     BLOCKED = "blocked"
     """Nothing, and so nothing at all is done until somebody has decided."""
 
@@ -75,7 +77,7 @@ class Step(Finding):
     action: Action
     fetches: bool = Field(False, description="It comes from its source, at exactly the locked revision.")
     bytes_to_fetch: int = Field(0, description="At most: what the store has already is not counted.")
-    hint: str = Field("", description="What to do first, where the step is blocked.")
+    hint: str = Field("", description="Why nothing is done, and what to do, where the step is blocked or keeps it.")
 
 
 class Plan(View):
@@ -109,6 +111,8 @@ class Here:
     elsewhere: bool = False
     """A folder of the user's, or Ollama, has the bytes."""
     in_memory: bool = False
+    needed: str = ""
+    """Why it does not leave, whatever a lock says."""
     size: int = 0
 
 
@@ -205,6 +209,9 @@ def _step(finding: Finding, entry: LockedModel, known: frozenset[str]) -> Step:
 
 def _removal(finding: Finding, here: Here) -> Step:
     told: dict[str, Any] = dict(finding)
+    if here.needed:
+        hint = f"It stays: {here.needed}. To have it leave all the same: modelyard rm {here.model_id} --force."
+        return Step(**told, action=Action.KEEP, hint=hint)
     if here.in_memory:
         return Step(
             **told, action=Action.BLOCKED, hint=f"Take it out of memory first: modelyard unload {here.model_id}."

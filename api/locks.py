@@ -1,6 +1,8 @@
 """Locks of this place: written from its rows, compared with them, and carried out as changes of rows and as jobs."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import Field
@@ -10,7 +12,7 @@ from api.drift import Action, Drift, Here, Plan, Step, What, drift, plan
 from api.views import JobView, View, view_job
 from shared.contract import Contract
 from shared.contracts import Download, Remove, Repair
-from shared.db import catalog, locks
+from shared.db import catalog, locks, retention
 from shared.db.session import serialise
 from shared.errors import Conflict, ModelyardError, Unavailable
 from shared.lock import Lock, LockedModel
@@ -74,8 +76,8 @@ def planned(front: Front, lock: Lock, *, prune: bool) -> Plan:
     """
     with front.database.reading() as session:
         standings = locks.standings(session)
-        loaded = catalog.loaded(session)
-    return plan(lock, _here(standings, loaded), prune=prune)
+        loaded, needs = catalog.loaded(session), retention.references(session)
+    return plan(lock, _here(standings, loaded, needs), prune=prune)
 
 
 def drifted(front: Front, lock: Lock) -> Drift:
@@ -85,7 +87,7 @@ def drifted(front: Front, lock: Lock) -> Drift:
         Unavailable: code `files_unlisted`.
     """
     with front.database.reading() as session:
-        return drift(lock, _here(locks.standings(session), frozenset()))
+        return drift(lock, _here(locks.standings(session)))
 
 
 def apply(front: Front, lock: Lock, *, prune: bool, plan_id: str | None, priority: Priority | None) -> Applied:
@@ -103,7 +105,8 @@ def apply(front: Front, lock: Lock, *, prune: bool, plan_id: str | None, priorit
     entries = {entry.model_id: entry for entry in lock.models}
     with front.database.session() as session:
         serialise(session, "lock")
-        made = plan(lock, _here(locks.standings(session), catalog.loaded(session)), prune=prune)
+        here = _here(locks.standings(session), catalog.loaded(session), retention.references(session))
+        made = plan(lock, here, prune=prune)
         _check(made, plan_id)
         contracts: list[Contract] = []
         added: list[str] = []
@@ -143,15 +146,25 @@ def _check(made: Plan, plan_id: str | None) -> None:
         )  # fmt: skip
 
 
-def _here(standings: Iterable[locks.Standing], loaded: Collection[str]) -> dict[str, Here]:
-    return {standing.model.id: _one(standing, standing.model.id in loaded) for standing in standings}
+def _here(
+    standings: Iterable[locks.Standing],
+    loaded: Collection[str] = (),
+    needs: Mapping[str, retention.References] = MappingProxyType({}),
+) -> dict[str, Here]:
+    return {
+        standing.model.id: replace(
+            _one(standing), in_memory=standing.model.id in loaded,
+            needed=retention.why_needed(standing.model, needs.get(standing.model.id, retention.NOBODY)),
+        )
+        for standing in standings
+    }  # fmt: skip
 
 
-def _one(standing: locks.Standing, in_memory: bool) -> Here:
+def _one(standing: locks.Standing) -> Here:
     model, row, listed = standing.model, standing.installation, standing.listed
     facts: dict[str, Any] = {
         "model_id": model.id, "stands_for": (model.type, model.source, model.source_url),
-        "settings": locks.settings_of(model), "in_memory": in_memory,
+        "settings": locks.settings_of(model),
     }  # fmt: skip
     if row is None:
         return Here(**facts)

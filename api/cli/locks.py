@@ -17,7 +17,13 @@ app = typer.Typer(help="Write models.lock; plan, apply and check it on other mac
 NAME = "models.lock"
 SHORT = 12
 """Characters of a revision that are shown."""
-SIGNS = {"add": ("+", "green"), "change": ("~", "yellow"), "repair": ("~", "yellow"), "remove": ("-", "red")}
+SIGNS = {
+    "add": ("+", "green"),
+    "change": ("~", "yellow"),
+    "repair": ("~", "yellow"),
+    "remove": ("-", "red"),
+    "keep": ("=", "dim"),
+}
 BLOCKED = ("!", "red")
 
 LockFile = Annotated[Path, typer.Argument(help="The lock, as `modelyard lock` wrote it.")]

@@ -45,6 +45,9 @@ class References(NamedTuple):
     """Adapters that are made for it."""
 
 
+NOBODY = References([], [])
+
+
 # -- the policy ---------------------------------------------------------------------------------------------
 
 
@@ -142,6 +145,16 @@ def references(session: Session) -> dict[str, References]:
     return found
 
 
+def why_needed(model: Model, needed: References) -> str:
+    """In words; empty where nobody wants it, or needs it."""
+    told = [
+        *(["it is pinned"] if model.pinned else []),
+        *([f"{_listed(needed.fallback_of)} may fall back to it"] if needed.fallback_of else []),
+        *([f"{_listed(needed.base_of)} is made for it"] if needed.base_of else []),
+    ]
+    return ", and ".join(told)
+
+
 def refuse_if_needed(session: Session, model_id: str) -> None:
     """Make sure that nobody wants a model, or needs it.
 
@@ -149,17 +162,13 @@ def refuse_if_needed(session: Session, model_id: str) -> None:
         NotFound
         Conflict: code `model_needed`; tells of its pin, and by whom it is needed.
     """
-    pinned, needed = catalog.get_model(session, model_id).pinned, references(session).get(model_id, References([], []))
-    told = [
-        *(["it is pinned"] if pinned else []),
-        *([f"{_listed(needed.fallback_of)} may fall back to it"] if needed.fallback_of else []),
-        *([f"{_listed(needed.base_of)} is made for it"] if needed.base_of else []),
-    ]
-    if told:
+    model, needed = catalog.get_model(session, model_id), references(session).get(model_id, NOBODY)
+    if told := why_needed(model, needed):
+        pinned = model.pinned
         ways = [f"modelyard unpin {model_id}"] if pinned else []
         ways += [f"modelyard fallback {other} …" for other in needed.fallback_of[:1]]
         raise Conflict(
-            "model_needed", f"{model_id!r} is needed: {', and '.join(told)}.",
+            "model_needed", f"{model_id!r} is needed: {told}.",
             f"See to that first ({'; '.join(ways)}), or remove it all the same: modelyard rm {model_id} --force."
             if ways else f"To remove it all the same: modelyard rm {model_id} --force.",
             {"pinned": pinned, "fallbackOf": needed.fallback_of, "baseOf": needed.base_of},
@@ -189,8 +198,7 @@ def _holds(session: Session, job_id: str | None) -> dict[str, set[Hold]]:
     hold(Hold.BUSY, [model_id for model_id in session.exec(on_one).all() if model_id is not None])
     for args in session.exec(select(Job.args).where(live, col(Job.kind) == Bundle.kind)).all():
         hold(Hold.BUSY, args.get("models", []))
-    if (profile := profiles.active(session)) is not None:
-        hold(Hold.PROFILE, profile.content.get("enabledModels", []))
+    hold(Hold.PROFILE, profiles.wanted(session))
     hold(Hold.LOCKED, session.exec(select(LockedEntry.model_id)).all())
     needed = references(session)
     hold(Hold.FALLBACK, [model_id for model_id, by in needed.items() if by.fallback_of])

@@ -98,6 +98,23 @@ def test_damage_is_repaired_and_what_is_extra_goes_only_when_told(api: Served) -
     ]  # fmt: skip
 
 
+def test_what_is_pinned_or_needed_is_left_out_of_what_is_pruned_and_told(api: Served) -> None:
+    acorn, birch = entries()
+    for entry in (acorn, birch, *(birch.model_copy(update={"model_id": name}) for name in ("elm", "oak"))):
+        install(api, entry)
+    api.http.post("/api/v1/models/elm/pin")
+    api.http.put("/api/v1/models/acorn/fallback", json={"steps": [{"model": "birch"}]})
+    only = {**LOCK, "models": LOCK["models"][:1]}
+    applied = api.http.post(f"{PATH}/apply?prune=true", json=only).json()
+    assert [(job["kind"], job["modelId"]) for job in applied["jobs"]] == [("model.remove", "oak")]
+    assert applied["plan"]["counts"] == {"keep": 2, "remove": 1}
+    told = {step["modelId"]: step["hint"] for step in applied["plan"]["steps"] if step["action"] == "keep"}
+    assert told.keys() == {"birch", "elm"}
+    assert "'acorn' may fall back to it" in told["birch"]
+    assert "it is pinned" in told["elm"]
+    assert "modelyard rm elm --force" in told["elm"]
+
+
 def test_another_plan_than_was_seen_is_not_carried_out(api: Served) -> None:
     seen = api.http.post(f"{PATH}/plan", json=LOCK).json()["planId"]
     install(api, entries()[0])
