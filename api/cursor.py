@@ -2,10 +2,14 @@
 
 import base64
 import json
-from typing import Any
+from typing import Annotated, Any
+
+from fastapi import Query
 
 from shared.errors import Invalid
 from shared.storable import storable
+
+Cursor = Annotated[str | None, Query(max_length=500)]
 
 
 def encode_cursor(*parts: Any) -> str:

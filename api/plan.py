@@ -3,6 +3,7 @@
 from collections.abc import Sequence, Set
 from typing import Annotated, Any, Literal, Self
 
+from fastapi import Query
 from pydantic import ConfigDict, Field, model_validator
 
 from api.bodies import Body
@@ -18,6 +19,11 @@ from shared.errors import Conflict, ModelyardError, NotFound
 from shared.fallback import Rung, context_of, ladder
 from shared.progress import Leases
 from shared.states import ResidencyState
+
+PlanId = Annotated[
+    str | None,
+    Query(pattern="^[0-9a-f]{32}$", description="Id of the plan that you have seen: no other one is carried out."),
+]
 
 
 class PlanBody(Body):

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from api.cursor import encode_cursor
 from api.entries import RegistryBody
 from api.types import FieldSpec, Types
 from api.views import View
@@ -44,8 +45,9 @@ class RegistryModel(View):
 
 
 class RegistryView(View):
-    total_models: int
+    total_models: int = Field(description="On all pages.")
     models: list[RegistryModel]
+    next_cursor: str | None = None
 
 
 class RegistryEntryFile(BaseModel):
@@ -108,20 +110,27 @@ class ModesView(View):
     modes: list[ModeView]
 
 
-def whole(database: Database) -> RegistryView:
-    """Every entry, by id."""
-    models = [RegistryModel.model_validate(each) for each in _entries(database, whole=True)]
-    return RegistryView(total_models=len(models), models=models)
+def page(database: Database, after: str | None, limit: int) -> RegistryView:
+    """Entries by id; `after` is the last id seen."""
+    with database.reading() as session:
+        total, found = (
+            sum(catalog.type_counts(session).values()),
+            _entries(session, whole=True, after=after, limit=limit),
+        )
+    more = encode_cursor(found[-1]["model_id"]) if len(found) == limit else None
+    models = [RegistryModel.model_validate(each) for each in found]
+    return RegistryView(total_models=total, models=models, next_cursor=more)
 
 
 def exported(database: Database) -> RegistryFile:
     """The file: what people said, and how it is here; what was detected only is left out."""
-    return RegistryFile(models=[RegistryEntryFile.model_validate(each) for each in _entries(database, whole=False)])
-
-
-def _entries(database: Database, *, whole: bool) -> list[dict[str, Any]]:
     with database.reading() as session:
-        found, active = registry.everything(session), catalog.serving(session)
+        found = _entries(session, whole=False)
+    return RegistryFile(models=[RegistryEntryFile.model_validate(each) for each in found])
+
+
+def _entries(session: Any, *, whole: bool, **page: Any) -> list[dict[str, Any]]:
+    found, active = registry.everything(session, **page), catalog.serving(session)
     return [
         {
             **model.model_dump(

@@ -1,14 +1,16 @@
 """The retention policy and what it lets go, as they go over the wire."""
 
+import sys
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from api.bodies import Body
+from api.cursor import encode_cursor
 from api.views import PriorityName, View
 from shared.contract import ModelId
-from shared.retention import Decision, Hold, Policy, Reason
+from shared.retention import Decision, Hold, Policy, Reason, Verdict
 
 Days = Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)]
 
@@ -108,7 +110,10 @@ class CleanupView(View):
     disk: DiskView | None = Field(description="Null before a worker has looked.")
     frees: int = Field(description="Bytes that are free once all of these have left and the trash is empty.")
     recommendations: list[RecommendedView] = Field(description="What is worth least goes first.")
-    kept: list[KeptView] = Field(description="What would leave, but for what holds it.")
+    kept: list[KeptView] = Field(description="What would leave, but for what holds it; after all recommendations.")
+    total_recommendations: int = Field(description="On all pages.")
+    total_kept: int = Field(description="On all pages.")
+    next_cursor: str | None = None
 
 
 def view_policy(policy: Policy, changed: dict[str, Any], check_days: float) -> RetentionView:
@@ -117,5 +122,36 @@ def view_policy(policy: Policy, changed: dict[str, Any], check_days: float) -> R
                          check_days=check_days)  # fmt: skip
 
 
-def view_decision(decision: Decision) -> CleanupView:
-    return CleanupView.model_validate(decision.to_dict())
+class Place(NamedTuple):
+    """Where a page of a cleanup ended, and the moment that all pages are of: what a model is worth falls by time."""
+
+    at: float
+    """Seconds since 1970."""
+    kept: int
+    """0: among the recommendations; 1: among those that stay."""
+    value: float
+    model_id: str
+
+    @classmethod
+    def of(cls, at: float, kept: int, verdict: Verdict) -> Self:
+        return cls(at, kept, min(verdict.value, sys.float_info.max), verdict.model.model_id)
+
+
+def view_decision(decision: Decision, at: float, after: Place | None, limit: int) -> CleanupView:
+    """A page of it.
+
+    Args:
+        at: seconds since 1970, for which it was decided.
+    """
+    told = decision.to_dict()
+    leaving = [
+        (Place.of(at, 0, each.verdict), shown)
+        for each, shown in zip(decision.leave, told["recommendations"], strict=True)
+    ]
+    staying = [(Place.of(at, 1, each), shown) for each, shown in zip(decision.kept, told["kept"], strict=True)]
+    page = [one for one in (*leaving, *staying) if after is None or one[0] > after][:limit]
+    lists = [[shown for place, shown in page if place.kept == kept] for kept in (0, 1)]
+    return CleanupView.model_validate({
+        **told, "recommendations": lists[0], "kept": lists[1], "totalRecommendations": len(leaving),
+        "totalKept": len(staying), "nextCursor": encode_cursor(*page[-1][0]) if len(page) == limit else None,
+    })  # fmt: skip

@@ -1,7 +1,7 @@
 // What the page knows, and how it hears of more. Views read signals; nothing else is kept anywhere.
 import { batch, signal } from "@preact/signals";
 import * as believed from "./jobs.js";
-import { all, ask, events, get, keyed, locked, unlocked } from "./wire.js";
+import { all, ask, events, get, keyed, locked, unlocked, whole } from "./wire.js";
 
 const SETTLE = 400;
 const SILENT = 25_000; // the service gives a sign of life every ten seconds
@@ -49,7 +49,7 @@ export const servers = resource(() => get("/models/servers"));
 export const optimization = resource(() => get("/system/optimization/status"));
 export const storage = resource(() => get("/models/storage/info"));
 export const trash = resource(() => get("/models/trash"));
-export const cleanup = resource(() => get("/cleanup"));
+export const cleanup = resource(() => whole("/cleanup", "recommendations", "kept"));
 export const schedules = resource(() => get("/schedules"));
 export const audit = resource(() => get("/audit?limit=50"));
 export const readiness = resource(() => ask("GET", "/health/ready"));

@@ -3,6 +3,7 @@ import { signal } from "@preact/signals";
 
 const KEY = "modelyard.key";
 const PATIENCE = 30_000;
+const MOST = 1000;
 
 /** The service wants a key, or another one. */
 export const locked = signal(false);
@@ -49,16 +50,23 @@ export async function ask(method, path, body) {
 export const get = (path) => ask("GET", path);
 export const post = (path, body) => ask("POST", path, body);
 
-/** Every item of a list that comes in pages, up to `most`. */
-export async function all(path, name, most = 1000) {
-  const found = [];
-  let cursor = null;
-  do {
-    const page = await get(path + (cursor ? `${path.includes("?") ? "&" : "?"}cursor=${encodeURIComponent(cursor)}` : ""));
-    found.push(...page[name]);
-    cursor = page.nextCursor;
-  } while (cursor && found.length < most);
-  return found;
+/** Every item of a list that comes in pages, up to MOST. */
+export const all = async (path, name) => (await whole(path, name))[name];
+
+/** An answer that comes in pages, as if it came in one: of its lists, which are named, up to MOST items. */
+export async function whole(path, ...names) {
+  const mark = path.includes("?") ? "&" : "?";
+  const first = await get(path);
+  let found = names.reduce((sum, name) => sum + first[name].length, 0);
+  for (let next = first.nextCursor; next && found < MOST;) {
+    const page = await get(`${path}${mark}cursor=${encodeURIComponent(next)}`);
+    for (const name of names) {
+      first[name].push(...page[name]);
+      found += page[name].length;
+    }
+    next = page.nextCursor;
+  }
+  return first;
 }
 
 /** Events as they come; null is a sign of life. With an EventSource no key could be sent. Throws: Problem. */

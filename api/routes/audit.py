@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import ConfigDict, Field
 
 from api.bodies import Body
-from api.cursor import decode_cursor, encode_cursor
+from api.cursor import Cursor, decode_cursor, encode_cursor
 from api.deps import FrontDep
 from api.views import View
 from shared.contract import Sha256
@@ -57,7 +57,7 @@ def list_audit(
     target: Annotated[str | None, Query(max_length=255, description="A model's id, a limit's name.")] = None,
     origin: Annotated[str | None, Query(max_length=32, description="`rest`, `foreign`, `schedule`.")] = None,
     forward: Annotated[bool, Query(description="From the first row on, to check the chain.")] = False,
-    cursor: Annotated[str | None, Query(max_length=500)] = None,
+    cursor: Cursor = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> AuditPage:
     """Newest first. `modelyard audit verify` checks that no row was changed, added or taken away."""

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api.bodies import JobChange
-from api.cursor import decode_cursor, encode_cursor
+from api.cursor import Cursor, decode_cursor, encode_cursor
 from api.deps import FrontDep
 from api.views import JobPage, JobView, view_job
 from api.waiting import place
@@ -21,7 +21,7 @@ def list_jobs(
     status: Annotated[JobState | None, Query(description="In this state.")] = None,
     kind: Annotated[str | None, Query(max_length=64, description="Of this kind, such as model.download.")] = None,
     model_id: Annotated[str | None, Query(alias="modelId", max_length=96)] = None,
-    cursor: Annotated[str | None, Query(max_length=500)] = None,
+    cursor: Cursor = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> JobPage:
     """Newest first."""

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from api.bodies import FallbackBody, ModelBody, RunBody
 from api.deps import AskingDep, Front, FrontDep
+from api.plan import PlanId
 from api.routes.models import check_type
 from api.servers import ServersView, servers_now
 from api.views import Accepted, ActiveView, ModelView, view_model
@@ -34,10 +35,7 @@ async def switch(
     clear_gpu: Annotated[
         bool, Query(description="Only true: the model before leaves memory once it has drained.")
     ] = True,
-    plan: Annotated[
-        str | None,
-        Query(pattern="^[0-9a-f]{32}$", description="Id of the plan that you have seen: no other one is carried out."),
-    ] = None,
+    plan: PlanId = None,
 ) -> Accepted:
     """The same as activate, by path: new one ready first, then the route, then the old one's last requests."""
     if not clear_gpu:

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 
 from api.bodies import ChangeModel, DownloadBody, ScanBody
-from api.cursor import decode_cursor, encode_cursor
+from api.cursor import Cursor, decode_cursor, encode_cursor
 from api.deps import AskingDep, Front, FrontDep
 from api.entries import AddModel
 from api.filters import Filters
@@ -19,7 +19,8 @@ from shared.states import Availability, Priority, ResidencyState, VerifyTier
 
 router = APIRouter(prefix="/models", tags=["models"])
 
-PAGE = Annotated[int, Query(ge=1, le=500, description="Models a page.")]
+MOST = 500
+PAGE = Annotated[int, Query(ge=1, le=MOST, description="Models a page.")]
 
 
 @router.get("", summary="List models")
@@ -27,7 +28,7 @@ PAGE = Annotated[int, Query(ge=1, le=500, description="Models a page.")]
 def list_models(
     front: FrontDep,
     wanted: Filters,
-    cursor: Annotated[str | None, Query(max_length=500)] = None,
+    cursor: Cursor = None,
     limit: PAGE = 100,
 ) -> ModelPage:
     """The registry by id, with what is known of each model now."""

@@ -1,13 +1,12 @@
 """Profiles: which models are enabled, and how they run."""
 
-from typing import Annotated
-
 import structlog
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import ConfigDict
 
 from api import profiles
 from api.deps import AskingDep, FrontDep, run_sync
+from api.plan import PlanId
 from api.profiles import ProfilesView, ProfileView
 from api.views import Accepted
 from shared.contracts import ApplyProfile
@@ -66,10 +65,7 @@ async def apply_profile(
     front: FrontDep,
     asking: AskingDep,
     name: str,
-    plan: Annotated[
-        str | None,
-        Query(pattern="^[0-9a-f]{32}$", description="Id of the plan that you have seen: no other one is carried out."),
-    ] = None,
+    plan: PlanId = None,
 ) -> Accepted:
     """Enable its models and no others, with its settings; put out what is not of it, fetch what is missing, load them.
 

@@ -6,12 +6,12 @@ from fastapi import APIRouter, BackgroundTasks, Query
 
 from api import registry, status
 from api.bodies import BaseBody, ConfigBody, EnabledBody, NamesBody, ThinkingBody, TierBody
-from api.cursor import decode_cursor, encode_cursor
+from api.cursor import Cursor, decode_cursor, encode_cursor
 from api.deps import Front, FrontDep
 from api.entries import RegistryBody
 from api.filters import Filters
 from api.registry import Imported, RegistryFile, RegistryView, TypesView
-from api.routes.models import PAGE
+from api.routes.models import MOST, PAGE
 from api.status import ModelStatus, StatusPage
 from api.summary import Summary
 from api.views import ModelPage, ModelView, view_model
@@ -20,8 +20,6 @@ from shared.db.facts import Facts
 from shared.states import Tier
 
 router = APIRouter(prefix="/models", tags=["registry"])
-
-Cursor = Annotated[str | None, Query(max_length=500)]
 
 
 @router.get("/status", summary="The detailed status of models")
@@ -57,10 +55,10 @@ def summarise(front: FrontDep) -> Summary:
     return front.summaries.latest()
 
 
-@router.get("/registry", summary="The whole registry")
-def whole(front: FrontDep) -> RegistryView:
-    """Every entry at once, for clients that know no pages; GET /models has pages and tells more."""
-    return registry.whole(front.database)
+@router.get("/registry", summary="The registry")
+def entries(front: FrontDep, cursor: Cursor = None, limit: PAGE = MOST) -> RegistryView:
+    """Its entries by id, in few and large pages; GET /models tells more of each."""
+    return registry.page(front.database, decode_cursor(cursor, str)[0] if cursor else None, limit)
 
 
 @router.get("/registry/export", summary="Export the registry", response_model_exclude_defaults=True)

@@ -3,8 +3,10 @@
 import structlog
 from fastapi import APIRouter
 
+from api.cursor import Cursor, decode_cursor
 from api.deps import AskingDep, Front, FrontDep
-from api.retention import CleanupBody, CleanupView, RetentionBody, RetentionView, view_decision, view_policy
+from api.retention import CleanupBody, CleanupView, Place, RetentionBody, RetentionView, view_decision, view_policy
+from api.routes.models import MOST, PAGE
 from api.views import Accepted
 from shared.contracts import Cleanup
 from shared.db import retention
@@ -31,13 +33,18 @@ def put_policy(front: FrontDep, body: RetentionBody) -> RetentionView:
 
 
 @router.get("/cleanup", summary="What may leave the disk")
-def recommendations(front: FrontDep) -> CleanupView:
-    """What a cleanup would do now, and what holds those that it would leave; nothing is touched."""
+def recommendations(front: FrontDep, cursor: Cursor = None, limit: PAGE = MOST) -> CleanupView:
+    """What a cleanup would do now, and what holds those that it would leave; nothing is touched.
+
+    All pages are of the moment of the first one.
+    """
+    after = Place(*decode_cursor(cursor, float, int, float, str)) if cursor else None
     with front.database.reading() as session:
         retention.check_there(session)
         policy = retention.policy(session, front.settings.retention)
         world = retention.look(session)
-    return view_decision(decide(policy, world.now, world.disk, world.models, world.shares))
+    at = world.now if after is None else after.at
+    return view_decision(decide(policy, at, world.disk, world.models, world.shares), at, after, limit)
 
 
 @router.post("/cleanup", status_code=202, summary="Clean up")

@@ -126,12 +126,11 @@ class Whole(NamedTuple):
     names: dict[str, names.Names]
 
 
-def everything(session: Session) -> Whole:
-    """Every model, by id, in three queries."""
-    models = list(session.exec(select(Model).order_by(col(Model.id))).all())
-    installations = {row.model_id: row for row in session.exec(select(Installation)).all()}
-    called: dict[str, names.Names] = {}
-    for row in session.exec(select(names.ModelName).order_by(col(names.ModelName.name))).all():
-        mine = called.setdefault(row.model_id, names.Names([], []))
-        (mine.modes if row.is_mode else mine.aliases).append(row.name)
-    return Whole(models, installations, called)
+def everything(session: Session, after: str | None = None, limit: int | None = None) -> Whole:
+    """Every model, by id, in three queries; or so many of them that come after that id."""
+    query = select(Model).order_by(col(Model.id)).limit(limit)
+    models = list(session.exec(query if after is None else query.where(col(Model.id) > after)).all())
+    # All of them are not named one by one: a statement has room for some thousands.
+    mine: Any = select(Model.id) if limit is None else [model.id for model in models]
+    rows = session.exec(select(Installation).where(col(Installation.model_id).in_(mine))).all()
+    return Whole(models, {row.model_id: row for row in rows}, names.of_models(session, mine))

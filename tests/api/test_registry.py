@@ -365,7 +365,11 @@ def test_a_registry_comes_in_and_goes_out_in_the_documented_shape(api: Served) -
     install(api, "one")
     whole = get(api, "/registry")
     assert {entry["modelId"]: entry["status"] for entry in whole["models"]}["one"] == "installed"
-    assert whole["totalModels"] == len(whole["models"])
+    assert (whole["totalModels"], whole["nextCursor"]) == (len(whole["models"]), None)
+    first = get(api, "/registry", limit=2)
+    rest = get(api, "/registry", cursor=first["nextCursor"])
+    assert [*first["models"], *rest["models"]] == whole["models"]
+    assert (len(first["models"]), first["totalModels"], rest["nextCursor"]) == (2, whole["totalModels"], None)
 
 
 @BEFORE_THE_DATABASE

@@ -6,7 +6,7 @@ import pytest
 from sqlmodel import col, update
 
 from shared.db import catalog, jobs, retention, upkeep
-from shared.db.tables import Installation
+from shared.db.tables import Installation, Model
 from shared.jobs import Ledger
 from shared.retention import DAY, Hold
 from tests.api.conftest import BEFORE_THE_DATABASE, Served
@@ -84,6 +84,38 @@ def test_recommendations_come_with_their_reasons_and_bytes(stocked: Served) -> N
         "total": 100 * GIB, "used": 50 * GIB, "leavesWithTrash": 2 * GIB, "over": 0, "usedAfter": 46 * GIB,
     }  # fmt: skip
     assert (told["frees"], told["kept"]) == (2 * GIB, [])
+
+
+def test_recommendations_come_in_pages_of_one_moment(api: Served) -> None:
+    """Though what each is worth falls from request to request, and all have about the same."""
+    with api.front.database.session() as session:
+        for number in range(7):
+            name = f"oak-{number}"
+            model = Model(id=name, type="llm", name=name, source="url", source_url="x", created_at=0.0, updated_at=0.0)
+            catalog.add_model(session, model)
+            catalog.publish(session, Installation(
+                model_id=name, model_type="llm", revision="r1", state="published", path=f"/store/{name}",
+                size=(number // 2) * GIB, files=1, integrity=1.0, published_at=0.0, verified_at=0.0,
+            ))  # fmt: skip
+            session.exec(update(Model).where(col(Model.id) == name).values(pinned=number > 4))
+        session.exec(update(Installation).values(published_at=Installation.published_at - 60 * DAY))
+        report(session, byModel=[], aloneBytes={}, shares=[])
+    whole = api.http.get("/api/v1/cleanup").json()
+    assert (whole["nextCursor"], whole["totalRecommendations"], whole["totalKept"]) == (None, 3, 2)
+    pages, cursor = [], None
+    for _ in range(3):
+        pages.append(
+            api.http.get("/api/v1/cleanup", params={"limit": 2, **({"cursor": cursor} if cursor else {})}).json()
+        )
+        cursor = pages[-1]["nextCursor"]
+    assert cursor is None
+    for name in ("recommendations", "kept"):
+        found = [each for page in pages for each in page[name]]
+        assert [each["modelId"] for each in found] == [each["modelId"] for each in whole[name]]
+    assert {page["frees"] for page in pages} == {whole["frees"]}, "of all, on every page"
+    assert [len(page["kept"]) for page in pages] == [0, 1, 1]
+    for cursor in ("x", pages[0]["nextCursor"][:-2]):
+        assert api.http.get("/api/v1/cleanup", params={"cursor": cursor}).json()["code"] == "invalid_cursor"
 
 
 def test_what_holds_a_model_is_told(stocked: Served) -> None:
