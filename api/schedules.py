@@ -101,7 +101,7 @@ class AskedView(View):
 def view(database: Database, settings: Settings) -> SchedulesView:
     """All of them."""
     with database.reading() as session:
-        newest = last(session)
+        newest = last(session, SCHEDULES)
     return SchedulesView(schedules=[_view(database, settings, one, newest.get(one.name)) for one in SCHEDULES.values()])
 
 

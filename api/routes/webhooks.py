@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
-from api.cursor import decode_cursor, encode_cursor
+from api.cursor import Cursor, decode_cursor, encode_cursor
 from api.deps import FrontDep
 from api.webhooks import DeliveryPage, DeliveryView, Removed, WebhookBody, WebhookChange, WebhooksView, WebhookView
 from shared import webhooks
@@ -43,7 +43,9 @@ def add_webhook(front: FrontDep, body: WebhookBody, response: Response) -> Webho
 def get_webhook(front: FrontDep, webhook_id: str) -> WebhookView:
     """Without its secret."""
     with front.database.reading() as session:
-        return WebhookView.of(rows.find(session, webhook_id), deliveries.counts(session).get(webhook_id, {}))
+        return WebhookView.of(
+            rows.find(session, webhook_id), deliveries.counts(session, webhook_id).get(webhook_id, {})
+        )
 
 
 @router.patch("/{webhook_id}", summary="Change a webhook")
@@ -58,7 +60,7 @@ def change_webhook(front: FrontDep, webhook_id: str, body: WebhookChange, respon
             key = webhooks.secret(front.settings, webhook_id, hook.generation + 1)
             hook, secret = rows.rotate(session, webhook_id, webhooks.check(key)), webhooks.shown(key)
             response.headers["Cache-Control"] = "no-store"
-        counts = deliveries.counts(session).get(webhook_id, {})
+        counts = deliveries.counts(session, webhook_id).get(webhook_id, {})
     return WebhookView.of(hook, counts, secret)
 
 
@@ -75,7 +77,7 @@ def list_deliveries(
     front: FrontDep,
     webhook_id: str,
     state: Annotated[Literal["pending", "delivered", "dead"] | None, Query(description="In this state.")] = None,
-    cursor: Annotated[str | None, Query(max_length=500)] = None,
+    cursor: Cursor = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> DeliveryPage:
     """Newest first; each with its tries, the last answer's status, and why it failed."""

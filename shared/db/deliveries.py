@@ -68,14 +68,15 @@ def replay(session: Session, webhook_id: str, delivery_id: str) -> Delivery:
     return find(session, webhook_id, delivery_id)
 
 
-def counts(session: Session) -> dict[str, dict[str, int]]:
-    """By webhook and state."""
-    query = select(Delivery.webhook_id, Delivery.state, func.count()).group_by(
-        col(Delivery.webhook_id), col(Delivery.state)
-    )
+def counts(session: Session, webhook_id: str | None = None) -> dict[str, dict[str, int]]:
+    """By webhook and state; of one webhook, or of all."""
+    query = select(Delivery.webhook_id, Delivery.state, func.count())
+    if webhook_id is not None:
+        query = query.where(col(Delivery.webhook_id) == webhook_id)
+    query = query.group_by(col(Delivery.webhook_id), col(Delivery.state))
     found: dict[str, dict[str, int]] = {}
-    for webhook_id, state, count in session.exec(query).all():
-        found.setdefault(webhook_id, {})[state] = count
+    for one, state, count in session.exec(query).all():
+        found.setdefault(one, {})[state] = count
     return found
 
 

@@ -1,8 +1,9 @@
 """What is done by the clock, as rows: what people want of it, and what came of each turn."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, update
+from sqlalchemy import ColumnElement, func, or_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, delete, select
 
@@ -64,10 +65,10 @@ def note(session: Session, turn: str, slot: int, outcome: dict[str, Any]) -> Non
     session.exec(update(ScheduleRun).where(*this).values(finished_at=now(), outcome=outcome))
 
 
-def last(session: Session) -> dict[str, ScheduleRun]:
-    """The last turn of each schedule, by its name."""
-    newest = select(ScheduleRun.name, func.max(ScheduleRun.ran_at).label("ran_at")).group_by(col(ScheduleRun.name))
-    each = newest.subquery()
+def last(session: Session, names: Iterable[str]) -> dict[str, ScheduleRun]:
+    """The last turn of each of these schedules, by its name; the table has other rows beside turns."""
+    newest = select(ScheduleRun.name, func.max(ScheduleRun.ran_at).label("ran_at"))
+    each = newest.where(or_(*map(_of, names))).group_by(col(ScheduleRun.name)).subquery()
     query = select(ScheduleRun).join(
         each, (col(ScheduleRun.name) == each.c.name) & (col(ScheduleRun.ran_at) == each.c.ran_at)
     )
@@ -77,8 +78,13 @@ def last(session: Session) -> dict[str, ScheduleRun]:
 
 def turns(session: Session, name: str, limit: int) -> list[ScheduleRun]:
     """The last turns of a schedule at all its places, newest first."""
-    mine = (col(ScheduleRun.name) == name) | col(ScheduleRun.name).startswith(f"{name} ", autoescape=True)
-    return list(session.exec(select(ScheduleRun).where(mine).order_by(col(ScheduleRun.ran_at).desc()).limit(limit)))
+    query = select(ScheduleRun).where(_of(name)).order_by(col(ScheduleRun.ran_at).desc())
+    return list(session.exec(query.limit(limit)))
+
+
+def _of(name: str) -> ColumnElement[bool]:
+    """The turns of a schedule at all its places."""
+    return (col(ScheduleRun.name) == name) | col(ScheduleRun.name).startswith(f"{name} ", autoescape=True)
 
 
 def _abandoned() -> ColumnElement[bool]:

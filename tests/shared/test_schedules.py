@@ -162,10 +162,19 @@ def test_a_turn_notes_what_it_asked_for(ledger: Ledger, settings: Settings) -> N
     assert again is not None
     assert [found.id for found in again.ask(ledger, settings)] == [job.id], "the second joins the first"
     with ledger.database.reading() as session:
-        run = last(session)["rescan"]
+        run = last(session, ["rescan"])["rescan"]
         assert run.outcome == {"jobs": [job.id]}
         assert run.finished_at is not None
         assert len(turns(session, "rescan", 10)) == 2
+
+
+def test_what_else_is_written_down_once_is_no_turn(database: Database, settings: Settings) -> None:
+    """Marks of entries of a catalogue, and who had the rescue's slots, stand in the same table."""
+    with database.session() as session:
+        for name in ("catalogue oak", "registry elm", "rescuer", "rescan", "scrub here"):
+            session.add(ScheduleRun(name=name, slot=1, ran_at=1.0))
+    with database.reading() as session:
+        assert sorted(last(session, SCHEDULES)) == ["rescan", "scrub"]
 
 
 def test_turns_of_long_ago_are_forgotten(database: Database) -> None:

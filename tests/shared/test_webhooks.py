@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from sqlmodel import delete, select, update
 
 from shared import webhooks
@@ -231,6 +232,21 @@ def test_what_is_old_is_given_up_and_forgotten_and_can_be_replayed_before(ledger
         assert deliveries.give_up(session, 3600) == 0, "it is as young as the ask"
         session.exec(update(Delivery).values(state=DEAD, ended_at=1.0))
         assert deliveries.prune(session, 3600) == 1
+
+
+def test_the_deliveries_of_one_webhook_are_counted_without_reading_those_of_others(ledger: Ledger) -> None:
+    database = ledger.database
+    own, other = hook(database, ["*"]), hook(database, ["*"])
+    with database.session() as session:
+        for each in (own, other, other):
+            rows.ask_for_test(session, each)
+    statements: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *told: statements.append(told[2]))
+    with database.reading() as session:
+        assert deliveries.counts(session, own) == {own: {PENDING: 1}}
+    assert "webhook_deliveries.webhook_id = " in statements[-1]
+    with database.reading() as session:
+        assert deliveries.counts(session) == {own: {PENDING: 1}, other: {PENDING: 2}}
 
 
 def test_a_webhook_that_goes_takes_its_deliveries_along(ledger: Ledger) -> None:
