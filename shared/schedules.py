@@ -246,10 +246,11 @@ def now(database: Database, settings: Settings, one: Schedule) -> "Turn | None":
     """
     if one.fixed:
         raise Conflict("schedule_fixed", f"{one.name!r} is done every few seconds anyway.", "There is nothing to do.")
-    with database.session() as session:
-        if one.asks is None:
+    if one.asks is None:
+        with database.session() as session:
             schedules.ask_now(session, one.name)
-            return None
+        return None
+    with database.reading() as session:
         moment, when = clock(session), timing(session, settings, one)
     turn = Turn(one, one.name, -int(moment * 1000), 0.0)
     turn.taken(database, when.slot)

@@ -25,6 +25,9 @@ TURN_SECONDS = 2
 IDLE_SECONDS = 1.0
 """A connection to PostgreSQL that nobody used for so long is asked whether it lives before it is used."""
 
+CHANGED = "changed"
+"""Of a connection: its transaction changed a row, or may have, where the driver does not count."""
+
 SQLITE_TROUBLE = {
     "SQLITE_BUSY": ("database_busy", "Another program keeps the database locked.", "Try again in a few seconds."),
     "SQLITE_LOCKED": ("database_busy", "Another program keeps the database locked.", "Try again in a few seconds."),
@@ -77,12 +80,14 @@ class Database:
     """Short transactions only: none stays open across network, hashing or device work.
 
     Args:
-        witness: called last in every writing `session` that went well, to write down who changed what.
+        witness: called last in every `session` that changed something and went well, to write down who did.
     """
 
     def __init__(self, url: str, witness: Callable[[Connection], None] | None = None) -> None:
         self.engine = _engine(url)
         self._witness = witness
+        if witness is not None:
+            _note_changes(self.engine)
         self._readers = self.engine.execution_options(reads=True)
         # SQLite commits each statement by itself where we do not say BEGIN.
         alone: dict[str, Any] = {"alone": True} if url.startswith("sqlite") else {"isolation_level": "AUTOCOMMIT"}
@@ -101,7 +106,8 @@ class Database:
             yield session
             if self._witness is not None:
                 session.flush()
-                self._witness(session.connection())
+                if (connection := session.connection()).info.get(CHANGED):
+                    self._witness(connection)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -202,6 +208,20 @@ def _engine(url: str) -> Engine:
             connection.exec_driver_sql("BEGIN" if options.get("reads") else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _note_changes(engine: Engine) -> None:
+    """Have each connection know whether its transaction changed a row."""
+
+    @event.listens_for(engine, "begin")
+    def _none_yet(connection: Connection) -> None:
+        connection.info[CHANGED] = False
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def _one_more(connection: Connection, cursor: Any, *told: Any) -> None:
+        context = told[2]
+        if (context.isinsert or context.isupdate or context.isdelete) and cursor.rowcount != 0:
+            connection.info[CHANGED] = True
 
 
 def _ping_the_idle(engine: Engine) -> None:

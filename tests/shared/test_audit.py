@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlmodel import col, select, update
 
 from shared.contracts import Remove, Verify
 from shared.db import audit
 from shared.db.audit import ACTING, START, Acting, Actor, Chain, Change, append, broken, digest, told
 from shared.db.redaction import HIDDEN, redacted
 from shared.db.session import Database
+from shared.db.tables import LimitRow, Model
 from shared.errors import Conflict
 from shared.jobs import Ledger
 
@@ -130,9 +132,13 @@ def test_what_is_not_committed_leaves_no_row(settings: Any) -> None:
             raise RuntimeError
         assert rows(database) == []
         assert audit.waits()
-        for _ in range(2):
-            with database.session():
-                pass
+        with database.session() as session:
+            session.exec(select(Model)).all()
+            session.exec(update(Model).where(col(Model.id) == "nobody").values(name="x"))
+        assert rows(database) == [], "nothing was changed"
+        for number in range(2):
+            with database.session() as session:
+                session.add(LimitRow(name=f"office {number}", created_at=0.0, jobs=1))
     finally:
         ACTING.reset(token)
     assert [row["action"] for row in rows(database)] == ["limit.set"], "once, however many transactions there are"
