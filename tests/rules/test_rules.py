@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import typer
+from sqlalchemy import text
 
 from api.cli.main import app
 from deploy import docs
 from deploy.environment import example
 from shared.contracts import KINDS
+from shared.db.session import Database
 from workers.sources import transfer
 from workers.store import manifest
 
@@ -27,6 +29,14 @@ ALLOWED_LONG = {
     "shared/settings.py": "every setting stands on one page, as docs/configuration.md has them",
     "workers/job.py": "the one way that every kind takes, from message to outcome",
 }
+
+WATCHED = {
+    "jobs": ("job_ended", "job_entered"),
+    "installations": ("model_entered", "model_changed", "model_removed", "model_outdated"),
+    "residencies": ("residency_started", "residency_moved", "residency_serves"),
+    "model_health": ("health_told", "health_first"),
+}
+"""By table, the triggers that write down what webhooks tell."""
 
 
 def sources(*rooms: str) -> Iterator[Path]:
@@ -111,6 +121,21 @@ def test_migrations_are_one_line() -> None:
         found.append((told["revision"], told["down_revision"]))
     wanted = [f"{number:04}" for number in range(1, len(found) + 1)]
     assert found == list(zip(wanted, ["", *wanted], strict=False))
+
+
+def test_no_migration_loses_a_trigger(database: Database) -> None:
+    """SQLite drops a table's triggers with the table, and so does `batch_alter_table`, which makes it anew; mend with
+    a migration that creates them again."""
+    on_sqlite = database.engine.dialect.name == "sqlite"
+    query = (
+        "SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger'" if on_sqlite
+        else "SELECT tgname, tgrelid::regclass::text FROM pg_trigger WHERE NOT tgisinternal"
+    )  # fmt: skip
+    with database.reading() as session:
+        found = {(name, table) for name, table in session.execute(text(query))}
+    kept = {"audit_log_kept", "audit_log_stays"} if on_sqlite else {"audit_log_kept"}
+    wanted = {(f"webhooks_{name}", table) for table, names in WATCHED.items() for name in names}
+    assert found == wanted | {(name, "audit_log") for name in kept}
 
 
 def test_the_command_line_starts_light() -> None:
