@@ -10,6 +10,7 @@ from shared.db.tables import Installation, Model
 from shared.errors import Forbidden, ModelyardError, NotFound, Unavailable
 from shared.refs import SourceKind, scan_root, slug
 from shared.states import Holder, InstallationState, VerifyTier
+from workers.disk import storage
 from workers.elsewhere.tally import Tally
 from workers.job import Services, Work
 from workers.sources import local
@@ -18,7 +19,6 @@ from workers.sources.local import Found
 from workers.store import reference
 from workers.store.essentials import check_files
 from workers.store.facts import Facts, read_facts
-from workers.store.layout import storage
 from workers.store.reference import Here
 from workers.store.verify import Report
 

@@ -14,6 +14,7 @@ from shared.points import reached
 from shared.refs import Ref, SourceKind, checked
 from shared.states import InstallationState, VerifyTier
 from shared.trust import Grants
+from workers.disk import storage
 from workers.elsewhere import in_ollama, in_place
 from workers.job import Services, Work, job
 from workers.sources import source_of
@@ -24,7 +25,6 @@ from workers.sources.wire.policy import HostPolicy
 from workers.stock import after_change
 from workers.store.essentials import check_essentials, files_of
 from workers.store.facts import read_facts
-from workers.store.layout import storage
 from workers.store.manifest import Manifest, ManifestFile
 from workers.store.publish import adopt, publish
 from workers.store.room import require_room, waiting_for_room, watching

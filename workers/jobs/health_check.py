@@ -33,8 +33,9 @@ LOOK_SECONDS = 0.2
 AGAIN_SECONDS = 2.0
 """Between two looks for a model that is on its way into memory."""
 ORIGIN = "health"
+PROBE_FAILED = "probe_failed"
 TELLING = (
-    "probe_failed",
+    PROBE_FAILED,
     "ollama_cannot_load",
     "crash_loop",
     "runner_exited",
@@ -43,9 +44,6 @@ TELLING = (
     "wake_failed",
 )
 """Why a model was not loaded, where that is the model's own fault; there may be no room for it, or no device."""
-
-
-PROBE_FAILED = "probe_failed"
 OLLAMAS = ("ollama_failed", "ollama_cannot_load", "ollama_silent")
 """What Ollama says, or not, of a model that it has in memory and that does not answer."""
 

@@ -13,6 +13,7 @@ from shared.errors import Conflict, Corrupt, ModelyardError, Unavailable, Unsafe
 from shared.lock import Lock, LockedFile, LockedModel
 from shared.points import reached
 from shared.states import InstallationState
+from workers.disk import storage
 from workers.job import Services, Work, job
 from workers.jobs.download import allowed, kept, record
 from workers.sources.names import check_names
@@ -21,7 +22,7 @@ from workers.store.bundle import OpenBundle
 from workers.store.bundle_folder import BundleFolder
 from workers.store.essentials import check_essentials
 from workers.store.hashing import OnBytes
-from workers.store.layout import PARTIAL, Layout, storage
+from workers.store.layout import PARTIAL, Layout
 from workers.store.manifest import Manifest, ManifestFile
 from workers.store.publish import adopt, publish
 from workers.store.reference import digests_of

@@ -25,9 +25,9 @@ from shared.errors import Corrupt, Failed, Invalid
 from shared.lock import Lock, LockedFile, LockedModel
 from shared.storable import storable
 from workers.buffers import buffer
+from workers.disk import storage
 from workers.headers.plain import open_plain, read_exactly
 from workers.store.hashing import BUFFER_BYTES, Checkpoint, Digests, OnBytes
-from workers.store.layout import storage
 from workers.store.manifest import ManifestFile
 
 LOCK = "models.lock"

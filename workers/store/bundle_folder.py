@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Self
 
 from shared.errors import Conflict, Exhausted, Failed, NotFound, Snooze
 from shared.settings import Settings
+from workers.disk import NO_ROOM
 from workers.store.layout import sync_folder
 
 SUFFIX = ".tar"
@@ -21,7 +22,6 @@ DRAFT, DRAFT_DIGITS = ".draft", 8
 BUSY_SECONDS = 2
 MODE = 0o640
 MAX_LISTED = 1000
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class BundleFolder:
@@ -138,7 +138,7 @@ class BundleFolder:
         try:
             yield
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 raise Exhausted(
                     "insufficient_space", "The disk of the bundles is full.",
                     "Free some space, or point MODELYARD_STORE__BUNDLES at a larger disk.",

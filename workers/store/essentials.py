@@ -10,11 +10,12 @@ from typing import Any
 
 from shared.errors import Corrupt, Invalid, ModelyardError, Unsafe
 from shared.trust import NO_GRANTS, Trust
+from workers.disk import storage
 from workers.formats import TORCH
 from workers.headers import GgufHeader
 from workers.headers.plain import Openable, open_plain, read_exactly
 from workers.store import gate
-from workers.store.layout import PARTIAL, Layout, storage
+from workers.store.layout import PARTIAL, Layout
 
 MAX_INDEX = 25 * 1024**2
 MAX_CONFIG = 16 * 1024**2

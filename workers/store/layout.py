@@ -9,7 +9,6 @@
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -22,8 +21,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared.errors import Exhausted, Failed, Invalid, Snooze, Unavailable
+from shared.errors import Invalid, Snooze, Unavailable
 from shared.refs import MODEL_ID, check_model_id
+from workers.disk import storage
 
 MARKER = ".modelyard-store"
 SEAL = ".modelyard-manifest.json"
@@ -43,7 +43,6 @@ _FOREIGN_BUT_FINE = frozenset({"lost+found"})
 _ID = re.compile(MODEL_ID)
 _TYPE = re.compile(r"[a-z0-9_]{1,64}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMLINK})
 
 
 class Layout:
@@ -237,27 +236,6 @@ class Layout:
         finally:
             draft.unlink()
         sync_folder(self.root)
-
-
-@contextmanager
-def storage() -> Iterator[None]:
-    """What the disk says, in our words.
-
-    Raises:
-        Exhausted: code `insufficient_space`.
-        Failed: code `storage_error`.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise Exhausted(
-                "insufficient_space",
-                "The store's disk is full.",
-                "Free some space, or lower MODELYARD_STORE__TRASH_DAYS.",
-            ) from error
-        reason = os.strerror(error.errno or errno.EIO)
-        raise Failed("storage_error", f"The store's disk refuses: {reason}.", "Check the store's disk.") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from shared.errors import Corrupt, Invalid
-from workers.store.layout import Layout, storage, sync_folder
+from workers.disk import storage
+from workers.store.layout import Layout, sync_folder
 
 CHUNK_BYTES = 16 * 1024**2
 """Bytes under one BLAKE3; the same as in `sources`, which a test compares."""

@@ -5,8 +5,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from workers.disk import storage
 from workers.store.hashing import Checkpoint
-from workers.store.layout import storage
 
 _FICLONE = 0x40049409
 """ioctl of Linux: share the blocks of another file until one of the two is written to."""

@@ -22,8 +22,9 @@ from typing import Any
 
 from shared.errors import Conflict, Corrupt, Forbidden
 from shared.points import reached
+from workers.disk import storage
 from workers.store import swap
-from workers.store.layout import MEMO, PARTIAL, SEAL, Layout, storage, sync_folder
+from workers.store.layout import MEMO, PARTIAL, SEAL, Layout, sync_folder
 from workers.store.manifest import Manifest, ManifestFile, read, write
 from workers.store.trash import Trashed, bytes_alone, files_below, write_memo
 

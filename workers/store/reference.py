@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 from shared.errors import Conflict, Unavailable
 from workers.buffers import buffer
+from workers.disk import storage
 from workers.headers.plain import Openable, open_plain
 from workers.store import manifest as manifests
 from workers.store.essentials import Problem, check_files
 from workers.store.hashing import BUFFER_BYTES, Checkpoint, Digests, OnBytes
-from workers.store.layout import Layout, storage
+from workers.store.layout import Layout
 from workers.store.manifest import CHUNK_BYTES, Manifest, ManifestFile
 from workers.store.verify import CorruptFile, Report
 

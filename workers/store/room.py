@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shared.errors import Exhausted, Snooze
+from workers.disk import storage
 from workers.store.hashing import Checkpoint
-from workers.store.layout import Layout, storage
+from workers.store.layout import Layout
 
 SPACE_SECONDS = 30.0
 """A job that waits for room looks again so often."""

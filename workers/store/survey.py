@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from workers.disk import storage
 from workers.store import trash
-from workers.store.layout import Layout, storage
+from workers.store.layout import Layout
 
 Where = tuple[str, str, str]
 """Type, model and revision of a published folder."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import Conflict, Corrupt, NotFound
-from workers.store.layout import MEMO, SEAL, Layout, storage
+from workers.disk import storage
+from workers.store.layout import MEMO, SEAL, Layout
 from workers.store.manifest import Manifest, read
 
 _NAME = re.compile(r"\d{1,12}-(.+)-([^-]+)-[0-9a-f]{8}")

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shared.errors import Corrupt
+from workers.disk import storage
 from workers.store.hashing import Checkpoint
-from workers.store.layout import Layout, storage
+from workers.store.layout import Layout
 from workers.store.manifest import Manifest, ManifestFile, read
 
 COMPARE_BYTES = 1024**2

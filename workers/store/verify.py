@@ -12,9 +12,10 @@ from typing import Any
 from shared.states import VerifyTier
 from shared.trust import Trust
 from workers.buffers import buffer
+from workers.disk import storage
 from workers.store.essentials import Problem, check_essentials
 from workers.store.hashing import BUFFER_BYTES, Checkpoint, Hashing, OnBytes, Promised, Ranges
-from workers.store.layout import MEMO, SEAL, Layout, storage
+from workers.store.layout import MEMO, SEAL, Layout
 from workers.store.manifest import Manifest, ManifestFile
 from workers.store.pace import FULL_SPEED, Pace
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from shared.errors import Corrupt
 from shared.settings import SourceSettings
+from workers.disk import storage
 from workers.sources.base import Checkpoint, OnBytes, RemoteFile
 from workers.sources.pinned import lock_mismatch
 from workers.sources.transfer.board import CHUNK_BYTES
 from workers.sources.transfer.carrier import Patience, Restart, Terms, Why, size_mismatch
 from workers.sources.transfer.crew import TICK_SECONDS, Crew
-from workers.sources.transfer.journal import Origin, Partial, Proof, journal_path, on_disk
+from workers.sources.transfer.journal import Origin, Partial, Proof, journal_path
 from workers.sources.transfer.proof import standing_digests
 from workers.sources.transfer.throttle import Throttle
 from workers.sources.wire.lines import Lines
@@ -74,7 +75,7 @@ def fetch(
         Failed: `protocol_error`, `too_many_redirects`, `source_refused`, `storage_error`.
         Unavailable: anything that may pass; what was brought is kept.
     """
-    with on_disk():
+    with storage():
         standing = _standing(file, partial, checkpoint)
     if standing is not None:
         on_bytes(standing.size)
@@ -102,7 +103,7 @@ def adopt(file: RemoteFile, partial: Path, chunks: Sequence[str], etag: str | No
     Raises:
         Corrupt, Exhausted, Failed, Unavailable: as `fetch`, from the disk.
     """
-    with on_disk():
+    with storage():
         size = partial.stat().st_size
     proofs = [
         Proof(start, min(CHUNK_BYTES, size - start), digest)

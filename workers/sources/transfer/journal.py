@@ -12,18 +12,16 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from shared.errors import Corrupt, Exhausted, Failed, Unavailable
+from shared.errors import Corrupt, Unavailable
+from workers.disk import storage
 
 VERSION = 1
 
 _LINE = re.compile(rb"^(\d{1,18}) (\d{1,18}) ([0-9a-f]{64})$")
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Partial:
         """
         self._path = path
         self._file = self._journal = -1
-        with on_disk():
+        with storage():
             try:
                 self._file = _open(path)
                 self._journal = _open(journal_path(path), os.O_APPEND)
@@ -91,7 +89,7 @@ class Partial:
 
     def load(self) -> tuple[Origin | None, list[Proof]]:
         """What the journal claims, sorted by start, without overlaps; the last claim about a start counts."""
-        with on_disk():
+        with storage():
             data = _read_all(self._journal)
             os.ftruncate(self._journal, data.rfind(b"\n") + 1)  # a torn line must not swallow the next one
             held = os.fstat(self._file).st_size
@@ -113,35 +111,35 @@ class Partial:
 
     def reset(self) -> None:
         """Forget everything: both files are empty afterwards."""
-        with on_disk():
+        with storage():
             os.ftruncate(self._journal, 0)
             os.ftruncate(self._file, 0)
 
     def forget(self) -> None:
         """Empty the journal and keep the bytes."""
-        with on_disk():
+        with storage():
             os.ftruncate(self._journal, 0)
 
     def begin(self, origin: Origin) -> None:
         """Write the journal's first line, and give the file its size where that is known."""
         line = json.dumps({"v": VERSION, **asdict(origin)}, separators=(",", ":")) + "\n"
-        with on_disk():
+        with storage():
             os.write(self._journal, line.encode())
             if origin.size is not None:
                 os.ftruncate(self._file, origin.size)
 
     def claim(self, *proofs: Proof) -> None:
         """Note that these bytes were written."""
-        with on_disk():
+        with storage():
             os.write(self._journal, b"".join(f"{p.start} {p.length} {p.blake3}\n".encode() for p in proofs))
 
     def sync(self) -> None:
         """Return when all bytes written so far are on the disk."""
-        with on_disk():
+        with storage():
             os.fdatasync(self._file)
 
     def write(self, view: memoryview, offset: int) -> None:
-        with on_disk():
+        with storage():
             while view:
                 count = os.pwrite(self._file, view, offset)
                 view, offset = view[count:], offset + count
@@ -149,7 +147,7 @@ class Partial:
     def read(self, view: memoryview, offset: int) -> int:
         """Fill the view from an offset; fewer bytes only at the end of the file."""
         filled = 0
-        with on_disk():
+        with storage():
             while filled < len(view):
                 count = os.preadv(self._file, [view[filled:]], offset + filled)
                 if not count:
@@ -159,7 +157,7 @@ class Partial:
 
     def drop(self) -> None:
         """Delete both files."""
-        with on_disk():
+        with storage():
             journal_path(self._path).unlink(missing_ok=True)
             self._path.unlink(missing_ok=True)
 
@@ -209,23 +207,3 @@ def _origin(line: bytes) -> Origin | None:
         return Origin(**fields)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-
-
-@contextmanager
-def on_disk() -> Iterator[None]:
-    """What the disk says, in our words.
-
-    Raises:
-        Exhausted: code `insufficient_space`.
-        Failed: code `storage_error`.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise Exhausted(
-                "insufficient_space", "The disk is full.", "Free some space, or lower MODELYARD_STORE__TRASH_DAYS."
-            ) from error
-        raise Failed(
-            "storage_error", f"The disk refuses: {os.strerror(error.errno or errno.EIO)}.", "Check the store's disk."
-        ) from error
