@@ -7,6 +7,7 @@ import sys
 import uvicorn
 from pydantic import SecretStr
 
+from api.connections import Connection
 from api.security import check_bind, is_loopback
 from shared.errors import ModelyardError
 from shared.keys import kept_key
@@ -34,8 +35,8 @@ def main() -> int:
         sys.stderr.write(f"{error.message} {error.hint}\n")
         return 1
     uvicorn.run(
-        "api.app:create_app", factory=True, host=settings.api.host, port=settings.api.port, access_log=False,
-        timeout_graceful_shutdown=STOP_SECONDS, ws_max_size=LONGEST_MESSAGE,
+        "api.app:create_app", factory=True, http=Connection, host=settings.api.host, port=settings.api.port,
+        access_log=False, timeout_graceful_shutdown=STOP_SECONDS, ws_max_size=LONGEST_MESSAGE,
     )  # fmt: skip
     return 0
 

@@ -1,4 +1,4 @@
-"""The HTTP front: `uvicorn api.app:create_app --factory`. No worker, no torch, no source is imported here."""
+"""The HTTP front: `python -m api`. No worker, no torch, no source is imported here."""
 
 import gc
 from collections.abc import AsyncIterator
@@ -11,7 +11,9 @@ from fastapi import FastAPI
 from api import pages, problems
 from api.audit import WHO_ASKS
 from api.catalogue import enter_catalogue
+from api.connections import BOUNDS, Bounds, allow_files
 from api.deps import NAMED, Front
+from api.description import Described
 from api.doorbell import Doorbell
 from api.events.hub import EventHub
 from api.gateway import Gateway
@@ -56,7 +58,6 @@ from shared.routing import Router
 from shared.settings import Settings, load
 
 ASKED = [KEY, WHO_ASKS]
-ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": problems.Problem} for status in (401, 404, 409, 422, 503)}
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -74,7 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     logs.configure(settings, "api")
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         front = _open(settings)
         apply_at_start(front)
         await front.hub.start()
@@ -83,14 +84,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         if alone:  # what is loaded by now stays: to look through it again and again holds up one request in 100
             gc.collect()
             gc.freeze()
-        yield
+            allow_files(settings.api.max_connections)
+        yield {BOUNDS: Bounds(settings.api)}
         await front.gateway.stop()
         await front.hub.stop()
         front.meter.close()
         front.doorbell.close()
         front.database.close()
 
-    app = FastAPI(
+    app = Described(
         title="Modelyard", version=version("modelyard"), lifespan=lifespan, redirect_slashes=False,
         docs_url=None, redoc_url=None,  # pages has one, with the headers that HTML needs
         description="Gets AI models onto your machines, proves them whole, and swaps them without cutting anyone off.",
@@ -113,18 +115,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             models.router,
         ):
             app.include_router(
-                router, prefix=prefix, dependencies=[KEY, NAMED, WHO_ASKS], responses=ERRORS,
+                router, prefix=prefix, dependencies=[KEY, NAMED, WHO_ASKS],
                 include_in_schema=prefix == "/api/v1",
             )  # fmt: skip
-    app.include_router(jobs.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
-    app.include_router(limits.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
-    app.include_router(retention.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
-    app.include_router(schedules.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
-    app.include_router(events.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
-    app.include_router(webhooks.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
-    app.include_router(audit.router, prefix="/api/v1", dependencies=ASKED, responses=ERRORS)
-    app.include_router(openai.router, dependencies=[KEY], responses=ERRORS)  # to ask a model changes nothing
-    app.include_router(ollama.router, dependencies=ASKED, responses=ERRORS)
+    app.include_router(jobs.router, prefix="/api/v1", dependencies=ASKED)
+    app.include_router(limits.router, prefix="/api/v1", dependencies=ASKED)
+    app.include_router(retention.router, prefix="/api/v1", dependencies=ASKED)
+    app.include_router(schedules.router, prefix="/api/v1", dependencies=ASKED)
+    app.include_router(events.router, prefix="/api/v1", dependencies=ASKED)
+    app.include_router(webhooks.router, prefix="/api/v1", dependencies=ASKED)
+    app.include_router(audit.router, prefix="/api/v1", dependencies=ASKED)
+    app.include_router(openai.router, dependencies=[KEY])  # to ask a model changes nothing
+    app.include_router(ollama.router, dependencies=ASKED)
     app.include_router(system.router)
     app.include_router(metrics.router, dependencies=[KEY])
     pages.install(app)

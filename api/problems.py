@@ -3,13 +3,13 @@
 import difflib
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from shared.errors import (
@@ -50,6 +50,17 @@ CODES = {
 }
 
 
+PROBLEM_TYPE = "application/problem+json"
+
+
+class Said(BaseModel):
+    """The same for clients of OpenAI."""
+
+    message: str
+    type: str
+    code: str
+
+
 class Problem(BaseModel):
     """RFC 9457."""
 
@@ -60,17 +71,18 @@ class Problem(BaseModel):
     code: str
     hint: str
     details: dict[str, Any] | None = None
+    error: Said | Annotated[str, Field(description="For clients of Ollama.")]
 
 
 def problem(
     status: int, code: str, detail: str, hint: str, *, details: Any = None, headers: dict[str, str] | None = None
 ) -> JSONResponse:
     """One refusal. `error` repeats it in the form that OpenAI clients read."""
-    body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, hint=hint, details=details)
-    content = body.model_dump(exclude_none=True) | {
-        "error": {"message": f"{detail} {hint}".strip(), "type": code, "code": code}
-    }
-    return JSONResponse(content, status, headers=headers, media_type="application/problem+json")
+    body = Problem(
+        title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, hint=hint, details=details,
+        error=Said(message=f"{detail} {hint}".strip(), type=code, code=code),
+    )  # fmt: skip
+    return JSONResponse(body.model_dump(exclude_none=True), status, headers=headers, media_type=PROBLEM_TYPE)
 
 
 def from_error(error: ModelyardError) -> JSONResponse:
@@ -95,12 +107,13 @@ def install(app: FastAPI) -> None:
         return invalid(error.errors(), _fields(request))
 
     @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: HTTPException) -> JSONResponse:
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (allowed := _allowed(request)):
+            headers["Allow"] = allowed  # the framework names those of one route of the path
         code, hint = CODES.get(error.status_code, ("refused", "See /docs."))
         detail = error.detail if isinstance(error.detail, str) else HTTPStatus(error.status_code).phrase
-        return problem(
-            error.status_code, code, f"{detail}.".replace("..", "."), hint, headers=dict(error.headers or {})
-        )
+        return problem(error.status_code, code, f"{detail}.".replace("..", "."), hint, headers=headers)
 
     @app.exception_handler(Exception)
     async def _defect(request: Request, error: Exception) -> JSONResponse:
@@ -123,6 +136,23 @@ def invalid(faults: Sequence[Any], known: list[str]) -> JSONResponse:
     detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in shown[:5])
     hint = "Correct the named fields; the accepted ones are listed at /docs."
     return problem(422, "invalid_request", f"{detail}.", hint, details={"fields": shown})
+
+
+def _allowed(request: Request) -> str | None:
+    """Methods of the path; `/models/activate` is one of its own, although `/models/{model_id}` would fit it, too."""
+    described: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
+    path = request.scope["path"]
+    for asked in (path, path.replace("/api/", "/api/v1/", 1)):
+        parts = asked.split("/")
+        if fitting := [template for template in described if _fits(template.split("/"), parts)]:
+            return ", ".join(sorted(method.upper() for method in described[min(fitting, key=lambda it: it.count("{"))]))
+    return None
+
+
+def _fits(template: list[str], parts: list[str]) -> bool:
+    return len(template) == len(parts) and all(
+        each == part or each.startswith("{") for each, part in zip(template, parts, strict=True)
+    )
 
 
 def _fields(request: Request) -> list[str]:

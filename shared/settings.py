@@ -221,6 +221,15 @@ class ApiSettings(BaseSettings):
         default_factory=list, description="Further names under which browsers may reach this service. Comma-separated."
     )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body.")
+    head_seconds: float = Field(
+        15,
+        gt=0,
+        description="Seconds within which a new connection has to have said what it wants, and an old one anew.",
+    )
+    max_connections: int = Field(
+        4096, ge=16,
+        description="Connections of clients at a time, per process; beyond, those go that have asked for nothing.",
+    )  # fmt: skip
     body_seconds: float = Field(30, gt=0, description="Seconds within which a request's body has to have come.")
     max_streams: int = Field(1100, ge=1, description="Event streams that may be open at a time, per process.")
     hold_seconds: float = Field(60, ge=0, description="How long a request may wait for its model during a swap.")

@@ -1,6 +1,6 @@
 """Follow a job, or everything: server-sent events, and the same over a WebSocket."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, WebSocket
 
@@ -16,18 +16,28 @@ Types = Annotated[
     str | None, Query(max_length=200, description="Only types that start with one of these, comma-separated.")
 ]
 
+EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "One of them; `data` is JSON with `type`, and the times and facts of what happened.",
+    "required": ["event", "data"],
+    "properties": {"event": {"type": "string"}, "id": {"type": "string"}, "data": {"type": "string"}},
+}
+EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": EVENT}}}}
+
 
 def _prefixes(types: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (types or "").split(",") if part.strip()) or ("",)
 
 
-@router.get("/jobs/{job_id}/events", summary="Follow one job", status_code=200, response_class=EventStream)
+@router.get(
+    "/jobs/{job_id}/events", summary="Follow one job", status_code=200, response_class=EventStream, responses=EVENTS
+)
 async def job_events(front: FrontDep, job_id: str, last_event_id: LastEventId = None) -> EventStream:
     """Server-sent events until the job ends: a snapshot first, then each change. Reconnects miss nothing."""
     return EventStream(front.hub, job_id, ("",), last_event_id)
 
 
-@router.get("/events", summary="Follow everything", status_code=200, response_class=EventStream)
+@router.get("/events", summary="Follow everything", status_code=200, response_class=EventStream, responses=EVENTS)
 async def events(front: FrontDep, last_event_id: LastEventId = None, types: Types = None) -> EventStream:
     """Server-sent events of jobs, models and residencies; a snapshot of live jobs first."""
     return EventStream(front.hub, None, _prefixes(types), last_event_id)

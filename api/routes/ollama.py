@@ -25,7 +25,7 @@ from shared.contracts import Download, Remove
 from shared.db import catalog, names, registry
 from shared.db.reports import Device
 from shared.db.tables import Installation, Job, Model
-from shared.errors import ModelyardError, NotFound
+from shared.errors import Invalid, ModelyardError, NotFound, Unavailable
 from shared.refs import Ref, SourceKind, checked, slug
 from shared.states import ENDED, JobState, ResidencyState
 
@@ -137,7 +137,10 @@ def show(front: FrontDep, body: Named) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@router.post("/pull", summary="Download a model, as Ollama pulls it", response_model=None)
+@router.post(
+    "/pull", summary="Download a model, as Ollama pulls it", response_model=None,
+    responses={200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}},
+)  # fmt: skip
 async def pull(front: FrontDep, asking: AskingDep, body: PullBody) -> Response:
     """Streams the progress as lines of JSON. The download is a job like any other: it goes on if the client leaves."""
     model = await run_sync(_entered, front, body.model)
@@ -147,11 +150,11 @@ async def pull(front: FrontDep, asking: AskingDep, body: PullBody) -> Response:
         return StreamingResponse((json.dumps(line) + "\n" async for line in lines), media_type="application/x-ndjson")
     async for line in lines:
         if "error" in line:
-            return JSONResponse(line, 500)
+            raise await run_sync(_failure, front, accepted.job.id)
     return JSONResponse({"status": "success"})
 
 
-@router.delete("/delete", summary="Remove a model, as Ollama deletes it", response_model=None)
+@router.delete("/delete", summary="Remove a model, as Ollama deletes it", response_class=Response)
 async def delete(front: FrontDep, asking: AskingDep, body: Named) -> Response:
     """Its files go to the trash; refused while it is in memory or comes down."""
     model = await run_sync(_known, front, body.model)
@@ -160,9 +163,11 @@ async def delete(front: FrontDep, asking: AskingDep, body: Named) -> Response:
         async with asyncio.timeout(DELETE_SECONDS):
             async for line in _progress(front, accepted.job.id):
                 if "error" in line:
-                    return JSONResponse(line, 500)
+                    raise await run_sync(_failure, front, accepted.job.id)
     except TimeoutError:
-        return JSONResponse({"error": f"It has not happened yet; it is job {accepted.job.id}."}, 503)
+        raise Unavailable(
+            "still_waiting", "It has not happened yet.", f"It goes on by itself; it is job {accepted.job.id}."
+        ) from None
     return Response(status_code=200)
 
 
@@ -211,8 +216,20 @@ async def _progress(front: Front, job_id: str) -> AsyncIterator[dict[str, Any]]:
     if job.state == JobState.SUCCEEDED:
         yield {"status": "success"}
     else:
-        error = job.error or {"message": f"The job is {job.state}.", "hint": "Pull it again."}
+        error = _error(job)
         yield {"error": f"{error['message']} {error['hint']}"}
+
+
+def _failure(front: Front, job_id: str) -> ModelyardError:
+    """Why a job did not succeed, for who waited for it."""
+    error = _error(read_job(front, job_id))
+    kind = Unavailable if error.get("retryable") else Invalid
+    return kind(error["code"], error["message"], error["hint"])
+
+
+def _error(job: Job) -> dict[str, Any]:
+    ended = {"code": f"job_{job.state}", "message": f"The job is {job.state}.", "hint": "Pull it again."}
+    return job.error or ended
 
 
 def _lines(job: Job) -> list[dict[str, Any]]:

@@ -12,15 +12,19 @@ from shared.db import catalog
 from shared.states import ResidencyState
 
 router = APIRouter(prefix="/v1", tags=["openai"])
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "object", "properties": {"data": {"type": "string"}}}}}}
+}
+SOUND: dict[int | str, dict[str, Any]] = {200: {"content": {"audio/wav": {}}}}
 
 
-@router.post("/chat/completions", summary="Chat with the active model", response_model=None)
+@router.post("/chat/completions", summary="Chat with the active model", response_model=None, responses=STREAM)
 async def chat(front: FrontDep, request: Request, body: ChatBody) -> Response:
     """Streams when `stream` is true. A swap in the meantime delays the answer; it does not fail it."""
     return await _forward(front, request, "chat/completions", body)
 
 
-@router.post("/completions", summary="Complete a prompt with the active model", response_model=None)
+@router.post("/completions", summary="Complete a prompt with the active model", response_model=None, responses=STREAM)
 async def completions(front: FrontDep, request: Request, body: CompletionBody) -> Response:
     """Streams when `stream` is true. A swap in the meantime delays the answer; it does not fail it."""
     return await _forward(front, request, "completions", body)
@@ -38,7 +42,7 @@ async def images(front: FrontDep, request: Request, body: ImageBody) -> Response
     return await _forward(front, request, "images/generations", body)
 
 
-@router.post("/audio/speech", summary="Speech or music of a text", response_model=None)
+@router.post("/audio/speech", summary="Speech or music of a text", response_model=None, responses=SOUND)
 async def speech(front: FrontDep, request: Request, body: SpeechBody) -> Response:
     """A WAV file. A client that leaves ends music at the next step."""
     return await _forward(front, request, "audio/speech", body)

@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.connections import Connection
 from api.deps import Front
 from shared.db.session import Database
 from shared.jobs import Ledger
@@ -34,7 +35,9 @@ class Served:
         self.url = f"http://127.0.0.1:{self.port}"
         # without TLS: to read the machine's certificates would take longer than most requests
         self.http = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False, verify=False)
-        config = uvicorn.Config(self.app, port=self.port, log_level="critical", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            self.app, port=self.port, log_level="critical", timeout_graceful_shutdown=1, http=Connection,
+        )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, name="api")
 

@@ -126,7 +126,7 @@ class Stage:
         """Address and pid of an API process, once it is ready to be asked."""
         port = free_port()
         server = ("uvicorn", "api.app:create_app", "--factory", "--host", "127.0.0.1", "--port", str(port))
-        more = ("--timeout-graceful-shutdown", "1", "--no-access-log")
+        more = ("--timeout-graceful-shutdown", "1", "--no-access-log", "--http", "api.connections:Connection")
         pid = self.run("api", *server, *more, **environment(settings))
         wait_for(lambda: _api_answers(port), "the API")
         return f"127.0.0.1:{port}", pid

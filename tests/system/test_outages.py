@@ -37,6 +37,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(180 + OUTAGE_SECONDS)]
 ANSWER_SECONDS = 5.0
 """Two are promised; a machine that is busy with tests gets some more."""
 BACK_SECONDS = 30.0
+HTTP = ("--http", "api.connections:Connection")
 LEASE = 6
 MODEL_BYTES = 6 * MIB
 ROOT = Path(__file__).parents[2]
@@ -58,7 +59,7 @@ class Service:
             "MODELYARD_JOBS__RESCUE_SECONDS": "2",
             "MODELYARD_JOBS__LEASE_SECONDS": str(LEASE), "MODELYARD_JOBS__BACKOFF_CAP_SECONDS": "4",
         }  # fmt: skip
-        api = ("uvicorn", "api.app:create_app", "--factory", "--port", str(self.port), "--no-access-log")
+        api = ("uvicorn", "api.app:create_app", "--factory", "--port", str(self.port), "--no-access-log", *HTTP)
         with self.log.open("wb") as log:
             self.processes = [
                 subprocess.Popen([sys.executable, "-m", *command], env=environment, stdout=log, stderr=log, cwd=ROOT)
