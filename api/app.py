@@ -7,8 +7,10 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from api import pages, problems
+from api.access import LET_IN
 from api.audit import WHO_ASKS
 from api.catalogue import enter_catalogue
 from api.connections import BOUNDS, Bounds, allow_files
@@ -17,6 +19,7 @@ from api.description import Described
 from api.doorbell import Doorbell
 from api.events.hub import EventHub
 from api.gateway import Gateway
+from api.keyring import Keyring, Tries
 from api.metrics.counters import Counters
 from api.metrics.page import Page
 from api.profiles import apply_at_start
@@ -27,6 +30,7 @@ from api.routes import (
     fit,
     health,
     jobs,
+    keys,
     lifecycle,
     limits,
     locks,
@@ -44,7 +48,7 @@ from api.routes import (
     usage,
     webhooks,
 )
-from api.security import KEY, Guard, check_bind
+from api.security import Guard, check_bind
 from api.strict import StrictBodies
 from api.summary import Summaries
 from api.usage import Meter
@@ -57,7 +61,9 @@ from shared.progress import Events, Leases, Workers, connect
 from shared.routing import Router
 from shared.settings import Settings, load
 
-ASKED = [KEY, WHO_ASKS]
+ASKED = [LET_IN, WHO_ASKS]
+REFUSALS = 20
+"""A minute of one key, that the audit log has."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -71,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     alone = settings is None
     settings = settings or load()
-    check_bind(settings, settings.api.host)
+    check_bind(settings)
     logs.configure(settings, "api")
 
     @asynccontextmanager
@@ -80,12 +86,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         apply_at_start(front)
         await front.hub.start()
         await front.gateway.start()
+        front.keyring.start()
         app.state.front = front
         if alone:  # what is loaded by now stays: to look through it again and again holds up one request in 100
             gc.collect()
             gc.freeze()
             allow_files(settings.api.max_connections)
         yield {BOUNDS: Bounds(settings.api)}
+        await front.keyring.stop()
         await front.gateway.stop()
         await front.hub.stop()
         front.meter.close()
@@ -94,11 +102,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = Described(
         title="Modelyard", version=version("modelyard"), lifespan=lifespan, redirect_slashes=False,
-        docs_url=None, redoc_url=None,  # pages has one, with the headers that HTML needs
+        docs_url=None, redoc_url=None, openapi_url=None,  # pages has them, with what they need
         description="Gets AI models onto your machines, proves them whole, and swaps them without cutting anyone off.",
     )  # fmt: skip
     app.add_middleware(StrictBodies, settings=settings.api)
-    app.add_middleware(Guard, settings=settings.api)  # outermost: strangers' bodies are not even read
+    app.add_middleware(Guard, settings=settings.api)  # outermost of ours: strangers' bodies are not even read
+    if settings.api.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.api.trusted_proxies)
     problems.install(app)
     for prefix in ("/api/v1", "/api"):  # the paths that clients of older systems know have no version
         for router in (
@@ -115,21 +125,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             models.router,
         ):
             app.include_router(
-                router, prefix=prefix, dependencies=[KEY, NAMED, WHO_ASKS],
+                router, prefix=prefix, dependencies=[LET_IN, NAMED, WHO_ASKS],
                 include_in_schema=prefix == "/api/v1",
             )  # fmt: skip
-    app.include_router(jobs.router, prefix="/api/v1", dependencies=ASKED)
-    app.include_router(limits.router, prefix="/api/v1", dependencies=ASKED)
-    app.include_router(retention.router, prefix="/api/v1", dependencies=ASKED)
-    app.include_router(schedules.router, prefix="/api/v1", dependencies=ASKED)
-    app.include_router(events.router, prefix="/api/v1", dependencies=ASKED)
-    app.include_router(webhooks.router, prefix="/api/v1", dependencies=ASKED)
-    app.include_router(audit.router, prefix="/api/v1", dependencies=ASKED)
-    app.include_router(openai.router, dependencies=[KEY])  # to ask a model changes nothing
+    for module in (jobs, limits, retention, schedules, events, webhooks, keys, audit):
+        app.include_router(module.router, prefix="/api/v1", dependencies=ASKED)
+    app.include_router(openai.router, dependencies=[LET_IN])  # to ask a model changes nothing
     app.include_router(ollama.router, dependencies=ASKED)
-    app.include_router(system.router)
-    app.include_router(metrics.router, dependencies=[KEY])
-    pages.install(app)
+    app.include_router(system.router, dependencies=[LET_IN])
+    app.include_router(metrics.router, dependencies=[LET_IN])
+    pages.install(app, [LET_IN])
     return app
 
 
@@ -154,6 +159,8 @@ def _open(settings: Settings) -> Front:
         gateway=Gateway(settings, Router(ledger, load_on_use=settings.runners.load_on_use), meter.note, counters),
         metrics=Page(database, workers, Leases(client), counters),
         summaries=Summaries(database, settings.runners.context_length),
+        keyring=Keyring(settings, database),
+        refused=Tries(REFUSALS),
         meter=meter,
         types=enter_catalogue(database, settings),
     )

@@ -1,14 +1,13 @@
 """Which requests the audit log keeps: each route that changes something is named here once, or said why not."""
 
-import hashlib
 import json
 from typing import Any
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection, Request
 
+from api.keyring import Caller
 from shared.db.audit import ACTING, Acting, Actor, Change
-from shared.settings import Settings
 
 ACTIONS = {
     "audit.archive_log": "audit.archive",
@@ -17,6 +16,9 @@ ACTIONS = {
     "jobs.pause": "job.pause",
     "jobs.resume": "job.resume",
     "jobs.retry": "job.retry",
+    "keys.add_key": "key.add",
+    "keys.revoke_key": "key.revoke",
+    "keys.rotate_key": "key.rotate",
     "lifecycle.fallback": "model.fallback",
     "lifecycle.pin": "model.pin",
     "lifecycle.unpin": "model.unpin",
@@ -83,7 +85,6 @@ CHANGE_NOTHING = {
 """Routes of other methods than GET that the log leaves out, and why."""
 
 READS = ("GET", "HEAD", "OPTIONS")
-KEY_DIGITS = 8
 NAMES = ("model_id", "modelId", "name", "model")
 """Fields that say what a request is on, where its path does not."""
 
@@ -99,7 +100,7 @@ async def note_who_asks(connection: HTTPConnection) -> None:
         return
     action = ACTIONS.get(route_name(connection.scope["endpoint"]))
     change = None if action is None else Change(action, *await _about(connection))
-    ACTING.set(Acting(_actor(connection, connection.app.state.front.settings), change))
+    ACTING.set(Acting(acting(connection), change))
 
 
 async def _about(request: Request) -> tuple[str | None, dict[str, Any]]:
@@ -115,13 +116,14 @@ async def _about(request: Request) -> tuple[str | None, dict[str, Any]]:
     return target, {**dict(list(path.items())[1:]), **request.query_params, **body}
 
 
-def _actor(request: Request, settings: Settings) -> Actor:
-    key = settings.api_key.get_secret_value() if settings.api_key is not None else None
+def acting(connection: HTTPConnection) -> Actor:
+    """Who sends this request, as the log has it."""
+    caller: Caller = connection.state.caller
     return Actor(
         origin="rest",
-        role="open" if key is None else "key",
-        key=None if key is None else hashlib.sha256(key.encode()).hexdigest()[:KEY_DIGITS],
-        address=request.client.host[:64] if request.client is not None else None,
+        role="open" if caller.name is None else caller.role,
+        key=caller.shown,
+        address=connection.client.host[:64] if connection.client is not None else None,
     )
 
 

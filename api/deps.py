@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from api.doorbell import Doorbell
 from api.events.hub import EventHub
 from api.gateway import Gateway
+from api.keyring import Keyring, Tries
 from api.metrics.page import Page
 from api.summary import Summaries
 from api.types import Types
@@ -47,6 +48,9 @@ class Front:
     types: Types
     metrics: Page
     summaries: Summaries
+    keyring: Keyring
+    refused: Tries
+    """Of requests whose role was too low: as many a minute are in the audit log."""
     profile: Part | None = None
     """What became of the profile that was to be applied at start; None: none was."""
 

@@ -2,30 +2,37 @@
 
 import re
 from base64 import b64encode
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import HTMLResponse, Response
+from fastapi.params import Depends
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 DASHBOARD = Path(__file__).parent / "dashboard"
 INLINE = re.compile(r"<script(?: type=\"importmap\")?>(.*?)</script>", re.DOTALL)
+OPENAPI = "/openapi.json"
 SWAGGER = "https://cdn.jsdelivr.net"
 SWAGGER_ICON = "https://fastapi.tiangolo.com"
 NOBODY_ELSE = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
-def install(app: FastAPI) -> None:
-    """The dashboard at `/`, its files below `/dashboard`, the API's page at `/docs`."""
+def install(app: FastAPI, asked: Sequence[Depends]) -> None:
+    """The dashboard at `/`, its files below `/dashboard`; the API's page at `/docs`, and what that shows.
+
+    Args:
+        asked: dependencies of what needs a key where others can reach the service.
+    """
     index = (DASHBOARD / "index.html").read_text(encoding="utf-8")
     own = headers(
         f"default-src 'none'; script-src 'self' {_hashes(index)}; style-src 'self'; img-src 'self'; "
         f"connect-src 'self'; require-trusted-types-for 'script'; trusted-types 'none'; {NOBODY_ELSE}"
     )
-    swagger = bytes(get_swagger_ui_html(openapi_url=str(app.openapi_url), title=f"{app.title} API").body).decode()
+    swagger = bytes(get_swagger_ui_html(openapi_url=OPENAPI, title=f"{app.title} API").body).decode()
     foreign = headers(
         f"default-src 'none'; script-src {SWAGGER} {_hashes(swagger)}; style-src {SWAGGER} 'unsafe-inline'; "
         f"img-src data: {SWAGGER_ICON}; connect-src 'self'; {NOBODY_ELSE}"
@@ -37,8 +44,12 @@ def install(app: FastAPI) -> None:
     async def docs() -> HTMLResponse:
         return HTMLResponse(swagger, headers=foreign)
 
-    app.add_api_route("/", dashboard, include_in_schema=False)
-    app.add_api_route("/docs", docs, include_in_schema=False)
+    async def openapi() -> JSONResponse:
+        return JSONResponse(app.openapi())
+
+    app.add_api_route("/", dashboard, include_in_schema=False, dependencies=asked)
+    app.add_api_route("/docs", docs, include_in_schema=False, dependencies=asked)
+    app.add_api_route(OPENAPI, openapi, include_in_schema=False, dependencies=asked)
     app.mount("/dashboard", _Files(own))
 
 

@@ -123,7 +123,7 @@ METRICS_HEAD = """# Metrics
 ```yaml
 scrape_configs:
   - job_name: modelyard
-    authorization: {credentials_file: /etc/prometheus/modelyard.key} # the value of MODELYARD_API_KEY
+    authorization: {credentials_file: /etc/prometheus/modelyard.key} # modelyard key add prometheus --role viewer
     static_configs: [{targets: ["127.0.0.1:8000"]}]
 rule_files: [rules/*.yml] # those of deploy/prometheus/rules
 ```

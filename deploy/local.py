@@ -243,13 +243,18 @@ def _stop_signals() -> Iterator[None]:
 
 
 def _require_key(settings: Settings) -> None:
-    host = settings.api.host
-    if is_loopback(host) or settings.api_key is not None:
+    """As `api.security.check_bind`, which is asked again by the API: here nothing has been started yet."""
+    host, port = settings.api.host, settings.api.port
+    alone = is_loopback(host) and not settings.api.trusted_proxies
+    if alone or settings.api_key is not None or settings.api.insecure_no_auth:
         return
     raise Invalid(
         "key_required",
         f"{host} can be reached from other machines, and there is no API key.",
-        f'export MODELYARD_API_KEY="$(modelyard key)"\nmodelyard up --host {host} --port {settings.api.port}',
+        "Make a key, or stay on this machine:\n"
+        f'  export MODELYARD_API_KEY="$(modelyard key)"; modelyard up --host {host} --port {port}\n'
+        f"  modelyard up --port {port}\n"
+        "To let in whoever can reach it instead: --insecure-no-auth-i-understand",
     )
 
 

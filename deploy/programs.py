@@ -94,7 +94,8 @@ def _serving(plan: Plan) -> tuple[str, ...]:
     # Open event streams would hold uvicorn for ever; the limit stays under the program's stop_seconds.
     return (
         "--host", plan.host, "--port", str(plan.port), "--timeout-graceful-shutdown", "4", "--no-access-log",
-        "--ws-max-size", "65536", "--http", "api.connections:Connection",
+        "--ws-max-size", "65536", "--http", "api.connections:Connection", "--no-server-header",
+        "--no-proxy-headers",  # a setting of ours says which proxies
     )  # fmt: skip
 
 

@@ -84,6 +84,10 @@ class Unavailable(ModelyardError):
         self.retry_after = retry_after
 
 
+class TooMany(Unavailable):
+    """Asked too often, or too much at a time, by one caller."""
+
+
 class Stop(Exception):
     """A job's body ends early without having failed. Raised by checkpoints, never caught by bodies."""
 

@@ -6,6 +6,7 @@ these classes by a test.
 """
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -220,6 +221,17 @@ class ApiSettings(BaseSettings):
     allowed_hosts: CommaList = Field(
         default_factory=list, description="Further names under which browsers may reach this service. Comma-separated."
     )
+    trusted_proxies: CommaList = Field(
+        default_factory=list,
+        description="Addresses or networks of the proxies in front of this service: whom they name in X-Forwarded-For "
+        "is who asks. Needs MODELYARD_API_KEY. Comma-separated.",
+    )
+    insecure_no_auth: bool = Field(
+        False, description="Let in whoever can reach it, without a key; `--insecure-no-auth-i-understand` sets it."
+    )
+    wrong_keys_per_minute: int = Field(
+        20, ge=1, description="Wrong keys from one address within a minute, after which it hears 429."
+    )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body.")
     head_seconds: float = Field(
         15,
@@ -232,10 +244,18 @@ class ApiSettings(BaseSettings):
     )  # fmt: skip
     body_seconds: float = Field(30, gt=0, description="Seconds within which a request's body has to have come.")
     max_streams: int = Field(1100, ge=1, description="Event streams that may be open at a time, per process.")
+    streams_per_key: int = Field(20, ge=1, description="Of these, how many one key may have.")
     hold_seconds: float = Field(60, ge=0, description="How long a request may wait for its model during a swap.")
     held_requests: int = Field(1000, ge=1, description="How many may wait so in one API process; others get a 503.")
 
-    _split_hosts = field_validator("allowed_hosts", mode="before")(_split)
+    _split_lists = field_validator("allowed_hosts", "trusted_proxies", mode="before")(_split)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, proxies: list[str]) -> list[str]:
+        for proxy in proxies:
+            ip_network(proxy)  # says what is wrong; a name, or `*`, would be trusted to be whoever it says
+        return proxies
 
 
 class WebhookSettings(BaseSettings):
@@ -278,7 +298,9 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         None, description="`postgresql+psycopg://…`, or `sqlite:///…`; SQLite in the data folder when unset."
     )
-    api_key: SecretStr | None = Field(None, description="Bearer key; optional on loopback, required elsewhere.")
+    api_key: SecretStr | None = Field(
+        None, description="Bearer key of an admin; optional on loopback, required elsewhere."
+    )
     secret: SecretStr | None = Field(
         None,
         description="Shared by API and device workers, for the keys of runners; a file in the data folder when unset.",

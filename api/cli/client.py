@@ -4,7 +4,9 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -12,6 +14,7 @@ from shared.errors import ModelyardError
 from shared.states import ENDED
 
 DEFAULT_URL = f"http://127.0.0.1:{os.environ.get('MODELYARD_API__PORT', '8000')}"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FOLLOW_AGAIN_SECONDS = 1.0
 PATIENCE_SECONDS = 120.0
 """How long a follower waits for a service that restarts."""
@@ -28,11 +31,21 @@ class Client:
         self.url = (url or os.environ.get("MODELYARD_URL") or DEFAULT_URL).rstrip("/")
         if not self.url.startswith(("http://", "https://")):
             raise Refused("invalid_url", f"MODELYARD_URL={self.url} is no address.", f"Use http://{self.url}.")
-        key = key or os.environ.get("MODELYARD_API_KEY")
+        key = key or os.environ.get("MODELYARD_API_KEY") or self._kept_key()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(
             base_url=self.url, headers=headers, timeout=httpx.Timeout(30, read=60), trust_env=False
         )
+
+    def _kept_key(self) -> str | None:
+        """The one that the service of this machine made for itself, for nobody but that service."""
+        if urlsplit(self.url).hostname not in LOOPBACK:
+            return None
+        data = os.environ.get("MODELYARD_DATA_DIR") or Path.home() / ".local/share/modelyard"
+        try:
+            return (Path(data) / "secrets" / "api-key").read_text(encoding="ascii").strip() or None
+        except (OSError, ValueError):
+            return None
 
     def get(self, path: str, **query: Any) -> Any:
         return self._call("GET", path, params={name: value for name, value in query.items() if value is not None})

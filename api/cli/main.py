@@ -1,7 +1,6 @@
 """`modelyard …`: a client over HTTP with tables for people and `--json` for scripts; and `up`, which runs it all."""
 
 import os
-import secrets
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from api.cli import (
     database,
     fit,
     health,
+    keys,
     limits,
     locks,
     profiles,
@@ -28,7 +28,7 @@ from api.cli import (
 from api.cli.client import Client
 from api.cli.options import AsJson, JobName, ModelName, WaitFor, priority_named
 from api.cli.terminal import announce, end, facts, out, pages, print_json, refuse, report, size_text, tick, title
-from shared.errors import ModelyardError
+from shared.errors import Invalid, ModelyardError
 from shared.states import JobState
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ app.add_typer(limits.app, name="limits")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(audit.app, name="audit")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(keys.app, name="key")
 app.add_typer(registry.app, name="registry")
 app.add_typer(profiles.app, name="profile")
 
@@ -57,12 +58,12 @@ SHORT_ID = 8
 
 
 def main() -> None:
-    """Entry point; a refusal is one line with its next step, and exit code 1."""
+    """Entry point; a refusal is one line with its next step, and exit code 1; 78 where a setting of ours is wrong."""
     try:
         app()
     except ModelyardError as error:
         refuse(error)
-        sys.exit(1)
+        sys.exit(os.EX_CONFIG if isinstance(error, Invalid) else 1)
 
 
 # -- models -------------------------------------------------------------------------------------------------
@@ -243,25 +244,22 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def key() -> None:
-    """Print a fresh API key, for MODELYARD_API_KEY."""
-    out.print(secrets.token_urlsafe(32), soft_wrap=True)
-
-
-@app.command()
 def up(
     host: Annotated[str | None, typer.Option(help="Address to bind.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to bind.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder of the state.")] = None,
     flower: Annotated[bool, typer.Option("--flower/--no-flower", help="Run Flower too.")] = True,
     profile: Annotated[str | None, typer.Option(help="The profile to apply; see `modelyard profile`.")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure-no-auth-i-understand", help="Let in whoever can reach it, without a key.")
+    ] = False,
 ) -> None:
     """Run the whole service on this machine, in the foreground."""
     from deploy.local import up as run
     from shared.settings import load
 
     settings = load()
-    changes = {"host": host, "port": port}
+    changes = {"host": host, "port": port, "insecure_no_auth": insecure or None}
     settings.api = settings.api.model_copy(update={name: value for name, value in changes.items() if value is not None})
     settings.data_dir = Path(data_dir) if data_dir else settings.data_dir
     settings.active_profile = profile or settings.active_profile

@@ -5,7 +5,7 @@ import { duration } from "./format.js";
 import { html } from "./html.js";
 import { live } from "./jobs.js";
 import { ProblemNote } from "./parts.js";
-import { begin, dismiss, jobs, link, notices, now } from "./store.js";
+import { begin, dismiss, jobs, link, me, notices, now } from "./store.js";
 import { Devices } from "./views/devices.js";
 import { Events } from "./views/events.js";
 import { AskKey } from "./views/key.js";
@@ -41,7 +41,7 @@ function Page() {
       <span class="brand"><img src="/dashboard/icon.svg" alt="" width="20" height="20" />Modelyard</span>
       <${Nav} name=${name} />
       <span class="grow"></span><${Link} /><${Theme} />
-      ${keyed.value && html`<button type="button" class="plain" onClick=${() => useKey(null)}>Forget key</button>`}
+      ${keyed.value && html`<${Who} /><button type="button" class="plain" onClick=${() => useKey(null)}>Forget key</button>`}
     </header>
     <main id="main" tabindex="-1" class=${link.value.state === "away" ? "away" : ""}>
       ${locked.value ? html`<${AskKey} />` : html`<h1>${title}</h1><${View} />`}</main>
@@ -69,6 +69,14 @@ function Link() {
   const text = state === "live" ? "Live" : state === "connecting" ? "Connecting…" : "Not connected";
   const old = state === "away" && heardAt > 0 && `, as of ${duration(Math.max(10, (now.value - heardAt) / 1000))} ago`;
   return html`<span class="link ${state}"><span role="status">${text}</span>${old}</span>`;
+}
+
+/** What is hidden from whoever has no more than that. */
+const HIDDEN = { viewer: "It looks; what changes something is not shown.", operator: "Settings are an admin's." };
+
+function Who() {
+  const { name, role } = me.data.value ?? {};
+  return role && html`<span class="quiet" title=${HIDDEN[role]}>${name}${role !== name && `, ${role}`}</span>`;
 }
 
 function Theme() {

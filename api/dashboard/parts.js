@@ -2,7 +2,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { bytes, percent } from "./format.js";
 import { html } from "./html.js";
-import { act, now } from "./store.js";
+import { act, may, now } from "./store.js";
 
 const TONES = {
   good: ["available", "healthy", "ready", "succeeded", "live", "full", "active"],
@@ -16,9 +16,10 @@ export function Badge({ state, text }) {
   return html`<span class="badge ${tone}">${text ?? String(state).replaceAll("_", " ")}</span>`;
 }
 
-/** A button that does one thing at a time. */
-export function Button({ children, does, what, request, kind = "", label, disabled = false }) {
+/** A button that does one thing at a time; not there for those who may not do it. */
+export function Button({ children, does, what, request, kind = "", label, disabled = false, needs = "operator" }) {
   const [busy, setBusy] = useState(false);
+  if (!may(needs)) return null;
   const click = async () => {
     setBusy(true);
     try {

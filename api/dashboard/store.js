@@ -9,6 +9,7 @@ const LONGEST_WAIT = 8000;
 const KEPT_EVENTS = 200;
 const MOST_PLACES = 20;
 const LOG = "modelyard.events";
+const ROLES = ["viewer", "operator", "admin"];
 
 const remembered = JSON.parse(sessionStorage.getItem(LOG) ?? "null") ?? { last: null, log: [] };
 
@@ -53,6 +54,7 @@ export const cleanup = resource(() => whole("/cleanup", "recommendations", "kept
 export const schedules = resource(() => get("/schedules"));
 export const audit = resource(() => get("/audit?limit=50"));
 export const readiness = resource(() => ask("GET", "/health/ready"));
+export const me = resource(() => get("/key"));
 export const ledger = resource(async () => {
   const since = Date.now();
   const pages = [...believed.LIVE.map((state) => `/jobs?limit=200&status=${state}`), "/jobs?limit=60"];
@@ -71,7 +73,7 @@ const CONCERNED = [
   [/^model\./, [models, storage, trash, cleanup]],
   [/^cleanup/, [cleanup]],
 ];
-const ALL = [ledger, models, servers, hardware, storage, trash, cleanup, schedules, readiness, audit];
+const ALL = [me, ledger, models, servers, hardware, storage, trash, cleanup, schedules, readiness, audit];
 const pending = new Set();
 let settling = null;
 
@@ -91,6 +93,9 @@ export function watch(...resources) {
   resources.forEach((each) => { each.used += 1; each.refresh(); });
   return () => resources.forEach((each) => { each.used -= 1; });
 }
+
+/** Whether whoever has this key may do what needs that role; the service judges it all the same. */
+export const may = (role) => ROLES.indexOf(me.data.value?.role ?? "admin") >= ROLES.indexOf(role);
 
 /** Say something to the person; stays until it is dismissed where it is a problem. */
 export function notify(notice) {
@@ -167,6 +172,6 @@ export function begin() {
   addEventListener("pagehide", () => sessionStorage.setItem(LOG, JSON.stringify({ last, log: log.value })));
   locked.subscribe((value) => value || touch(...ALL));
   keyed.subscribe(() => stream.abort()); // whoever forgets the key sees no more
-  watch(ledger, models, readiness);
+  watch(me, ledger, models, readiness);
   listen();
 }

@@ -7,6 +7,8 @@ const MOST = 1000;
 
 /** The service wants a key, or another one. */
 export const locked = signal(false);
+/** Why the key that was sent is none; empty where none was. */
+export const why = signal("");
 /** This tab sends a key. */
 export const keyed = signal(sessionStorage.getItem(KEY) !== null);
 
@@ -109,7 +111,10 @@ async function reach(path, options) {
 
 async function refusal(answer, sent) {
   const outdated = sent.Authorization !== headers().Authorization; // another key was given meanwhile
-  if (answer.status === 401 && !outdated) locked.value = true;
   const told = await answer.json().catch(() => ({ detail: `The service answers ${answer.status}.` }));
+  if ((answer.status === 401 || told.code === "too_many_wrong_keys") && !outdated) {
+    why.value = sent.Authorization ? told.detail : "";
+    locked.value = true;
+  }
   return new Problem({ ...told, status: answer.status });
 }

@@ -17,13 +17,13 @@ from redis.backoff import NoBackoff
 from starlette.concurrency import run_in_threadpool
 
 from api.events.judge import Judge, Order, Told, parse_order
-from api.events.subscriber import NOWHERE, Client, Snapshot
+from api.events.subscriber import NOWHERE, Client, Places, Snapshot, Topic
 from api.views import view_job
 from shared import queues
 from shared.db import jobs
 from shared.db.session import Database
 from shared.db.tables import Job
-from shared.errors import ModelyardError, NotFound, Unavailable
+from shared.errors import ModelyardError, NotFound
 from shared.progress import PATIENCE_SECONDS
 from shared.settings import Settings
 from shared.states import ENDED, LIVE
@@ -57,13 +57,13 @@ class EventHub:
             settings.redis.url.get_secret_value(), socket_connect_timeout=PATIENCE_SECONDS, socket_keepalive=True,
             socket_timeout=SILENCE_SECONDS + PATIENCE_SECONDS, retry=Retry(NoBackoff(), 0), protocol=2,
         )  # fmt: skip
-        self._room = settings.api.max_streams
+        self.places = Places(settings.api.max_streams, settings.api.streams_per_key)
         self._database = database
         self._judge = Judge(self._look)
         self._everything: set[Client] = set()
         self._by_job: dict[str, set[Client]] = {}
-        self.streams = self.heard = 0
-        """Clients that follow events now, and events that they were told since this process began."""
+        self.heard = 0
+        """Events that clients were told since this process began."""
         self._kept: list[Told] = []
         self._since: Order | None = None
         """From here on `_kept` is complete."""
@@ -92,26 +92,23 @@ class EventHub:
     # -- clients --------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def client(self, job_id: str | None, prefixes: tuple[str, ...]) -> Iterator[Client]:
+    def client(self, topic: Topic) -> Iterator[Client]:
         """A client that hears of everything from now on.
 
         Raises:
-            Unavailable: `too_many_streams`.
+            Unavailable, TooMany: see `Places.take`.
         """
-        if self.streams >= self._room:
-            hint = "Close streams that nobody reads, or set MODELYARD_API__MAX_STREAMS."
-            raise Unavailable("too_many_streams", f"{self.streams} event streams are open.", hint, None, 5)
-        client = Client(job_id, prefixes)
-        group = self._everything if job_id is None else self._by_job.setdefault(job_id, set())
-        group.add(client)
-        self.streams += 1
-        try:
-            yield client
-        finally:
-            self.streams -= 1
-            group.discard(client)
-            if job_id is not None and not group and self._by_job.get(job_id) is group:
-                del self._by_job[job_id]
+        job_id = topic.job_id
+        with self.places.take(topic.key):
+            client = Client(job_id, topic.prefixes)
+            group = self._everything if job_id is None else self._by_job.setdefault(job_id, set())
+            group.add(client)
+            try:
+                yield client
+            finally:
+                group.discard(client)
+                if job_id is not None and not group and self._by_job.get(job_id) is group:
+                    del self._by_job[job_id]
 
     def replay(self, client: Client, last_id: str) -> list[Told] | None:
         """What a client missed since that id; None where that cannot be known."""

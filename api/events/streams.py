@@ -11,7 +11,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from api.events.hub import AGAIN_SECONDS, EventHub
 from api.events.judge import Told
-from api.events.subscriber import Client
+from api.events.subscriber import Client, Topic
 from shared.errors import NotFound, Unavailable
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -25,15 +25,15 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, hub: EventHub, job_id: str | None, prefixes: tuple[str, ...], last_id: str | None) -> None:
+    def __init__(self, hub: EventHub, topic: Topic, last_id: str | None) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers(HEADERS)
         self._hub, self._last_id = hub, last_id
-        self._topic = job_id, prefixes
+        self._topic = topic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._hub.client(*self._topic) as client:
+        with self._hub.client(self._topic) as client:
             parts = stories(self._hub, client, self._last_id)
             first = await anext(parts)
             with _watched(client, _until_gone(receive)):
@@ -56,11 +56,9 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def converse(
-    socket: WebSocket, hub: EventHub, job_id: str | None, prefixes: tuple[str, ...], last_id: str | None
-) -> None:
+async def converse(socket: WebSocket, hub: EventHub, topic: Topic, last_id: str | None) -> None:
     """The same events, one message of JSON each."""
-    with hub.client(job_id, prefixes) as client:
+    with hub.client(topic) as client:
         parts = stories(hub, client, last_id)
         first = await anext(parts)
         await socket.accept()

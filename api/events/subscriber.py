@@ -1,10 +1,14 @@
 """One client of the events: what waits for it, and the snapshot that it begins with."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from api.events.judge import Event, Order, Told, encode
+from shared.errors import TooMany, Unavailable
 
 QUEUE_LENGTH = 1000
 """Events that wait for one client at most."""
@@ -27,6 +31,53 @@ class Snapshot:
             wire = encode(kind, {"type": kind, "id": None, **self.fields}, order)
             self._encoded[kind] = Told(self.made, kind, None, self.last, wire)
         return self._encoded[kind]
+
+
+class Topic(NamedTuple):
+    """What a stream is about, and whose it is."""
+
+    job_id: str | None
+    """The one job that it follows, None for everything."""
+    prefixes: tuple[str, ...]
+    """Types that it wants."""
+    key: str | None
+    """Name of the key that it was asked for with."""
+
+
+class Places:
+    """How many streams there may be, of all and of each key.
+
+    Args:
+        most: of all.
+        of_one: of one key; where nobody has a key, all are anybody's.
+    """
+
+    def __init__(self, most: int, of_one: int) -> None:
+        self.most = most
+        self.of_one = of_one
+        self.taken = 0
+        self._by_key: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def take(self, key: str | None) -> Iterator[None]:
+        """Raises: Unavailable: `too_many_streams`; TooMany: `too_many_streams_of_key`."""
+        if self.taken >= self.most:
+            hint = "Close streams that nobody reads, or set MODELYARD_API__MAX_STREAMS."
+            raise Unavailable("too_many_streams", f"{self.taken} event streams are open.", hint, None, 5)
+        if key is not None and self._by_key[key] >= self.of_one:
+            hint = "Close streams that nobody reads, use a key of its own for each program, or set "
+            raise TooMany(
+                "too_many_streams_of_key", f"{self.of_one} event streams of the key {key!r} are open.",
+                f"{hint}MODELYARD_API__STREAMS_PER_KEY.", None, 5,
+            )  # fmt: skip
+        self.taken += 1
+        self._by_key[key or ""] += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+            self._by_key[key or ""] -= 1
+            self._by_key += Counter()  # forgets who has none any more
 
 
 class Client:

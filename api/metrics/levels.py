@@ -10,6 +10,7 @@ import redis
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
+from api.events.subscriber import Places
 from api.metrics.names import METRICS
 from shared.db import metrics
 from shared.db.devices import AWAY_SECONDS
@@ -45,7 +46,7 @@ Values = Mapping[Any, float]
 class Streams(Protocol):
     """What is asked of `EventHub`."""
 
-    streams: int
+    places: Places
     heard: int
 
 
@@ -59,7 +60,7 @@ class Requests(Protocol):
 def of_process(hub: Streams, gateway: Requests, most_streams: int) -> Iterator[Family]:
     """What this process knows by itself."""
     yield family("modelyard_build_info", {(version("modelyard"), platform.python_version()): 1})
-    yield family("modelyard_event_streams", {(): hub.streams})
+    yield family("modelyard_event_streams", {(): hub.places.taken})
     yield family("modelyard_event_streams_limit", {(): most_streams})
     yield family("modelyard_events_total", {(): hub.heard})
     yield family("modelyard_gateway_held_requests", {(): gateway.held})

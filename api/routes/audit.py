@@ -21,8 +21,8 @@ class AuditRow(View):
     action: str
     target: str | None
     origin: str
-    role: str | None = Field(description="`key`: with the key; `open`: no key is set; null: it was no request.")
-    key: str | None = Field(description="The beginning of the key's sha256.")
+    role: str | None = Field(description="Of the key; `open`: nobody has one; null: it was no request.")
+    key: str | None = Field(description="Name of the key, and the beginning of its sha256.")
     address: str | None
     details: dict[str, Any]
     previous: str = Field(description="Hash of the row before; 64 zeros in the first.")

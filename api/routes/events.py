@@ -2,10 +2,13 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, WebSocket
+from fastapi import APIRouter, Header, Query, Request, WebSocket
+from starlette.requests import HTTPConnection
 
 from api.deps import Front, FrontDep
 from api.events.streams import EventStream, converse
+from api.events.subscriber import Topic
+from api.keyring import Caller
 
 router = APIRouter(tags=["events"])
 
@@ -25,22 +28,26 @@ EVENT: dict[str, Any] = {
 EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": EVENT}}}}
 
 
-def _prefixes(types: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in (types or "").split(",") if part.strip()) or ("",)
+def _topic(connection: HTTPConnection, job_id: str | None, types: str | None) -> Topic:
+    prefixes = tuple(part.strip() for part in (types or "").split(",") if part.strip()) or ("",)
+    caller: Caller = connection.state.caller
+    return Topic(job_id, prefixes, caller.name)
 
 
 @router.get(
     "/jobs/{job_id}/events", summary="Follow one job", status_code=200, response_class=EventStream, responses=EVENTS
 )
-async def job_events(front: FrontDep, job_id: str, last_event_id: LastEventId = None) -> EventStream:
+async def job_events(front: FrontDep, request: Request, job_id: str, last_event_id: LastEventId = None) -> EventStream:
     """Server-sent events until the job ends: a snapshot first, then each change. Reconnects miss nothing."""
-    return EventStream(front.hub, job_id, ("",), last_event_id)
+    return EventStream(front.hub, _topic(request, job_id, None), last_event_id)
 
 
 @router.get("/events", summary="Follow everything", status_code=200, response_class=EventStream, responses=EVENTS)
-async def events(front: FrontDep, last_event_id: LastEventId = None, types: Types = None) -> EventStream:
+async def events(
+    front: FrontDep, request: Request, last_event_id: LastEventId = None, types: Types = None
+) -> EventStream:
     """Server-sent events of jobs, models and residencies; a snapshot of live jobs first."""
-    return EventStream(front.hub, None, _prefixes(types), last_event_id)
+    return EventStream(front.hub, _topic(request, None, types), last_event_id)
 
 
 @router.websocket("/ws")
@@ -52,4 +59,4 @@ async def follow(
 ) -> None:
     """The same events, one JSON message each; nothing is listened to."""
     front: Front = socket.app.state.front
-    await converse(socket, front.hub, job_id, _prefixes(types), last_event_id)
+    await converse(socket, front.hub, _topic(socket, job_id, types), last_event_id)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import redis
 from anyio import move_on_after, to_thread
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from api.deps import Front, FrontDep
 from api.fitness import examine
@@ -28,8 +28,10 @@ async def live() -> dict[Literal["status"], Literal["alive"]]:
 
 
 @router.get("/ready", summary="Readiness", responses={503: {"model": Readiness}})
-async def ready(front: FrontDep, response: Response) -> Readiness:
-    """Database, Redis, and a worker for each kind of place; 503 names what is missing and what to do."""
+async def ready(front: FrontDep, request: Request, response: Response) -> Readiness:
+    """Database, Redis, and a worker for each kind of place; 503 names what is missing, and tells those who may
+    come in what to do.
+    """
     looks = await asyncio.gather(
         _in_time(_database, front, {"database": Part(ok=False, detail=f"Does not answer. {CHECK_DATABASE}")}),
         _in_time(_redis_and_workers, front, _without_redis("Redis does not answer.", "Check MODELYARD_REDIS__URL.")),
@@ -37,6 +39,8 @@ async def ready(front: FrontDep, response: Response) -> Readiness:
     parts = {name: part for look in looks for name, part in look.items()}
     if front.profile is not None:
         parts["profile"] = front.profile
+    if not front.keyring.knows(request):
+        parts = {name: Part(ok=part.ok, detail="") for name, part in parts.items()}
     if all(part.ok for part in parts.values()):
         return Readiness(status="ready", parts=parts)
     response.status_code = 503

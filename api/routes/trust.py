@@ -4,7 +4,8 @@ import structlog
 from fastapi import APIRouter, Request
 
 from api.bodies import TrustBody
-from api.deps import Front, FrontDep
+from api.deps import FrontDep
+from api.keyring import Caller
 from api.views import ModelView, view_model
 from shared.db import catalog, trust
 from shared.db.facts import Facts
@@ -24,7 +25,7 @@ def decide(front: FrontDep, model_id: str, body: TrustBody, request: Request) ->
     This allows one revision more, and nothing to the next. All false takes it back: the model is then not loaded
     again, and what serves now goes on until it is unloaded.
     """
-    by = _who(front, request)
+    by = _who(request)
     with front.database.session() as session:
         model = catalog.hold_model(session, model_id)
         revision = body.revision or _revision(model, catalog.installation(session, model_id))
@@ -57,6 +58,7 @@ def _revision(model: Model, installed: Installation | None) -> str:
     return installed.revision
 
 
-def _who(front: Front, request: Request) -> str:
+def _who(request: Request) -> str:
     address = request.client.host if request.client else "unknown"
-    return f"{address}, {'with the key' if front.settings.api_key is not None else 'no key is set'}"
+    caller: Caller = request.state.caller
+    return f"{address}, {'no key is set' if caller.name is None else f'key {caller.name}'}"

@@ -45,9 +45,9 @@ class AuditEntry(SQLModel, table=True):
     origin: str = Field(max_length=32)
     """How it was asked for: `rest`, `foreign`, `schedule`."""
     role: str | None = Field(default=None, max_length=32)
-    """`key`: with the key; `open`: no key is set. None where it was no request."""
-    key: str | None = Field(default=None, max_length=16)
-    """The beginning of the key's sha256: tells one key from another, and none of it."""
+    """`admin`, `operator`, `viewer`; `open`: nobody has a key. None where it was no request."""
+    key: str | None = Field(default=None, max_length=80)
+    """Its name and the beginning of its sha256, which tells one of that name from the next, and nothing of it."""
     address: str | None = Field(default=None, max_length=64)
     details: dict[str, Any] = Field(default_factory=dict, sa_column=json_column())
     previous: str = Field(max_length=64)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Integer, Row, Table, func, insert, inspect, m
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError
 from sqlmodel import SQLModel, col
 
-from shared.db import audit, names, reports, trust, webhooks, wishes  # noqa: F401 - they fill the metadata
+from shared.db import audit, keys, names, reports, trust, webhooks, wishes  # noqa: F401 - they fill the metadata
 from shared.db.schema import migrate
 from shared.db.session import Database, now
 from shared.db.tables import Job, ScheduleRun

@@ -37,6 +37,7 @@ class Served:
         self.http = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False, verify=False)
         config = uvicorn.Config(
             self.app, port=self.port, log_level="critical", timeout_graceful_shutdown=1, http=Connection,
+            proxy_headers=False,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, name="api")

@@ -66,6 +66,13 @@ def test_a_key_is_made_once_and_shown_once(folder: Path, redis_server: RealRedis
     key = file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert (first.models(), first.models("x" * 64), first.models(key)) == (401, 401, 200)
+    listed = subprocess.run(
+        [sys.executable, "-c", "from api.cli.main import main; main()", "key", "own"],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "MODELYARD_DATA_DIR": str(folder),
+             "MODELYARD_URL": f"http://127.0.0.1:{first.port}"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert "admin" in listed.stdout, "on its machine nobody types it"
     told = first.stop()
     assert len(re.findall(rf"^  {key}$", told, re.MULTILINE)) == 1
     second = Server(folder, redis_server, "--make-key")
@@ -77,8 +84,32 @@ def test_a_key_is_made_once_and_shown_once(folder: Path, redis_server: RealRedis
 @pytest.mark.fault("A-93")
 def test_else_it_refuses(folder: Path, redis_server: RealRedis) -> None:
     server = Server(folder, redis_server)
-    assert server.process.wait(120) != 0
-    assert "modelyard key" in server.log.read_text()
+    assert server.process.wait(120) == 78
+    told = server.log.read_text()
+    assert len(told.splitlines()) == 4
+    for way in (
+        "MODELYARD_API_KEY=$(modelyard key)",
+        "MODELYARD_API__HOST=127.0.0.1",
+        "--insecure-no-auth-i-understand",
+    ):
+        assert way in told
+    command = [sys.executable, "-c", "from api.cli.main import main; main()", "up", "--host", "0.0.0.0"]
+    up = subprocess.run(
+        command,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "MODELYARD_DATA_DIR": str(folder.parent / "new")},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert up.returncode == 78
+    assert "--insecure-no-auth-i-understand" in up.stderr
+    assert not (folder.parent / "new").exists()
+
+
+@pytest.mark.fault("A-93")
+def test_who_insists_has_it_without(folder: Path, redis_server: RealRedis) -> None:
+    server = Server(folder, redis_server, "--insecure-no-auth-i-understand")
+    server.up()
+    assert server.models() == 200
+    server.stop()
 
 
 def test_on_loopback_none_is_needed(folder: Path, redis_server: RealRedis) -> None:

@@ -11,6 +11,7 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 from sqlmodel import Session, col, select, update
 
+from api.events.subscriber import Places
 from api.metrics.counters import FAILED, Counters
 from api.metrics.names import METRICS
 from api.metrics.page import Page
@@ -263,7 +264,9 @@ class Away(Database):
 
 def test_without_a_database_the_rest_is_told(settings: Settings, ledger: Ledger) -> None:
     class Nobody:
-        streams, heard, held = 2, 7, 3
+        places, heard, held = Places(10, 10), 7, 3
+
+    Nobody.places.taken = 2
 
     database, counters, client = Away(settings.database), Counters(), connect(settings.redis)
     page = Page(database, Workers(client), Leases(client), counters)

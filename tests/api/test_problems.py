@@ -35,6 +35,7 @@ BODIES = {
     "/v1/completions": {"model": "llm", "prompt": "Once"},
     "/v1/embeddings": {"model": "llm", "input": ["one text", "another"]},
     "/v1/images/generations": {"model": "llm", "prompt": "A lighthouse"},
+    "/api/v1/keys": {"name": "ci", "role": "viewer"},
     "/api/v1/webhooks": {"url": "https://ops.example.com/hook"},
     "/v1/audio/speech": {"model": "llm", "input": "Good morning"},
     "/api/pull": {"model": "one"},

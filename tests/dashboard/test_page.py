@@ -127,6 +127,38 @@ def test_a_key_is_asked_for_and_stays_in_the_tab(browser: Browser, keyed: Served
         expect(page.get_by_role("textbox", name="Key")).to_be_visible()
 
 
+@pytest.mark.fault("A-99")
+def test_a_viewer_sees_all_and_no_button_that_would_be_refused(browser: Browser, keyed: Served) -> None:
+    made = {}
+    for role in ("viewer", "operator"):
+        body = {"name": f"a-{role}", "role": role}
+        answer = keyed.http.post("/api/v1/keys", json=body, headers={"Authorization": f"Bearer {KEY}"})
+        made[role] = answer.json()["key"]
+    with tab(browser, keyed.url) as open_:
+        page = open_.page
+        for role, seen in (("viewer", 0), ("operator", 1)):
+            _give(open_, made[role])
+            expect(page.get_by_text(f"a-{role}, {role}")).to_be_visible()
+            expect(page.get_by_text("Live", exact=True)).to_be_visible()
+            row = page.locator('[data-model="one"]')
+            expect(row).to_be_visible()
+            expect(row.get_by_role("button", name="Download one")).to_have_count(seen)
+            expect(page.get_by_role("form", name="Pull a model")).to_have_count(seen)
+            row.get_by_role("button", name="More about one").click()
+            expect(page.get_by_role("dialog").get_by_role("button", name="Remove…")).to_have_count(seen)
+            page.keyboard.press("Escape")
+            open_.view("Schedules")
+            switch = page.get_by_role("checkbox").first
+            expect(switch).to_be_disabled()
+            expect(page.get_by_role("button", name="Run cleanup now")).to_have_count(seen)
+            open_.view("Events")
+            expect(page.get_by_role("heading", name="Who changed what")).to_be_visible()
+            open_.view("Models")
+            page.get_by_role("button", name="Forget key").click()
+        _give(open_, "wrong")
+        expect(page.get_by_role("alert")).to_contain_text("not known here")
+
+
 def _give(open_: Tab, key: str) -> None:
     field = open_.page.get_by_role("textbox", name="Key")
     expect(field).to_be_visible()

@@ -116,7 +116,14 @@ def test_without_a_key_only_loopback_is_bound(tmp_path: Path, host: str, setting
     with pytest.raises(Invalid) as refused:
         Instance(open_to_all, programs=stand_ins).start()
     assert refused.value.code == "key_required"
-    assert refused.value.hint == f'export MODELYARD_API_KEY="$(modelyard key)"\nmodelyard up --host {host} --port 0'
+    told = f"{refused.value.message}\n{refused.value.hint}"
+    assert len(told.splitlines()) == 5
+    for fix in (
+        f'export MODELYARD_API_KEY="$(modelyard key)"; modelyard up --host {host} --port 0\n',
+        "\n  modelyard up --port 0\n",
+        "--insecure-no-auth-i-understand",
+    ):  # fmt: skip
+        assert fix in told
     assert not (tmp_path / "data").exists()
     assert settings.api_key is None
 

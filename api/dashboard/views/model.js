@@ -3,7 +3,7 @@ import { useEffect, useState } from "preact/hooks";
 import { bytes, duration, many, percent, when } from "../format.js";
 import { html } from "../html.js";
 import { Badge, Button, Dialog, ProblemNote } from "../parts.js";
-import { act, models } from "../store.js";
+import { act, may, models } from "../store.js";
 import { ask, get, post } from "../wire.js";
 import { Download, Repair } from "./bring.js";
 
@@ -17,7 +17,7 @@ export function ModelSheet({ id, close, swap }) {
     <${Health} model=${model} />
     <${Fits} model=${model} />
     ${removing ? html`<${Removal} model=${model} done=${close} back=${() => setRemoving(false)} />`
-    : html`<footer><${Actions} model=${model} swap=${() => { close(); swap(id); }} />
+    : may("operator") && html`<footer><${Actions} model=${model} swap=${() => { close(); swap(id); }} />
       <span class="grow"></span><button type="button" class="danger" onClick=${() => setRemoving(true)}>Remove…</button></footer>`}
   <//>`;
 }

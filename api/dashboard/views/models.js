@@ -5,7 +5,7 @@ import { bytes, duration, speed } from "../format.js";
 import { html } from "../html.js";
 import { secondsLeft } from "../jobs.js";
 import { Badge, Empty, Progress, Section, Table } from "../parts.js";
-import { jobs, models, watch } from "../store.js";
+import { jobs, may, models, watch } from "../store.js";
 import { byPresence, Download, Repair } from "./bring.js";
 import { ModelSheet } from "./model.js";
 import { Pull } from "./pull.js";
@@ -74,7 +74,7 @@ function Main({ model }) {
   const { modelId, status, active } = model;
   if (["missing", "failed"].includes(status)) return html`<${Download} id=${modelId} />`;
   if (status === "corrupted") return html`<${Repair} id=${modelId} />`;
-  if (status !== "available" || active) return null;
+  if (status !== "available" || active || !may("operator")) return null;
   return html`<button type="button" aria-label="Activate ${modelId}…"
     onClick=${() => { planned.value = modelId; }}>Activate…</button>`;
 }

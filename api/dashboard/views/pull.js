@@ -2,7 +2,7 @@
 import { useState } from "preact/hooks";
 import { html } from "../html.js";
 import { PRIORITIES } from "../jobs.js";
-import { act, models } from "../store.js";
+import { act, may, models } from "../store.js";
 import { post, Problem } from "../wire.js";
 
 const SOURCES = { hf: "huggingface", ollama: "ollama", file: "file" };
@@ -19,6 +19,7 @@ export function Pull() {
     setBusy(false);
     if (done) tell({ ...wanted, reference: "", id: "" });
   };
+  if (!may("operator")) return null;
   const types = [...new Set(["llm", "embedding", "image_gen", ...(models.data.value ?? []).map((model) => model.modelType)])];
   return html`<form class="bar" onSubmit=${submit} aria-label="Pull a model">
     <label class="grow">Pull <input ...${field("reference")} required autocomplete="off" spellcheck="false"

@@ -3,7 +3,7 @@ import { useEffect, useState } from "preact/hooks";
 import { duration, when } from "../format.js";
 import { html } from "../html.js";
 import { Badge, Button, Section, Table } from "../parts.js";
-import { act, now, schedules, watch } from "../store.js";
+import { act, may, now, schedules, watch } from "../store.js";
 import { ask, post } from "../wire.js";
 
 export function Schedules() {
@@ -15,14 +15,15 @@ export function Schedules() {
 }
 
 function Row({ one }) {
+  const mine = one.changeable && may("admin");
   const change = (changes) => act(`Change of ${one.name}`, () => ask("PATCH", `/schedules/${one.name}`, changes));
   return html`<tr><th scope="row">${one.name}<p class="quiet">${one.does}</p></th>
-    <td><input type="checkbox" aria-label="${one.name} is on" checked=${one.enabled} disabled=${!one.changeable}
+    <td><input type="checkbox" aria-label="${one.name} is on" checked=${one.enabled} disabled=${!mine}
       onChange=${({ target }) => change({ enabled: target.checked })} /></td>
-    <td>${one.changeable ? html`<${Every} one=${one} change=${change} />` : html`<span class="num">${duration(one.every)}</span>`}</td>
+    <td>${mine ? html`<${Every} one=${one} change=${change} />` : html`<span class="num">${duration(one.every)}</span>`}</td>
     <td><${Last} run=${one.lastRun} /></td>
     <td class="num">${one.enabled ? when(one.nextRun, now.value) : "off"}</td>
-    <td class="actions">${one.changed && html`<${Button} label="${one.name} as the settings say" does=${() => change({ every: null, enabled: null })}>As set<//>`}
+    <td class="actions">${one.changed && html`<${Button} needs="admin" label="${one.name} as the settings say" does=${() => change({ every: null, enabled: null })}>As set<//>`}
       <${Button} what=${one.name} label="Run ${one.name} now" request=${() => post(`/schedules/${one.name}/run`)}>Run now<//></td></tr>`;
 }
 

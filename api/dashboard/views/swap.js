@@ -26,7 +26,7 @@ export function Swap({ id, close }) {
     ${problem && html`<${ProblemNote} problem=${problem} />`}
     ${!plan && !problem && html`<p class="quiet">Planning…</p>`}
     ${plan && html`<${Plan} plan=${plan} />`}
-    <footer><${Button} does=${look}>Plan again<//>
+    <footer><${Button} needs="viewer" does=${look}>Plan again<//>
       <${Button} kind="primary" disabled=${!plan || problem} does=${carryOut}>Do exactly this<//></footer>
   <//>`;
 }
