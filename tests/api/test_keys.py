@@ -183,9 +183,9 @@ def test_who_is_behind_a_proxy_is_who_the_proxy_says(serve: Serve, settings: Set
     behind = serve(trusted_proxies=["127.0.0.0/8"], allowed_hosts=["models.example"])
     direct = serve()
     page = {"Host": "models.example", "Origin": "https://models.example", "X-Forwarded-Proto": "https"}
-    for api, address in ((behind, "192.0.2.7"), (direct, "127.0.0.1")):
+    for jobs, (api, address) in enumerate(((behind, "192.0.2.7"), (direct, "127.0.0.1")), 1):
         told = {"X-Forwarded-For": "203.0.113.9, 192.0.2.7", **bearer(STANDING), **(page if api is behind else {})}
-        assert api.http.put("/api/v1/limits/office", json={"jobs": 1}, headers=told).status_code == 200
+        assert api.http.put("/api/v1/limits/office", json={"jobs": jobs}, headers=told).status_code == 200
         (row,) = api.http.get("/api/v1/audit?limit=1", headers=bearer(STANDING)).json()["entries"]
         assert row["address"] == address
     for number in range(21):
