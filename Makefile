@@ -4,15 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Files at a time, on two cores: many of them wait for clocks, and others use that. 0 is one after another.
 TESTS_AT_ONCE ?= 4
+# What looks at a release is no part of it, and has an environment of its own.
+TOOLS := .venv-release
+RELEASE := dist/requirements.txt
 APT := redis-server postgresql chromium
 APT_BENCH := nginx-light aria2 curl openssl
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint bench chaos life screenshots migrate llama system-packages bench-packages
+.PHONY: help setup demo up test lint bench chaos life fuzz canary screenshots migrate llama release-constraints audit sbom \
+	system-packages bench-packages
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## Make the virtual environment in .venv, with all extras
 
@@ -63,8 +67,27 @@ chaos: setup system-packages llama ## Take parts away at every step of real work
 life: setup ## Play sixty days of forty models in fast-forward, and print what became of each and why
 	$(BIN)/pytest -q -s tests/retention/test_life.py
 
+fuzz: setup system-packages ## Ask a running service all that its OpenAPI document allows and forbids, and feed every reader of files
+	$(BIN)/python -m tests.fuzz $(SECONDS_EACH)
+
 screenshots: setup system-packages ## Take pictures of every view of the dashboard, into .screenshots/
 	$(BIN)/pytest -q tests/dashboard/test_dashboard.py --screenshots .screenshots
 
 migrate: setup ## Bring the database's schema up to date
 	$(BIN)/python -m workers migrate
+
+release-constraints: $(RELEASE) ## Write every package of a release with its version and sha256, into dist/requirements.txt
+
+$(RELEASE): pyproject.toml constraints.txt $(VENV)/.installed
+	$(BIN)/python -m deploy.release $@
+
+audit: $(RELEASE) $(TOOLS)/.installed ## Look up known flaws of what a release is made of
+	$(BIN)/python -m deploy.audit $(TOOLS)/bin/pip-audit $(RELEASE)
+
+sbom: $(RELEASE) $(TOOLS)/.installed ## Write the bill of materials of a release, into dist/sbom.json (CycloneDX)
+	$(TOOLS)/bin/cyclonedx-py requirements $(RELEASE) --of JSON -o dist/sbom.json
+
+$(TOOLS)/.installed: constraints.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install -q -c constraints.txt pip-audit cyclonedx-bom
+	@touch $@

@@ -32,7 +32,8 @@ LONGEST_FIRST = (
     "tests/faults/test_crashes", "tests/dashboard/test_dashboard", "tests/system/test_outages",
     "tests/faults/test_matrix", "tests/system/test_spine", "tests/system/test_kills", "tests/faults/test_concurrency",
     "tests/faults/test_swaps", "tests/benchmarks/", "tests/system/test_order", "tests/system/test_locks",
-    "tests/system/test_memory", "tests/system/test_governor", "tests/faults/", "tests/system/", "tests/conformance/",
+    "tests/system/test_memory", "tests/system/test_governor",
+    "tests/fuzz/test_service", "tests/faults/", "tests/system/", "tests/conformance/",
     "tests/workers/runtimes/", "tests/deploy/", "tests/api/",
 )  # fmt: skip
 """Where tests begin takes effect at the end: what is long and comes last is waited for by idle processors."""

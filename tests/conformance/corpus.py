@@ -272,6 +272,20 @@ def torch_zip(data: bytes, **more: bytes) -> bytes:
     return zipped({"archive/data.pkl": data, "archive/version": b"3\n", **more})
 
 
+def hiding(whole: bytes) -> bytes:
+    """A zip that counts one entry less than its directory has: some readers go by the one, some by the other."""
+    at = len(whole) - 22 + 8
+    count = struct.unpack_from("<H", whole, at)[0] - 1
+    return whole[:at] + struct.pack("<2H", count, count) + whole[at + 4 :]
+
+
+def with_second_directory(whole: bytes) -> bytes:
+    """A zip with a wider record of its directory, which says that it is empty, before the usual one."""
+    place = len(whole) - 22
+    wider = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 0, 0, 0, place)
+    return whole[:place] + wider + struct.pack("<4sLQL", b"PK\x06\x07", 0, place, 1) + whole[place:]
+
+
 def overlapping() -> bytes:
     """A zip of torch's form whose two entries are the same bytes."""
     made = bytearray(torch_zip(pickle.dumps({})))

@@ -10,7 +10,19 @@ import pytest
 
 from shared.errors import ModelyardError, Unsafe
 from shared.trust import Trust
-from tests.conformance.corpus import HONEST, WEIGHTS, Canary, Case, cases, overlapping, remote_code, torch_zip, zipped
+from tests.conformance.corpus import (
+    HONEST,
+    WEIGHTS,
+    Canary,
+    Case,
+    cases,
+    hiding,
+    overlapping,
+    remote_code,
+    torch_zip,
+    with_second_directory,
+    zipped,
+)
 from workers.store.essentials import check_essentials, check_loadable, files_of
 
 CORPUS = list(cases())
@@ -106,8 +118,21 @@ class TestAllowedPickles:
             overlapping(),
             torch_zip(b"x")[:-30],
             torch_zip(b"x").replace(b"PK\x01\x02", b"PK\x09\x09"),
+            hiding(torch_zip(b"x", **{"archive/data/0": b"y"})),
+            with_second_directory(torch_zip(b"x")),
+            torch_zip(b"x") + b"\0",
         ],
-        ids=["bomb", "a zip in a zip", "a name that leaves", "overlap", "no directory", "damaged directory"],
+        ids=[
+            "bomb",
+            "a zip in a zip",
+            "a name that leaves",
+            "overlap",
+            "no directory",
+            "damaged directory",
+            "more entries than it counts",
+            "a directory for some readers only",
+            "more behind its end",
+        ],
     )
     def test_a_zip_that_torch_did_not_write(self, data: bytes, tmp_path: Path) -> None:
         assert self.verdict(tmp_path, "m.pt", data) == "invalid_format"

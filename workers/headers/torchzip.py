@@ -71,6 +71,8 @@ def _entries(file: BinaryIO, size: int) -> list[_Entry]:
         whole, packed, offset = _widened(extra, whole, packed, offset)
         found.append(_Entry(raw[names : names + name_length], offset, packed, whole))
         at = names + name_length + extra_length + note_length
+    if at != len(raw):
+        raise invalid_format("its directory has more entries than it counts")
     return found
 
 
@@ -82,17 +84,17 @@ def _directory(file: BinaryIO, size: int) -> tuple[int, int, int]:
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or at + _END.size > len(tail):
         raise invalid_format("it is a zip without its directory")
-    end = _END.unpack_from(tail, at)
-    count, length, begin = end[4:7]
-    if _WIDE not in (length, begin) and count != _MAX_COMMENT:
-        return count, length, begin
-    if at < _LOCATOR.size or tail[at - _LOCATOR.size :][:4] != b"PK\x06\x07":
-        raise invalid_format("it is a zip without its directory")
-    file.seek(min(_LOCATOR.unpack_from(tail, at - _LOCATOR.size)[2], size))
-    wide = read_exactly(file, _END_64.size)
-    if len(wide) < _END_64.size or wide[:4] != b"PK\x06\x06":
-        raise invalid_format("it is a zip without its directory")
-    count, length, begin = _END_64.unpack(wide)[7:10]
+    count, length, begin, note = _END.unpack_from(tail, at)[4:8]
+    place = start + at
+    if at >= _LOCATOR.size and tail[at - _LOCATOR.size :][:4] == b"PK\x06\x07":  # it counts, whatever stands behind it
+        place -= _LOCATOR.size + _END_64.size
+        file.seek(max(0, place))
+        wide = read_exactly(file, _END_64.size)
+        if _LOCATOR.unpack_from(tail, at - _LOCATOR.size)[2] != place or wide[:4] != b"PK\x06\x06":
+            raise invalid_format("it is a zip without its directory")
+        count, length, begin = _END_64.unpack(wide)[7:10]
+    if begin + length != place or at + _END.size + note != len(tail):
+        raise invalid_format("its directory is not where every reader looks for it")
     return count, length, begin
 
 

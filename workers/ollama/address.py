@@ -42,7 +42,7 @@ def address(setting: str) -> Address:
         scheme, rest = "http", text
     ports = {"http": DEFAULT_PORT if not separator else 80, "https": 443}
     host, _, port = rest.rstrip("/").rpartition(":")
-    if not port.isdigit() or (":" in host and not host.endswith("]")):
+    if not port.isdecimal() or (":" in host and not host.endswith("]")):
         host, port = rest.rstrip("/"), ""
     host = host.strip("[]")
     number = int(port or ports.get(scheme, 0))

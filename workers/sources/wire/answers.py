@@ -60,7 +60,7 @@ def seconds_after(text: str) -> float | None:
     text = text.strip()
     if not text:
         return None
-    if text.isdigit():
+    if text.isascii() and text.isdigit():  # others have digits that no number is made of
         return min(float(text[:9]), MAX_WAIT)
     try:
         moment = parsedate_to_datetime(text)

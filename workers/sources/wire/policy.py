@@ -97,7 +97,7 @@ def _shown(name: str) -> str:
 
 def _entry(text: str) -> tuple[str, int | None]:
     host, separator, port = text.rpartition(":")
-    if separator and port.isdigit() and (":" not in host or host.endswith("]")):
+    if separator and port.isdecimal() and (":" not in host or host.endswith("]")):
         return _plain(host), int(port)
     return _plain(text), None
 
