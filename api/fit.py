@@ -95,7 +95,7 @@ def requirements(database: Database, model_id: str, device_id: str | None, conte
         )  # fmt: skip
     longest = row.facts.get("contextLength") or context_length
     lengths = sorted({length for length in CONTEXTS if length < longest} | {longest})
-    if output_of(model.type) in (Output.IMAGES, Output.SOUND):
+    if output_of(model.type) in (Output.IMAGES, Output.SOUND, Output.VIDEO):
         lengths = []
     parameters = row.facts.get("parameterCount")
     return RequirementsView(

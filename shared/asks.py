@@ -120,16 +120,13 @@ def _sides(size: str) -> str | None:
     return size
 
 
-class ImageBody(BaseModel):
-    """What to show. Only `prompt` has to be said; what is left out is as the model has it by itself."""
+class Shown(BaseModel):
+    """What both images and videos take. Only `prompt` has to be said; what is left out is as the model has it."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"model": "image_gen", "prompt": "A lighthouse at dusk"}]}
-    )
+    model_config = ConfigDict(extra="forbid")
 
-    model: Annotated[str, Field(max_length=96, description="A model id, or the type `image_gen`.")]
+    model: Annotated[str, Field(max_length=96, description="A model id, or a type such as `image_gen`.")]
     prompt: Annotated[str, Field(min_length=1, max_length=4000)]
-    n: Annotated[int, Field(ge=1, le=4, description="How many; the second has the next seed, and so on.")] = 1
     size: (
         Annotated[
             str,
@@ -140,14 +137,32 @@ class ImageBody(BaseModel):
     ) = None
     steps: Annotated[int, Field(ge=1, le=100)] | None = None
     seed: (
-        Annotated[int, Field(ge=0, lt=2**32, description="Asked again with the same, the image is the same.")] | None
+        Annotated[int, Field(ge=0, lt=2**32, description="Asked again with the same, what is made is the same.")] | None
     ) = None
     negative_prompt: Annotated[str, Field(max_length=4000, description="What it is not to show.")] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=100, description="How closely it keeps to the prompt.")] | None = (
         None
     )
-    response_format: Literal["b64_json"] = "b64_json"
     user: Annotated[str, Field(max_length=200)] | None = None
+
+
+class ImageBody(Shown):
+    """What images are to show."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"model": "image_gen", "prompt": "A lighthouse at dusk"}]}
+    )
+
+    n: Annotated[int, Field(ge=1, le=4, description="How many; the second has the next seed, and so on.")] = 1
+    response_format: Literal["b64_json"] = "b64_json"
+
+
+class VideoBody(Shown):
+    """What a video is to show; in a job, whose result has the file."""
+
+    frames: Annotated[int, Field(ge=1, le=1000, description="16 where nothing is said.")] | None = None
+    fps: Annotated[float, Field(ge=1, le=60, description="Frames a second; 8 where nothing is said.")] | None = None
+    response_format: Literal["mp4"] = "mp4"
 
 
 class SpeechBody(BaseModel):
@@ -170,7 +185,9 @@ class SpeechBody(BaseModel):
     response_format: Literal["wav"] = "wav"
 
 
-AskPath = Literal["chat/completions", "completions", "embeddings", "images/generations", "audio/speech"]
+AskPath = Literal[
+    "chat/completions", "completions", "embeddings", "images/generations", "audio/speech", "videos/generations"
+]
 
 
 class Asked(NamedTuple):
@@ -192,5 +209,6 @@ ASKS: dict[str, Asked] = {
     "embeddings": Asked(EmbeddingBody, Output.VECTORS, SAID_TO_US),
     "audio/speech": Asked(SpeechBody, Output.SOUND, {"response_format"}),
     "images/generations": Asked(ImageBody, Output.IMAGES, IMAGE_SAID_TO_US),
+    "videos/generations": Asked(VideoBody, Output.VIDEO, IMAGE_SAID_TO_US),
 }
 """By the path below `/v1`."""

@@ -22,6 +22,9 @@ IMAGE_SIZE = 1024
 IMAGE_NUMBERS = 4 * 256
 """Numbers for every pixel while an image is decoded, which is when a pipeline takes most: a handful of layers at the
 full size, of 256 channels in all common families. Larger images than its own are decoded in tiles of that size."""
+FRAME_NUMBERS = 64
+"""Numbers for every pixel of every frame while a video is made: all of its frames are, together, and twice, with what
+it is to show and without; they are decoded one after the other, as images are."""
 
 OLLAMA, DIFFUSERS = "ollama", "diffusers"
 _RUNTIMES = {"gguf": "llamacpp", "transformers": "torch", "diffusers": DIFFUSERS}
@@ -32,10 +35,15 @@ WIDE = {"F32": 4, "F64": 8}
 """Bytes of numbers of more than 16 bits."""
 SOUND_MAKERS = ("VitsModel", "MusicgenForConditionalGeneration")
 """Architectures of transformers that speak or play."""
+VIDEO_MAKERS = ("AnimateDiffPipeline",)
+"""Pipelines of diffusers that make videos of texts here."""
+VIDEO_FRAMES = 16
+"""Of a video, where nothing else is asked for."""
 _RUNNABLE = {
     Output.TEXT: "Runnable are transformers folders of safetensors that generate text, and GGUF files.",
     Output.VECTORS: "Runnable are transformers folders of safetensors, and GGUF files.",
     Output.SOUND: f"Runnable are transformers folders of safetensors: {', '.join(SOUND_MAKERS)}.",
+    Output.VIDEO: f"Runnable are diffusers folders with their motion: {', '.join(VIDEO_MAKERS)}.",
     Output.IMAGES: "Runnable are diffusers folders: a model_index.json, and safetensors in the folders that it names.",
 }
 
@@ -84,6 +92,8 @@ def runtime_of(facts: Mapping[str, Any], holder: str, model_type: str) -> str:
     found = _RUNTIMES.get(facts.get("format", ""), "")
     if output_of(model_type) is Output.SOUND:
         return found if found == "torch" and facts.get("architecture") in (None, *SOUND_MAKERS) else ""
+    if output_of(model_type) is Output.VIDEO:
+        return found if found == DIFFUSERS and facts.get("architecture") in VIDEO_MAKERS else ""
     return found if (found == DIFFUSERS) is (output_of(model_type) is Output.IMAGES) else ""
 
 
@@ -92,7 +102,7 @@ def runnable(facts: Mapping[str, Any], model_type: str) -> str:
     output, kind = output_of(model_type), facts.get("format")
     if kind == "safetensors":
         return f"These are bare weights, and nothing says what to make of them. {_RUNNABLE[output]}"
-    if kind == "diffusers" and output is not Output.IMAGES:
+    if kind == "diffusers" and output not in (Output.IMAGES, Output.VIDEO):
         return "Of diffusers' pipelines those run that make images of texts, as models of the type `image_gen`."
     return _RUNNABLE[output]
 
@@ -250,7 +260,9 @@ def _altogether(facts: Mapping[str, Any], size: int, setting: Setting) -> tuple[
         full = facts.get("quantization") == "F32" and not setting.lowered.precision
         number_bytes = 4 if setting.device_kind == "cpu" or full else 2
         weights = facts["parameterCount"] * number_bytes if "parameterCount" in facts else weights
-        return weights, facts.get("imageSize", IMAGE_SIZE) ** 2 * IMAGE_NUMBERS * number_bytes, runtime
+        pixels = facts.get("imageSize", IMAGE_SIZE) ** 2
+        moving = pixels * facts.get("frames", 0) * FRAME_NUMBERS
+        return weights, max(pixels * IMAGE_NUMBERS, moving) * number_bytes, runtime
     if setting.lowered.precision and facts.get("quantization") in WIDE:
         weights = weights * 2 // WIDE[facts["quantization"]]
     if setting.runtime in CACHE_FIRST:

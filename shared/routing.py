@@ -14,7 +14,7 @@ from shared.errors import Conflict, NotFound, Unavailable
 from shared.jobs import Ledger
 from shared.keys import runner_key
 from shared.settings import Settings
-from shared.states import EMBEDDING, IMAGE_GEN, SPEECH, Output, ResidencyState, output_of
+from shared.states import ANIMATION, EMBEDDING, IMAGE_GEN, SPEECH, Output, ResidencyState, output_of
 
 ANSWER_SECONDS, CONNECT_SECONDS = 3600.0, 5.0
 """An answer may take minutes, and wait for others before it; a connection to a child on this machine may not. A runner
@@ -26,9 +26,9 @@ ORIGIN = "request"
 """Of jobs that load a model because somebody asked it something."""
 ASKED_OVER = {
     Output.TEXT: "/v1/chat/completions", Output.VECTORS: "/v1/embeddings", Output.IMAGES: "/v1/images/generations",
-    Output.SOUND: "/v1/audio/speech",
+    Output.SOUND: "/v1/audio/speech", Output.VIDEO: "/api/v1/models/{id}/run, with the path videos/generations",
 }  # fmt: skip
-TYPES = {Output.VECTORS: EMBEDDING, Output.IMAGES: IMAGE_GEN, Output.SOUND: SPEECH}
+TYPES = {Output.VECTORS: EMBEDDING, Output.IMAGES: IMAGE_GEN, Output.SOUND: SPEECH, Output.VIDEO: ANIMATION}
 
 
 class Route(NamedTuple):

@@ -35,6 +35,7 @@ class Desired(StrEnum):
 EMBEDDING = "embedding"
 IMAGE_GEN = "image_gen"
 SPEECH, MUSIC = "tts", "music"
+ANIMATION, VIDEO_GEN = "animation", "video_gen"
 
 
 class Output(StrEnum):
@@ -44,11 +45,15 @@ class Output(StrEnum):
     VECTORS = "vectors"
     IMAGES = "images"
     SOUND = "sound"
+    VIDEO = "video"
 
 
 def output_of(model_type: str) -> Output:
     """What models of a type make: all others than these generate text, as far as a runtime here runs them."""
-    made = {EMBEDDING: Output.VECTORS, IMAGE_GEN: Output.IMAGES, SPEECH: Output.SOUND, MUSIC: Output.SOUND}
+    made = {
+        EMBEDDING: Output.VECTORS, IMAGE_GEN: Output.IMAGES, SPEECH: Output.SOUND, MUSIC: Output.SOUND,
+        ANIMATION: Output.VIDEO, VIDEO_GEN: Output.VIDEO,
+    }  # fmt: skip
     return made.get(model_type, Output.TEXT)
 
 

@@ -10,6 +10,7 @@ _WEIGHTS = re.compile(
 )
 _IN_16_BITS = ("fp16", "bf16")
 _DENOISERS = ("unet", "transformer")
+MOTION = "motion_adapter"
 LATENT_SCALE = 8
 """Pixels to one number of a latent, each way, where the decoder does not say; all common families have this."""
 
@@ -59,6 +60,16 @@ def image_size(config: Callable[[str], Mapping[str, Any] | None]) -> int | None:
     blocks = (config("vae") or {}).get("block_out_channels")
     scale = 2 ** (len(blocks) - 1) if isinstance(blocks, list) and 0 < len(blocks) < LATENT_SCALE else LATENT_SCALE
     return size * scale if type(size) is int and size > 0 else None
+
+
+def frames(config: Callable[[str], Mapping[str, Any] | None]) -> int | None:
+    """The most frames that its motion was made for; None where it has none, or does not tell.
+
+    Args:
+        config: the settings of a part.
+    """
+    told = (config(MOTION) or {}).get("motion_max_seq_length")
+    return told if type(told) is int and told > 0 else None
 
 
 def _editions(names: Iterable[str], wanted: set[str]) -> dict[str, set[str | None]]:

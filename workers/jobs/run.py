@@ -29,6 +29,8 @@ AGAIN_SECONDS = 1.0
 MOST_BYTES = 8 * 1024**2
 """Of an answer that is kept in the ledger."""
 SHOWN = 300
+FILES = {Output.SOUND: "wav", Output.VIDEO: "mp4"}
+"""What is answered as the bytes of a file."""
 
 
 @job(Run)
@@ -101,7 +103,7 @@ async def _ask(args: Run, route: Route, work: Work) -> tuple[int, bytes]:
             if len(content) > MOST_BYTES:
                 raise Exhausted(
                     "answer_too_large", f"The answer has more than {MOST_BYTES // 1024**2} MiB.",
-                    f"Ask for less at a time, or over POST /v1/{args.path}, where nothing is kept.",
+                    "Ask for less at a time; over the gateway, as far as it has an endpoint for it, nothing is kept.",
                 )  # fmt: skip
         return answer.status_code, bytes(content)
 
@@ -119,8 +121,8 @@ def _read(path: str, status: int, content: bytes) -> dict[str, Any]:
     hint = "The log of its runner has its last words; `modelyard retry` asks it again."
     if status != httpx.codes.OK:
         raise Failed("model_failed", f"The model's server failed with status {status}: {shown}", hint)
-    if ASKS[path].output is Output.SOUND:
-        return {"data": [{"format": "wav", "b64_json": base64.b64encode(content).decode("ascii")}]}
+    if (written := FILES.get(ASKS[path].output)) is not None:
+        return {"data": [{"format": written, "b64_json": base64.b64encode(content).decode("ascii")}]}
     try:
         answer = json.loads(content)
     except (ValueError, RecursionError):

@@ -8,9 +8,23 @@ from shared.states import Output
 from workers.runtimes.base import Runtime
 from workers.runtimes.llamacpp import LlamaCpp, LlamaCppEmbedder
 from workers.runtimes.ollama import OllamaRuntime
-from workers.runtimes.torch_runner import TorchEmbedder, TorchImageGenerator, TorchRunner, TorchSoundMaker
+from workers.runtimes.torch_runner import (
+    TorchEmbedder,
+    TorchImageGenerator,
+    TorchRunner,
+    TorchSoundMaker,
+    TorchVideoMaker,
+)
 
-RUNNERS = (TorchRunner, TorchEmbedder, TorchImageGenerator, TorchSoundMaker, LlamaCpp, LlamaCppEmbedder)
+RUNNERS = (
+    TorchRunner,
+    TorchEmbedder,
+    TorchImageGenerator,
+    TorchVideoMaker,
+    TorchSoundMaker,
+    LlamaCpp,
+    LlamaCppEmbedder,
+)
 
 
 def all_runtimes(settings: Settings) -> tuple[Runtime, ...]:

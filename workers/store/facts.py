@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic.alias_generators import to_camel
 
-from shared.states import EMBEDDING, IMAGE_GEN, MUSIC, SPEECH
+from shared.states import ANIMATION, EMBEDDING, IMAGE_GEN, MUSIC, SPEECH, VIDEO_GEN
 from workers import pipelines
 from workers.headers import Content, GgufHeader, read_gguf, read_safetensors, sniff
 from workers.headers.plain import Openable, open_plain, read_exactly
@@ -19,12 +19,12 @@ MAX_TEXT = 200
 
 _GGUF_TYPES = {
     **dict.fromkeys(("flux", "sd1", "sdxl", "sd3", "aura", "lumina2", "hidream", "qwen_image", "cosmos"), IMAGE_GEN),
-    **dict.fromkeys(("wan", "ltxv", "hyvid"), "video_gen"),
+    **dict.fromkeys(("wan", "ltxv", "hyvid"), VIDEO_GEN),
     **dict.fromkeys(("bert", "nomic-bert", "jina-bert-v2"), EMBEDDING),
 }
 """By `general.architecture`; every other one is a language model's."""
 _PIPELINE_TYPES = (
-    *(("Animate", "animation"), ("Video", "video_gen"), ("Wan", "video_gen"), ("LTX", "video_gen")),
+    *(("Animate", ANIMATION), ("Video", VIDEO_GEN), ("Wan", VIDEO_GEN), ("LTX", VIDEO_GEN)),
     *(("Music", MUSIC), ("Audio", MUSIC)),
 )
 """By a word in a pipeline's class; every other one makes images."""
@@ -74,6 +74,8 @@ class Facts(NamedTuple):
     """How one embedding is made of those of its tokens: `mean`, `cls` or `last`."""
     image_size: int | None = None
     """Pixels of the side of an image that a pipeline was made for."""
+    frames: int | None = None
+    """The most of them that its motion was made for, where it makes videos."""
     thinking: bool | None = None
     """Its chat template knows of thoughts before an answer; None where it has none, or none was read."""
 
@@ -127,10 +129,15 @@ def _of_diffusers(index: dict[str, Any], files: Mapping[str, Openable]) -> Facts
     kind = _text(index.get("_class_name")) or ""
     guess = next((type_ for word, type_ in _PIPELINE_TYPES if word in kind), IMAGE_GEN)
     loaded = pipelines.weights(files, pipelines.parts(index))
-    size = pipelines.image_size(lambda part: _json(files.get(f"{part}/config.json"))) if guess == IMAGE_GEN else None
+
+    def config(part: str) -> dict[str, Any] | None:
+        return _json(files.get(f"{part}/config.json"))
+
     return Facts(
-        "diffusers", guess, architecture=kind or None, image_size=size, **_tensors(files[name] for name in loaded)
-    )
+        "diffusers", guess, architecture=kind or None, **_tensors(files[name] for name in loaded),
+        image_size=pipelines.image_size(config) if guess in (IMAGE_GEN, ANIMATION) else None,
+        frames=pipelines.frames(config),
+    )  # fmt: skip
 
 
 def _of_transformers(config: dict[str, Any], common: dict[str, Any]) -> Facts:

@@ -4,9 +4,10 @@ import base64
 import io
 import wave
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
+import av
 import httpx
 import pytest
 from sqlmodel import col, select
@@ -15,6 +16,7 @@ from shared.contracts import Download, Run, Switch
 from shared.db import catalog, usage
 from shared.db.tables import Job, Residency
 from shared.errors import Cancelled, Conflict, Exhausted, Failed, Invalid, Snooze, Unavailable
+from tests.factories.pipelines import animate_diff
 from tests.factories.repository import make_repository
 from tests.factories.speech import vits
 from tests.fakes.answers import Server, in_memory
@@ -55,6 +57,15 @@ def test_its_answer_is_the_result(oak: Place, monkeypatch: pytest.MonkeyPatch) -
     assert uses(oak) == (1, 0)
 
 
+@contextmanager
+def device_of(place: Place) -> Iterator[None]:
+    place.services.settings.jobs.lease_seconds = 600  # nobody renews it here
+    device = Device(id="cpu", kind="cpu", name="test", memory_total=10**12, memory_free=10**12)
+    with closing(Manager(place.services, device)) as manager:
+        place.services.manager = manager
+        yield
+
+
 def test_a_model_that_speaks_leaves_its_file_in_the_result(place: Place) -> None:
     """A real one, from its files on a hub to what is heard."""
     vits(place.repositories / "tiny" / "wren")
@@ -62,10 +73,7 @@ def test_a_model_that_speaks_leaves_its_file_in_the_result(place: Place) -> None
     with place.services.database.session() as session:
         catalog.change_model(session, "wren", type="tts")
     place.run(Download(model_id="wren"))
-    place.services.settings.jobs.lease_seconds = 600  # nobody renews it here
-    device = Device(id="cpu", kind="cpu", name="test", memory_total=10**12, memory_free=10**12)
-    with closing(Manager(place.services, device)) as manager:
-        place.services.manager = manager
+    with device_of(place):
         assert place.run(Switch(model_id="wren"))["runtime"] == "torch"
         asked = Run(model_id="tts", path="audio/speech", request={"input": "good morning", "seed": 1})
         result = place.run(asked)
@@ -74,6 +82,24 @@ def test_a_model_that_speaks_leaves_its_file_in_the_result(place: Place) -> None
     (made,) = result["answer"]["data"]
     with wave.open(io.BytesIO(base64.b64decode(made["b64_json"]))) as file:
         assert (made["format"], file.getframerate(), file.getnframes() > 1000) == ("wav", 16000, True)
+
+
+def test_a_model_that_makes_videos_does_too(place: Place) -> None:
+    animate_diff(place.repositories / "tiny" / "heron")
+    place.add("heron", "tiny/heron")
+    with place.services.database.session() as session:
+        catalog.change_model(session, "heron", type="animation")
+    place.run(Download(model_id="heron"))
+    request = {"prompt": "a ship", "steps": 1, "frames": 3, "fps": 6, "seed": 1}
+    with device_of(place):
+        assert place.run(Switch(model_id="heron"))["runtime"] == "diffusers"
+        result = place.run(Run(model_id="animation", path="videos/generations", request=request))
+        with pytest.raises(Conflict, match="makes video"):
+            place.run(Run(model_id="heron", path="images/generations", request={"prompt": "a ship"}))
+    (made,) = result["answer"]["data"]
+    with av.open(io.BytesIO(base64.b64decode(made["b64_json"]))) as file:
+        assert (made["format"], len(list(file.decode(video=0)))) == ("mp4", 3)
+    assert place.row("heron").facts["frames"] == 24
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from shared.states import Output
 from workers.runtimes.asking import ask, failed, probe_embedding, probe_image
 from workers.runtimes.base import Launch, Request
 from workers.runtimes.runner import Launched
-from workers.runtimes.torch_runner.config import embedding_model, pipeline, sound_model, text_model
+from workers.runtimes.torch_runner.config import embedding_model, pipeline, sound_model, text_model, video_pipeline
 
 ROOT = Path(__file__).parents[3]
 COMMAND = (sys.executable, "-P", "-m", "workers.runtimes.torch_runner.server")
@@ -131,10 +131,7 @@ class TorchSoundMaker(TorchRunner):
 
     def probe(self, base_url: str, key: str) -> None:
         """Raises: Failed: code `probe_failed`."""
-        answer = ask(base_url, "/run", key, {"prompt": "Hello"})
-        size = answer.get("bytes")
-        if not isinstance(size, int) or size < 1:
-            failed("no sound came back", 200, json.dumps(answer).encode())
+        _probe_file(base_url, key, "sound")
 
 
 class TorchImageGenerator(TorchRunner):
@@ -143,6 +140,7 @@ class TorchImageGenerator(TorchRunner):
     name = "diffusers"
     output = Output.IMAGES
     keeps_weights = False
+    _makes = "--images"
 
     def version(self) -> str:
         """Of diffusers.
@@ -155,7 +153,7 @@ class TorchImageGenerator(TorchRunner):
             return version("diffusers")
         except PackageNotFoundError:
             hint = "pip install 'modelyard[torch]'"
-            message = "Models that make images need diffusers, and there is none here."
+            message = f"Models that make {self.output} need diffusers, and there is none here."
             raise Failed("diffusers_missing", message, hint) from None
 
     def accepts(self, folder: Path) -> bool:
@@ -170,7 +168,7 @@ class TorchImageGenerator(TorchRunner):
         """
         self.version()
         launch = super().launch(request)
-        return replace(launch, argv=(*launch.argv, "--images"))
+        return replace(launch, argv=(*launch.argv, self._makes))
 
     def probe(self, base_url: str, key: str) -> None:
         """Raises: Failed: code `probe_failed`."""
@@ -179,6 +177,42 @@ class TorchImageGenerator(TorchRunner):
     def _pickled(self, folder: Path) -> bool:
         parts = [part for part in folder.iterdir() if part.is_dir()]
         return any(any(part.glob("*.bin")) and not any(part.glob("*.safetensors")) for part in parts)
+
+
+class TorchVideoMaker(TorchImageGenerator):
+    """The same for a pipeline of diffusers that makes videos of texts."""
+
+    output = Output.VIDEO
+    _makes = "--videos"
+
+    def version(self) -> str:
+        """Of diffusers.
+
+        Raises:
+            Failed: as for images; code `av_missing`.
+        """
+        try:
+            version("av")
+        except PackageNotFoundError:
+            hint = "pip install 'modelyard[torch]'"
+            raise Failed("av_missing", "Videos are written by PyAV, and there is none here.", hint) from None
+        return super().version()
+
+    def accepts(self, folder: Path) -> bool:
+        """Is it one of the pipelines that make videos here?"""
+        return video_pipeline(folder)
+
+    def probe(self, base_url: str, key: str) -> None:
+        """Raises: Failed: code `probe_failed`."""
+        _probe_file(base_url, key, "video")
+
+
+def _probe_file(base_url: str, key: str, what: str) -> None:
+    """Raises: Failed."""
+    answer = ask(base_url, "/run", key, {"prompt": "Hello"})
+    size = answer.get("bytes")
+    if not isinstance(size, int) or size < 1:
+        failed(f"no {what} came back", 200, json.dumps(answer).encode())
 
 
 def _env(key: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shared.fit import SOUND_MAKERS
+from shared.fit import SOUND_MAKERS, VIDEO_MAKERS
 
 INDEX = "model_index.json"
 MAX_JSON_BYTES = 16 * 1024 * 1024
@@ -31,6 +31,11 @@ def pipeline(folder: Path) -> bool:
     """Does `model_index.json` name a pipeline? Whether it is one for images of texts, diffusers says in the runner."""
     index = read(folder / INDEX) or {}
     return isinstance(index.get("_class_name"), str)
+
+
+def video_pipeline(folder: Path) -> bool:
+    """Does it name one that makes videos of texts?"""
+    return (read(folder / INDEX) or {}).get("_class_name") in VIDEO_MAKERS
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -128,7 +128,18 @@ class ImageGenerator(Engine):
         """One image as PNG.
 
         Raises:
-            Refused: nobody wants it any more; the pipeline does not take it; or what came of it is no image.
+            Refused: as `_made`; or what came of it is no image.
+        """
+        result = self._made(generation, prompt, seed, options)
+        if any(getattr(result, "nsfw_content_detected", None) or []):
+            raise Refused(400, "content_refused", "The model's own safety checker refuses what came of it.")
+        return _png(result.images[0])
+
+    def _made(self, generation: Generation, prompt: str, seed: int, options: dict[str, Any]) -> Any:
+        """What the pipeline answers, in numbers from 0 to 1.
+
+        Raises:
+            Refused: nobody wants it any more, or the pipeline does not take it.
         """
         import torch
 
@@ -141,7 +152,7 @@ class ImageGenerator(Engine):
 
         hook = next((name for name in AFTER_STEP if name in self._takes), None)
         try:
-            result = self._model(
+            return self._model(
                 prompt=prompt,
                 generator=torch.Generator("cpu").manual_seed(seed),  # equal on every device
                 output_type="np",
@@ -150,9 +161,6 @@ class ImageGenerator(Engine):
             )
         except ValueError as error:
             raise Refused(400, "invalid_request_error", f"The model's pipeline refuses: {error}") from error
-        if any(getattr(result, "nsfw_content_detected", None) or []):
-            raise Refused(400, "content_refused", "The model's own safety checker refuses what came of it.")
-        return _png(result.images[0])
 
 
 def _png(pixels: Any) -> bytes:

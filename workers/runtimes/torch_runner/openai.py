@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from workers.runtimes.torch_runner.request import Drawing, Options, Outcome, Prompt, Sounding
+from workers.runtimes.torch_runner.request import Drawing, Filming, Options, Outcome, Prompt, Sounding
 
 MAX_TOKENS = 1_000_000
 COMPLETION_TOKENS = 16
@@ -127,6 +127,18 @@ class ImageGeneration(BaseModel):
             self.prompt, self.n, (int(width), int(height)) if self.size else None, self.steps, self.seed,
             self.negative_prompt, self.guidance_scale,
         )  # fmt: skip
+
+
+class VideoGeneration(ImageGeneration):
+    """POST /v1/videos/generations."""
+
+    n: Literal[1] = 1
+    frames: int | None = Field(None, ge=1, le=1000)
+    fps: float = Field(8.0, ge=1, le=60)
+
+    def filming(self) -> Filming:
+        """As the engine takes it."""
+        return Filming(**vars(self.drawing()), frames=self.frames, rate=self.fps)
 
 
 class Speech(BaseModel):

@@ -25,6 +25,15 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class Filming(Drawing):
+    """What a video is to show, and how."""
+
+    frames: int | None = None
+    rate: float = 8.0
+    """Frames a second."""
+
+
+@dataclass(frozen=True)
 class Sounding:
     """What is to be heard, and how."""
 
@@ -79,6 +88,8 @@ class Outcome:
     """PNG files."""
     sound: bytes = b""
     """A WAV file."""
+    video: bytes = b""
+    """An MP4 file."""
 
 
 Event = str | Outcome | Exception

@@ -22,11 +22,13 @@ from workers.runtimes.torch_runner.openai import (
     Reply,
     Run,
     Speech,
+    VideoGeneration,
     images_reply,
 )
 from workers.runtimes.torch_runner.request import (
     Drawing,
     Event,
+    Filming,
     Generation,
     Options,
     Outcome,
@@ -40,6 +42,8 @@ from workers.runtimes.torch_runner.sound import SoundMaker
 UNAVAILABLE = 503
 PROBE_SECONDS = 0.2
 """Of music."""
+PROBE_SIZE, PROBE_FRAMES = (64, 64), 2
+"""Of a video."""
 BATCH = 16
 """Texts that go through the model together: more would hold up who comes next."""
 
@@ -146,6 +150,24 @@ def create_image_app(engine: Engine, model_id: str) -> FastAPI:
         listener = Listener(engine, body.drawing(), Options())
         _, outcome = await _unless_gone(request, listener)
         return JSONResponse(images_reply(outcome.images))
+
+    return app
+
+
+def create_video_app(engine: Engine, model_id: str) -> FastAPI:
+    """The routes for an engine that makes videos."""
+    app = _create(engine, model_id)
+
+    @app.post("/run")
+    async def run(body: Run, request: Request) -> Response:
+        short = Filming(body.prompt, size=PROBE_SIZE, steps=1, seed=0, frames=PROBE_FRAMES)
+        _, outcome = await _unless_gone(request, Listener(engine, short, Options()))
+        return JSONResponse({"bytes": len(outcome.video), "seconds": outcome.seconds})
+
+    @app.post("/v1/videos/generations")
+    async def videos(body: VideoGeneration, request: Request) -> Response:
+        _, outcome = await _unless_gone(request, Listener(engine, body.filming(), Options()))
+        return Response(outcome.video, media_type="video/mp4")
 
     return app
 

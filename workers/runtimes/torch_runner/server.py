@@ -28,9 +28,11 @@ from workers.runtimes.torch_runner.routes import (
     create_embedding_app,
     create_image_app,
     create_sound_app,
+    create_video_app,
     problem,
 )
 from workers.runtimes.torch_runner.sound import SoundMaker
+from workers.runtimes.torch_runner.video import VideoMaker
 
 SHUTDOWN_SECONDS = 2
 
@@ -94,6 +96,9 @@ def _made(arguments: argparse.Namespace) -> tuple[Engine, FastAPI]:
         "keep_weights": arguments.keep_weights, "piece_by_piece": arguments.piece_by_piece,
         "precision": arguments.precision,
     }  # fmt: skip
+    if arguments.videos:
+        videos = VideoMaker(*about, **allowed)
+        return videos, create_video_app(videos, arguments.model_id)
     if arguments.images:
         images = ImageGenerator(*about, **allowed)
         return images, create_image_app(images, arguments.model_id)
@@ -132,6 +137,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--embeddings", choices=["mean", "cls", "last"], help="make vectors, pooled like this")
     parser.add_argument("--sound", action="store_true", help="speak, or play music")
     parser.add_argument("--images", action="store_true", help="make images, with a pipeline of diffusers")
+    parser.add_argument("--videos", action="store_true", help="make videos, with a pipeline of diffusers")
     parser.add_argument("--allow-pickle", action="store_true")
     parser.add_argument("--allow-remote-code", action="store_true")
     parser.add_argument("--keep-weights", action="store_true", help="in host memory, so that it can sleep")
