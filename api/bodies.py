@@ -7,7 +7,7 @@ from pydantic.alias_generators import to_camel
 
 from api.views import PriorityName
 from shared.asks import AskPath
-from shared.contract import BundleName, ModelId, ScanPath, Sha256
+from shared.contract import BundleName, ModelId, NodeName, ScanPath, Sha256
 from shared.errors import ModelyardError
 from shared.fallback import MOST_STEPS, Step
 from shared.lock import Lock
@@ -51,8 +51,15 @@ Aliases = Annotated[list[ModelName], Field(max_length=20)]
 Modes = Annotated[list[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]], Field(max_length=20)]
 
 
+Node = Annotated[
+    NodeName, Field(description="The machine whose store is meant, of several; else the one with the best device.")
+]
+
+
 class ScanBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"paths": ["/models"]}]})
+
+    node: Node | None = None
 
     paths: Annotated[
         list[ScanPath], Field(max_length=100, description="Each a folder of MODEL_SCAN_PATH, or below.")
@@ -74,6 +81,7 @@ class DownloadBody(Body):
     model_id: ModelName
     force_redownload: bool = False
     priority: PriorityName | None = None
+    node: Node | None = None
 
 
 class TrustBody(Body):
@@ -112,6 +120,7 @@ class ImportBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"sha256": "0" * 64}]})
 
     sha256: Annotated[Sha256, Field(description="Of the whole file, as its maker told.")] | None = None
+    node: Node | None = None
 
 
 class FallbackBody(Body):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from api.bodies import Body
+from api.bodies import Body, Node
 from api.cursor import encode_cursor
 from api.views import PriorityName, View
 from shared.contract import ModelId
@@ -55,6 +55,7 @@ class CleanupBody(Body):
     models: Annotated[
         list[ModelId], Field(min_length=1, max_length=1000, description="None but these.")
     ] | None = None  # fmt: skip
+    node: Node | None = None
 
 
 class DiskView(View):

@@ -8,7 +8,7 @@ from api.metrics.names import METRICS
 from deploy.environment import variables
 from shared.contract import Contract
 from shared.contracts import KINDS
-from shared.queues import DEVICE, INTAKE, lane_queues
+from shared.queues import DEVICE, INTAKE, queue_name
 from shared.states import Priority
 
 LINE = 120
@@ -42,7 +42,7 @@ def metrics_page() -> str:
 def _section(contract: type[Contract]) -> str:
     device = contract.lane == DEVICE
     lane = "device.<id>" if device else contract.lane
-    queue = INTAKE if device else lane_queues(contract.lane)[Priority(contract.priority)]
+    queue = INTAKE if device else queue_name(Priority(contract.priority), contract.lane)
     text = " ".join((contract.__doc__ or "").split())
     schema = contract.model_json_schema(by_alias=False)
     fields = [

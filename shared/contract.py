@@ -28,6 +28,7 @@ def _bundle_name(value: str) -> str:
 ModelId = Annotated[str, AfterValidator(_model_id)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 BundleName = Annotated[str, AfterValidator(_bundle_name)]
+NodeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,58}$")]
 ScanPath = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^/[^\x00]*$")]
 
 
@@ -47,12 +48,19 @@ class Contract(BaseModel):
     """It brings a model from its source, and counts for limits on downloads."""
     audited: ClassVar[bool] = True
     """Who asked for it stays written in the audit log; not for work that changes nothing people could miss."""
+    of_store: ClassVar[bool] = True
+    """It works on files of a store: with several of them, only workers of the right one may do it."""
     example: ClassVar[dict[str, Any]] = {"model_id": "qwen3-0.6b"}
     """Arguments, for docs/contracts.md."""
 
     @property
     def subject(self) -> str | None:
         """Id of the model that the job is about, None for work on no model in particular."""
+        return None
+
+    @property
+    def wanted_node(self) -> str | None:
+        """The machine whose store is meant, where somebody named one."""
         return None
 
     def unique_key(self) -> str:
@@ -68,3 +76,18 @@ class OfModel(Contract):
     @property
     def subject(self) -> str | None:
         return self.model_id
+
+
+class OnNode(Contract):
+    """Work that somebody may want on a certain machine."""
+
+    node: NodeName | None = None
+    """The machine whose store is meant, where each has its own; when left out, the one with the best device."""
+
+    @property
+    def wanted_node(self) -> str | None:
+        return self.node
+
+    def _on(self) -> list[str]:
+        """For the unique key: what is asked of two machines is not the same."""
+        return [] if self.node is None else [self.node]

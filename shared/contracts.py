@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from shared.asks import ASKS, AskPath
-from shared.contract import BundleName, Contract, ModelId, OfModel, ScanPath, Sha256
+from shared.contract import BundleName, Contract, ModelId, OfModel, OnNode, ScanPath, Sha256
 from shared.errors import Invalid
 from shared.order import Policy
 from shared.queues import DEVICE
@@ -19,7 +19,7 @@ from shared.refs import Ref, SourceKind
 from shared.states import HealthLevel, Priority, VerifyTier
 
 
-class Download(OfModel):
+class Download(OfModel, OnNode):
     """Fetch a model's files, prove every digest, publish them by one rename."""
 
     kind = "model.download"
@@ -119,6 +119,7 @@ class SourceCheck(Contract):
     """Ask a source whether it has a model, whether everybody may have it, and how large it is; nothing is fetched."""
 
     kind = "model.source_check"
+    of_store = False
     priority = Priority.HIGH
     audited = False
 
@@ -153,6 +154,7 @@ class Ensure(Contract):
     """Have what is damaged repaired and what is missing fetched: damaged first, then by priority and use."""
 
     kind = "model.ensure"
+    of_store = False
     example: ClassVar[dict[str, Any]] = {"policy": "wanted"}
 
     policy: Annotated[Policy, Field(strict=False)] = Policy.WANTED
@@ -183,7 +185,7 @@ class Remove(OfModel):
         return f"{super().unique_key()}:force" if self.force else super().unique_key()
 
 
-class Cleanup(Contract):
+class Cleanup(OnNode):
     """Put what the retention policy lets go, or of that only `models`, into the trash; or only say what that is."""
 
     kind = "model.cleanup"
@@ -193,7 +195,7 @@ class Cleanup(Contract):
     models: Annotated[list[ModelId], Field(max_length=1000)] | None = None
 
     def unique_key(self) -> str:
-        asked = json.dumps([self.dry_run, None if self.models is None else sorted(set(self.models))])
+        asked = json.dumps([self.dry_run, None if self.models is None else sorted(set(self.models)), *self._on()])
         return f"{self.kind}:{hashlib.sha256(asked.encode()).hexdigest()}"
 
 
@@ -212,7 +214,7 @@ class Bundle(Contract):
         return f"{self.kind}:{hashlib.sha256(named.encode()).hexdigest()}"
 
 
-class Unbundle(Contract):
+class Unbundle(OnNode):
     """Take models out of a bundle: all of it is proven before any of it is there to be used."""
 
     kind = "model.unbundle"
@@ -224,7 +226,7 @@ class Unbundle(Contract):
     """What the whole file must have, as its maker told."""
 
     def unique_key(self) -> str:
-        return f"{self.kind}:{self.name}:{self.sha256 or ''}"
+        return ":".join([self.kind, self.name, self.sha256 or "", *self._on()])
 
 
 class Switch(OfModel):
@@ -272,7 +274,7 @@ class Unload(OfModel):
         return f"{super().unique_key()}:unused" if self.if_unused else super().unique_key()
 
 
-class Scan(Contract):
+class Scan(OnNode):
     """Look for models in folders of the user's and register them where they lie; nothing is copied or written there."""
 
     kind = "model.scan"
@@ -283,13 +285,15 @@ class Scan(Contract):
 
     def unique_key(self) -> str:
         named = "\0".join(sorted(set(self.paths)))
-        return f"{self.kind}:{hashlib.sha256(named.encode()).hexdigest()}" if named else self.kind
+        asked = [hashlib.sha256(named.encode()).hexdigest()] if named else []
+        return ":".join([self.kind, *asked, *self._on()])
 
 
 class Run(OfModel):
     """Ask a model once, and keep its answer in the job's result: for work in batches, behind everybody's requests."""
 
     kind = "model.run"
+    of_store = False
     audited = False
     priority = Priority.LOW
     example: ClassVar[dict[str, Any]] = {
@@ -325,6 +329,7 @@ class Deliver(Contract):
     """Tell a receiver of webhooks what waits for it; asked for by the workers themselves."""
 
     kind = "webhook.deliver"
+    of_store = False
     priority = Priority.HIGH
     makes_way = True
     displaces = False
@@ -344,6 +349,7 @@ class ApplyProfile(Contract):
     """
 
     kind = "profile.apply"
+    of_store = False
     priority = Priority.HIGH
     example: ClassVar[dict[str, Any]] = {"name": "development"}
 

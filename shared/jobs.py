@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import time
 import uuid
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Self
@@ -26,8 +27,7 @@ from sqlmodel import col, delete, select
 from shared.broker import Broker
 from shared.contract import Contract
 from shared.contracts import KINDS
-from shared.db import audit, jobs, limits
-from shared.db.devices import place
+from shared.db import audit, jobs, lanes, limits, nodes
 from shared.db.moves import (
     CLAIM,
     CLAIM_WITH_ROOM,
@@ -61,6 +61,9 @@ WAY_GRACE_SECONDS = 0.2
 WAY_AGAIN_SECONDS = 10.0
 """Way is made once more for a job that has not come to run by then."""
 
+
+ONE_STORE_SECONDS = 2.0
+"""A machine that joins has reported before it takes a job, so nothing of its store can be asked for before that."""
 
 Aside = Callable[[Job], None]
 """Takes a job whose change is committed, for `Ledger.announce` where no caller has to wait for it."""
@@ -120,6 +123,7 @@ class Ledger:
         dialect = database.engine.dialect.name
         self._insert = sqlite_insert if dialect == "sqlite" else postgresql_insert
         self._entering = entering(dialect)
+        self._one_store_until = 0.0
 
     # -- asking for work ------------------------------------------------------------------------------------
 
@@ -130,7 +134,8 @@ class Ledger:
 
         Raises:
             Unavailable: the database does not answer, or no device worker has ever reported.
-            Conflict: `idempotency_key_reused`, the key of the ask stands for another one.
+            Conflict: `idempotency_key_reused`, the key of the ask stands for another one; as `lanes.lane_of`.
+            NotFound: as `lanes.lane_of`.
         """
         try:
             submitted = self._insert_or_join(contract, origin, priority, str(uuid.uuid4()), ask=ask)
@@ -176,7 +181,7 @@ class Ledger:
         ask: Ask | None = None,
     ) -> Submitted:
         urgency = int(contract.priority if priority is None else priority)
-        lane = contract.lane if contract.lane == IO else self._place(str(contract.subject))
+        lane = self.lane_of(contract)
         # What is left out of the arguments is not written: a worker of the version before knows nothing of it.
         values: dict[str, Any] = {
             "id": job_id, "kind": contract.kind, "unique_key": contract.unique_key(), "model_id": contract.subject,
@@ -207,9 +212,21 @@ class Ledger:
         rival = _one(connection, IN_THE_WAY, job_id=values["id"], its_key=values["unique_key"])
         return None if rival is None else Submitted(rival, created=False)
 
-    def _place(self, model_id: str) -> str:
+    def lane_of(self, contract: Contract, here: Collection[str] = ()) -> str:
+        """Where it is to be done, as things are now; see `lanes.lane_of`."""
+        if contract.lane == IO and (not contract.of_store or (contract.wanted_node is None and self._has_one_store())):
+            return IO
         with self.database.reading() as session:
-            return place(session, model_id)
+            return lanes.lane_of(session, contract, here)
+
+    def _has_one_store(self) -> bool:
+        """Every job passes here: where there was one a moment ago, nobody looks again."""
+        if time.monotonic() >= self._one_store_until:
+            with self.database.reading() as session:
+                if len(nodes.stores(session)) > 1:
+                    return False
+            self._one_store_until = time.monotonic() + ONE_STORE_SECONDS
+        return True
 
     def reject(self, job_id: str, kind: str, args: dict[str, Any], error: ModelyardError) -> None:
         """Keep a message that was no valid job, so that its sender finds out why. Twice is once."""
@@ -225,13 +242,18 @@ class Ledger:
 
     # -- what workers do ------------------------------------------------------------------------------------
 
-    def claim(self, job_id: str, ticket: int, owner: str, lane: str | None = None) -> Job | None:
+    def claim(
+        self, job_id: str, ticket: int, owner: str, lane: str | None = None, beside: str | None = None
+    ) -> Job | None:
         """Take a queued job under a lease. None: another ticket, another worker or its sender was faster.
 
         Args:
-            lane: of the worker; a ticket that strayed to it from another lane finds nothing.
+            lane, beside: of the worker; a ticket that strayed to it from another lane finds nothing.
         """
-        bound = {"its_ticket": ticket, "owner": owner, "my_lane": lane, "lease_seconds": self.settings.lease_seconds}
+        bound = {
+            "its_ticket": ticket, "owner": owner, "my_lane": lane, "lane_beside": beside,
+            "lease_seconds": self.settings.lease_seconds,
+        }  # fmt: skip
         claimed = self._move(CLAIM, job_id, **bound)
         return claimed if claimed is not None else self._claim_under_limits(job_id, bound)
 
@@ -293,6 +315,12 @@ class Ledger:
             **_as_wished(),
         )  # fmt: skip
 
+    def hand_on(self, job_id: str, attempt: int, lane: str) -> bool:
+        """Queue a job that was begun where it cannot be done in the lane where it can."""
+        return self._settle(
+            job_id, attempt, lane=lane, not_before=0.0, ticket=col(Job.ticket) + 1, sent_at=None, **_as_wished()
+        )
+
     def give_way(self, job_id: str, attempt: int) -> bool:
         """Queue the job again behind a more urgent one, before all others of its own class."""
         error = {
@@ -307,7 +335,7 @@ class Ledger:
             urgency=one_better, **_as_wished(),
         )  # fmt: skip
 
-    def make_way(self, lane: str, owner: str, leaving: Collection[str] = ()) -> tuple[str, int] | None:
+    def make_way(self, lanes: Collection[str], owner: str, leaving: Collection[str] = ()) -> tuple[str, int] | None:
         """Id and attempt of the job that this worker must stop for a CRITICAL or HIGH one that waits.
 
         None where nobody waits in vain, where no running job is less urgent, or where another worker has the least
@@ -317,8 +345,8 @@ class Ledger:
             leaving: jobs of this worker that make way already.
         """
         with self.database.reading() as session:
-            waiting = jobs.kept_waiting(session, lane, WAITS, WAY_GRACE_SECONDS, WAY_AGAIN_SECONDS)
-            least = None if waiting is None else jobs.least_urgent(session, lane, MAKES_WAY, leaving)
+            waiting = jobs.kept_waiting(session, lanes, WAITS, WAY_GRACE_SECONDS, WAY_AGAIN_SECONDS)
+            least = None if waiting is None else jobs.least_urgent(session, lanes, MAKES_WAY, leaving)
         return self._make_way(waiting, least, owner)
 
     def make_room(self, owner: str, leaving: Collection[str]) -> tuple[str, int] | None:
@@ -492,6 +520,12 @@ class Ledger:
         return self._update(
             job.id, guard, lost=lost, ticket=job.ticket + 1, sent_at=None, not_before=0.0, **_as_wished()
         )
+
+    def lead_on(self, job: Job, lane: str, error: dict[str, Any] | None) -> Job | None:
+        """Have a job that waits go to another lane, or say why it waits on; None: it waits no more."""
+        guard = (col(Job.state) == JobState.QUEUED) & (col(Job.ticket) == job.ticket)
+        moved = {"lane": lane, "ticket": job.ticket + 1, "sent_at": None} if lane != job.lane else {}
+        return self._update(job.id, guard, error=error, **moved)
 
     def lift_overdue(self) -> list[Job]:
         """Let what waited too long go with the HIGH ones: in each lane the oldest, and one at a time."""

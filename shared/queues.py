@@ -1,4 +1,4 @@
-"""Names of queues and Redis channels. A queue's name sorts by priority: that order is what workers follow."""
+"""Names of queues, devices and Redis channels. A queue's name sorts by priority: that order is what workers follow."""
 
 import re
 from collections.abc import Iterable
@@ -8,6 +8,8 @@ from shared.states import Priority
 IO = "io"
 DEVICE = "device"
 """Stands for the lane of whichever device is chosen at submit."""
+CPU, ONLY_NODE = "cpu", "local"
+"""The device that is no GPU, and the node that nobody has named."""
 INTAKE = "modelyard.intake"
 """Where a message goes that names no queue of ours; it is adopted and filed, never run in place."""
 CELERY_DEFAULT = "celery"
@@ -19,11 +21,25 @@ OURS = ("modelyard.*", "celery[^a-z]*")
 """SCAN patterns of the lists that messages to us may lie in."""
 
 _DEFAULT_VARIANT = re.compile(rf"^{CELERY_DEFAULT}({SEPARATOR}|:)\d$")
-_QUEUE = re.compile(r"^modelyard\.p(?P<priority>[0-3])\.(?P<lane>io|device\.[a-z0-9][a-z0-9-]{0,63})$")
+_QUEUE = re.compile(r"^modelyard\.p(?P<priority>[0-3])\.(?P<lane>io(\.[0-9a-f]{32})?|device\.[a-z0-9][a-z0-9-]{0,63})$")
 
 
 def device_lane(device_id: str) -> str:
     return f"device.{device_id}"
+
+
+def store_lane(store: str) -> str:
+    """Of jobs for the files of one store, where there are several; its workers read it beside `io`."""
+    return f"{IO}.{store}"
+
+
+def cpu_of(node: str) -> str:
+    """The id of a machine's CPU: unlike a GPU it has no name of its own in all the world."""
+    return CPU if node == ONLY_NODE else f"{CPU}-{node}"
+
+
+def is_cpu(device_id: str) -> bool:
+    return device_id == CPU or device_id.startswith(f"{CPU}-")
 
 
 def queue_name(priority: Priority, lane: str) -> str:
@@ -37,15 +53,10 @@ def parse_queue(name: str) -> tuple[Priority, str] | None:
     return (Priority(int(match["priority"])), match["lane"]) if match else None
 
 
-def lane_queues(lane: str) -> list[str]:
-    """The four queues of a lane, most urgent first."""
-    return [queue_name(priority, lane) for priority in Priority]
-
-
-def worker_queues(lane: str) -> list[str]:
-    """What a worker of the lane consumes. Intake sorts first on purpose: adopting costs milliseconds."""
-    intake: Iterable[str] = (CELERY_DEFAULT, INTAKE) if lane == IO else ()
-    return [*intake, *lane_queues(lane)]
+def worker_queues(*lanes: str) -> list[str]:
+    """What a worker of these lanes consumes, as it does. Intake sorts first on purpose: adopting costs milliseconds."""
+    intake: Iterable[str] = (CELERY_DEFAULT, INTAKE) if IO in lanes else ()
+    return [*intake, *(queue_name(priority, lane) for priority in Priority for lane in lanes)]
 
 
 def read_lists(lanes: Iterable[str]) -> set[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from shared.contracts import Load
-from shared.db import catalog, jobs, names, residency
+from shared.db import catalog, jobs, lanes, names, residency
 from shared.db.tables import Job, Residency
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.jobs import Ledger
@@ -102,6 +102,7 @@ class Router:
                 raise _crashes(active.model_id)
             if active is not None and active.state != ResidencyState.IDLE:
                 catalog.installed(session, active.model_id)  # else it does not come back, and nobody need wait
+                lanes.check_reach(session, active.model_id)
                 return None
             if active is None and (model is None or not model.enabled or not self._load_on_use):
                 loaded = catalog.in_state(session, ResidencyState.READY)

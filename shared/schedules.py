@@ -14,7 +14,7 @@ from sqlmodel import Session
 
 from shared.contract import Contract
 from shared.contracts import Cleanup, HealthCheck, Scan, Scrub, UpdateCheck
-from shared.db import health, retention, schedules, upkeep
+from shared.db import health, nodes, retention, schedules, upkeep
 from shared.db.devices import clock
 from shared.db.session import Database
 from shared.db.tables import Job
@@ -93,7 +93,7 @@ def _cleanup(session: Session, settings: Settings, _: float) -> list[Contract]:
     """Where something may leave: to say so, or to have it leave."""
     policy, world = retention.policy(session, settings.retention), retention.look(session)
     found = decide(policy, world.now, world.disk, world.models, world.shares)
-    return [Cleanup(dry_run=not policy.automatic)] if found.leave else []
+    return [Cleanup(dry_run=not policy.automatic, node=node) for node in nodes.one_of_each(session) if found.leave]
 
 
 def _look(session: Session, _: Settings, every: float) -> list[HealthCheck]:
@@ -104,6 +104,10 @@ def _look(session: Session, _: Settings, every: float) -> list[HealthCheck]:
 def _ask(session: Session, _: Settings, every: float) -> list[HealthCheck]:
     due = health.next_to_ask(session, every, AT_A_TIME)
     return [HealthCheck(model_id=model_id, level=HealthLevel.LIVE) for model_id in due]
+
+
+def _rescan(session: Session, *_: object) -> list[Scan]:
+    return [Scan(node=node) for node in nodes.one_of_each(session)]
 
 
 def _every_minute(*_: object) -> float:
@@ -149,7 +153,7 @@ SCHEDULES = {
             "health-live", "Asks every model that is in memory something tiny once in this time.",
             lambda its: its.health.ask_minutes * MINUTE, _ask, _every_minute, setting="MODELYARD_HEALTH__ASK_MINUTES",
         ),
-        Schedule("rescan", "Looks into the folders of MODEL_SCAN_PATH.", lambda _: 0.0, lambda *_: [Scan()]),
+        Schedule("rescan", "Looks into the folders of MODEL_SCAN_PATH.", lambda _: 0.0, _rescan),
         Schedule("stock", "Writes down what the stores hold.", lambda _: MINUTE, place=Place.NODE),
         Schedule("tidy", "Puts revisions aside that nobody wants any more.", lambda _: HOUR, place=Place.STORE),
         Schedule(

@@ -319,7 +319,10 @@ class Settings(BaseSettings):
         description="The profile that is applied when the service starts.",
     )  # fmt: skip
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
-    node: str = Field("local", pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="Name of this machine among several.")
+    node: str = Field(
+        "local", pattern=r"^[a-z0-9][a-z0-9-]{0,58}$",
+        description="Name of this machine among several, each its own: lower-case letters, digits and dashes.",
+    )  # fmt: skip
 
     redis: RedisSettings = Field(default_factory=RedisSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)

@@ -4,11 +4,12 @@ import argparse
 import gc
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shared.errors import Invalid, ModelyardError
 from shared.logs import configure
-from shared.queues import IO, device_lane
+from shared.queues import IO, cpu_of, device_lane, store_lane
 from shared.settings import Settings, load
 from workers.devices import inventory
 from workers.devices.base import Device
@@ -85,42 +86,53 @@ def _run_io(settings: Settings, *, urgent: bool) -> int:
     configure(settings, name)
     from workers.app import make_worker_app
     from workers.courier import LOOK_SECONDS, courier_chore
-    from workers.lifecycle import Keeper, alive_chore, open_services, rescue_chore
+    from workers.lifecycle import Keeper, alive_chore, join, open_services, rescue_chore
+    from workers.residency.failover import failover_chore
     from workers.upkeep import schedule_chore, start_chore
 
     services = open_services(settings, name)
+    lanes = (IO, store_lane(services.store))
+    join(services, lanes)
     Keeper(LOOK_SECONDS, courier_chore(services)).start()
-    chores = (alive_chore(services, IO), rescue_chore(services), schedule_chore(services), start_chore(services))
+    chores = (
+        alive_chore(services, lanes), rescue_chore(services), failover_chore(services), schedule_chore(services),
+        start_chore(services),
+    )  # fmt: skip
     keeper = Keeper(settings.jobs.rescue_seconds, *chores)
     slots = 1 if urgent else settings.jobs.io_slots
-    app = make_worker_app(services, IO, keeper, slots=slots, urgent=urgent)
+    app = make_worker_app(services, lanes, keeper, slots=slots, urgent=urgent)
     return _work(app, services.owner, slots)
 
 
 def _run_device(settings: Settings, device_id: str | None) -> int:
     device_id = device_id or _served()[0].id
     inventory.pin(device_id)  # before anything can import a CUDA library
-    device = next((found for found in inventory.devices()[0] if found.id == device_id), None)
-    if device is None:
+    found = next((found for found in inventory.devices()[0] if found.id == device_id), None)
+    if found is None:
         raise Invalid(
             "unknown_device", f"There is no device {device_id!r} here.", "`python -m workers devices` lists them."
         )
+    device = replace(found, id=cpu_of(settings.node)) if found.kind == "cpu" else found
     name = f"device-{device.id}"
     configure(settings, name)
     from workers.app import make_worker_app
-    from workers.lifecycle import Keeper, alive_chore, open_services, own_device, rescue_chore
+    from workers.lifecycle import Keeper, alive_chore, join, open_services, own_device, rescue_chore
     from workers.residency.details import report_chore
+    from workers.residency.failover import failover_chore
     from workers.residency.manager import Manager
 
     own_device(settings, device.id)
     services = open_services(settings, name)
+    lanes = (device_lane(device.id),)
+    join(services, lanes)
     services.manager = manager = Manager(services, device)
     report = report_chore(services, device, manager.runtimes, manager.spares)
     report()
     manager.recover()
-    lane = device_lane(device.id)
-    chores = (alive_chore(services, lane), rescue_chore(services), report)
-    app = make_worker_app(services, lane, Keeper(settings.jobs.rescue_seconds, *chores), slots=DEVICE_SLOTS)
+    chores = (
+        alive_chore(services, lanes), rescue_chore(services), failover_chore(services), report, manager.end_given_up
+    )  # fmt: skip
+    app = make_worker_app(services, lanes, Keeper(settings.jobs.rescue_seconds, *chores), slots=DEVICE_SLOTS)
     try:
         return _work(app, services.owner, DEVICE_SLOTS)
     finally:

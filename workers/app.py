@@ -50,8 +50,10 @@ ALL_BODIES = (
 """Imported for their registration, named here so that nothing registers behind anybody's back."""
 
 
-def make_worker_app(services: Services, lane: str, keeper: Keeper, *, slots: int, urgent: bool = False) -> Celery:
-    """The Celery app of a worker that consumes one lane; `urgent` takes CRITICAL and HIGH only.
+def make_worker_app(
+    services: Services, lanes: tuple[str, ...], keeper: Keeper, *, slots: int, urgent: bool = False
+) -> Celery:
+    """The Celery app of a worker that consumes these lanes, at most two; `urgent` takes CRITICAL and HIGH only.
 
     Args:
         keeper: started once the worker consumes, so that its sign of life is true.
@@ -59,11 +61,12 @@ def make_worker_app(services: Services, lane: str, keeper: Keeper, *, slots: int
     """
     guard.install()
     app = make_app(services.settings)
-    names = [queue_name(priority, lane) for priority in (Priority.CRITICAL, Priority.HIGH)] if urgent else []
+    pressing = (Priority.CRITICAL, Priority.HIGH)
+    names = [queue_name(priority, lane) for priority in pressing for lane in lanes] if urgent else []
     app.conf.worker_pool = f"{guard.__name__}:WakingPool"
     app.conf.worker_consumer = f"{guard.__name__}:GuardedConsumer"
-    app.conf.task_queues = [named_queue(name) for name in names or worker_queues(lane)]
-    heart = Heart(services, lane, slots)
+    app.conf.task_queues = [named_queue(name) for name in names or worker_queues(*lanes)]
+    heart = Heart(services, lanes, slots)
     heart.start()
     for kind in KINDS:
         _register(app, services, heart, kind)

@@ -9,14 +9,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import structlog
 
 from shared.broker import Broker
 from shared.contract import Contract
-from shared.contracts import parse
+from shared.contracts import KINDS, parse
 from shared.db.limits import FETCHING
 from shared.db.session import Database
 from shared.db.tables import Job
@@ -37,7 +37,7 @@ from shared.jobs import Ledger, Progress, error_body
 from shared.logs import job_context
 from shared.points import reached
 from shared.progress import Events, Leases, Workers
-from shared.queues import parse_queue
+from shared.queues import IO, parse_queue
 from shared.settings import Settings
 from shared.states import Desired, Priority
 from workers.governor import Governor
@@ -84,6 +84,11 @@ class Services:
 
     def __post_init__(self) -> None:
         self.governor = Governor(self.database, Flows(self.events.client))
+
+    @cached_property
+    def store(self) -> str:
+        """The id of the store that this process works on; raises as `Layout.check_marker`."""
+        return self.layout.check_marker()
 
 
 class Message(NamedTuple):
@@ -232,10 +237,10 @@ def job(contract: type[Args]) -> Callable[[Callable[[Args, Work], Result]], Call
 class Heart(threading.Thread):
     """Renews the leases of everything this process runs, and tells bodies when to stop."""
 
-    def __init__(self, services: Services, lane: str, slots: int) -> None:
+    def __init__(self, services: Services, lanes: tuple[str, ...], slots: int) -> None:
         super().__init__(name="heart", daemon=True)
         self._services = services
-        self.lane = lane
+        self.lanes = lanes
         self._slots = slots
         self._lock = threading.Lock()
         self._works: set[Work] = set()  # not by job: an attempt may still unwind while the next one runs
@@ -265,7 +270,7 @@ class Heart(threading.Thread):
             with self._lock:
                 works = list(self._works)
             if len(works) >= self._slots:
-                self._make_way(works, partial(self._services.ledger.make_way, self.lane))
+                self._make_way(works, partial(self._services.ledger.make_way, self.lanes))
             if time.monotonic() >= due:
                 due = time.monotonic() + seconds
                 for work in works:
@@ -307,7 +312,7 @@ def _claimed(services: Services, heart: Heart, job_id: str, ticket: int) -> Job 
     """Claim the job, however long the ledger is away: its message is used up, and the rescue would find that late."""
     while True:
         try:
-            claimed = services.ledger.claim(job_id, ticket, services.owner, heart.lane)
+            claimed = services.ledger.claim(job_id, ticket, services.owner, *heart.lanes)
         except Unavailable as error:
             log.warning("claim.waits", code=error.code)
             if heart.closing.wait(CLAIM_AGAIN_SECONDS):
@@ -380,7 +385,7 @@ def _run(services: Services, heart: Heart, claimed: Job) -> None:
     reached("job.claimed")
     began = time.monotonic()
     try:
-        outcome, write = _carry_out(services, claimed, work)
+        outcome, write = _handed_on(services, heart, claimed) or _carry_out(services, claimed, work)
         reached("job.carried_out")
         _insist(heart, write)
         if claimed.kind in FETCHING:
@@ -412,6 +417,21 @@ def _insist(heart: Heart, write: Write) -> None:
             log.warning("outcome.waits", code=error.code)
             if heart.closing.wait(OUTCOME_AGAIN_SECONDS):
                 return  # the lease runs out, and the next attempt finds the work done; the rescue lets in who waits
+
+
+def _handed_on(services: Services, heart: Heart, claimed: Job) -> tuple[str, Write] | None:
+    """A job that cannot be done here goes where it can: it was asked for when there was one store, or its model has
+    moved."""
+    kind = KINDS.get(claimed.kind)
+    if kind is None or not kind.of_store or IO not in heart.lanes:
+        return None
+    try:
+        lane = services.ledger.lane_of(parse(claimed.kind, claimed.args), heart.lanes)
+    except ModelyardError:  # its body says what is wrong
+        return None
+    if lane in heart.lanes:
+        return None
+    return f"handed on to {lane}", lambda: services.ledger.hand_on(claimed.id, claimed.attempt, lane)
 
 
 def _carry_out(services: Services, claimed: Job, work: Work) -> tuple[str, Write]:

@@ -7,15 +7,19 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import redis
 import structlog
 
 from shared.broker import Broker, make_app
+from shared.db import nodes
+from shared.db.reports import Node
 from shared.db.session import Database
 from shared.errors import Conflict, ModelyardError
 from shared.jobs import Ledger
 from shared.progress import Events, Leases, Workers, connect
+from shared.queues import IO, cpu_of, device_lane
 from shared.settings import Settings
 from workers.job import Services
 from workers.rescue import rescue
@@ -83,6 +87,38 @@ def rescue_chore(services: Services) -> Callable[[], None]:
     return lambda: rescue(services)
 
 
-def alive_chore(services: Services, lane: str) -> Callable[[], None]:
-    """Tells everybody that the lane has a worker."""
-    return lambda: services.workers.report(lane, services.owner)
+def alive_chore(services: Services, lanes: tuple[str, ...]) -> Callable[[], None]:
+    """Tells everybody that these lanes have a worker, and that this machine is there."""
+
+    def tell() -> None:
+        with services.database.session() as session:
+            nodes.report(session, _this_node(services), io=IO in lanes)
+        for lane in lanes:
+            services.workers.report(lane, services.owner)
+
+    return tell
+
+
+def _this_node(services: Services) -> Node:
+    """This machine, as the others are to know it."""
+    return Node(name=services.settings.node, machine=_boot_id(), store=services.store, seen_at=0.0)
+
+
+def join(services: Services, lanes: tuple[str, ...]) -> None:
+    """Be known before the first job is taken: whose files are where is asked from then on.
+
+    Raises:
+        Conflict: another machine bears this name.
+    """
+    cpu = any(lane == device_lane(cpu_of(services.settings.node)) for lane in lanes)
+    with services.database.session() as session:
+        nodes.check_name(session, _this_node(services), cpu=cpu)
+        nodes.report(session, _this_node(services), io=IO in lanes)
+
+
+def _boot_id() -> str:
+    """The same for all containers of a machine; another one after it was started anew."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return platform.node()

@@ -34,7 +34,7 @@ def take_stock(services: Services) -> None:
         Failed: the disk refuses.
     """
     with services.database.reading() as session:
-        kept = upkeep.kept(session)
+        kept = upkeep.kept(session, services.store)
     rows = {
         model_id: frozenset((model_type, model_id, revision) for model_type, revision in found)
         for model_id, found in kept.items()
@@ -146,7 +146,7 @@ def _settled(services: Services, step: CleanupStep) -> list[str]:
 def finish_abandoned(services: Services) -> int:
     """Bring into the trash what a cleanup that has ended left on its way there; how many models that were."""
     with services.database.reading() as session:
-        steps = retention.abandoned(session)
+        steps = retention.abandoned(session, services.store)
     for step in steps:
         try:
             with services.layout.lock(step.model_id):

@@ -7,7 +7,7 @@ import structlog
 
 from shared import schedules
 from shared.contracts import Ensure
-from shared.db import deliveries, health, retention, upkeep, usage
+from shared.db import deliveries, health, nodes, retention, upkeep, usage
 from shared.errors import Failed, ModelyardError, Snooze, Unavailable
 from shared.jobs import error_body
 from shared.order import Policy
@@ -92,7 +92,7 @@ def _stock(services: Services) -> Found:
 
 def _tidy(services: Services) -> Found:
     with services.database.reading() as session:
-        models = upkeep.kept(session)
+        models = upkeep.kept(session, services.store)
     freed = 0
     for model_id in models:
         try:
@@ -112,6 +112,7 @@ def _prune(services: Services) -> Found:
     with services.database.session() as session:
         days = usage.prune(session)
         retention.prune(session)
+        nodes.forget(session)
     settings = services.settings.webhooks
     with services.database.session() as session:
         given_up = deliveries.give_up(session, settings.give_up_days * schedules.DAY)

@@ -46,6 +46,24 @@ def devices(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def nodes(as_json: AsJson = False) -> None:
+    """The machines, which of them are away, and how many jobs wait for those."""
+    found = Client().get("/api/v1/system/nodes")
+    if as_json:
+        print_json(found)
+        return
+    table = Table("NODE", "STORE", "MODELS", "DEVICES", "WAITING", "", box=None)
+    for node in found["nodes"]:
+        state = "" if node["ioWorker"] else "no io worker" if node["alive"] else "away"
+        since = f"{state} since {node['seenAt']}" if state == "away" else state
+        table.add_row(
+            node["node"], node["store"][:8], str(node["models"]), " ".join(node["devices"]),
+            str(node["waitingJobs"] or ""), since,
+        )  # fmt: skip
+    out.print(table)
+
+
+@app.command()
 def fit(
     model_id: ModelName,
     context: Annotated[int | None, typer.Option(min=128, help="Tokens of context.")] = None,

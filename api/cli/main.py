@@ -26,7 +26,7 @@ from api.cli import (
     webhooks,
 )
 from api.cli.client import Client
-from api.cli.options import AsJson, JobName, ModelName, WaitFor, priority_named
+from api.cli.options import AsJson, JobName, ModelName, OnNode, WaitFor, priority_named
 from api.cli.terminal import announce, end, facts, out, pages, print_json, refuse, report, size_text, tick, title
 from shared.errors import Invalid, ModelyardError
 from shared.states import JobState
@@ -132,13 +132,15 @@ def scan(
     paths: Annotated[
         list[Path] | None, typer.Argument(help="Folders or files; all of MODEL_SCAN_PATH where none is named.")
     ] = None,
+    node: OnNode = None,
     wait: WaitFor = True,
     as_json: AsJson = False,
 ) -> None:
     """Find models in your own folders, and use them where they lie."""
     client = Client()
-    body = {"paths": [os.path.abspath(path) for path in paths or []]}  # noqa: PTH100 - links are left for the service
-    job = end(client, client.post("/api/v1/models/rescan", body), wait=wait, as_json=as_json)
+    named = [os.path.abspath(path) for path in paths or []]  # noqa: PTH100 - links are left for the service
+    accepted = client.post("/api/v1/models/rescan", {"paths": named, "node": node})
+    job = end(client, accepted, wait=wait, as_json=as_json)
     for skipped in [] if as_json else (job["result"] or {}).get("skipped", []):
         out.print(f"  left out {skipped['path']}: {skipped['reason']}", highlight=False)
 

@@ -11,6 +11,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")
 WaitFor = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end.")]
 ModelName = Annotated[str, typer.Argument(help="Model id, as `modelyard ls` shows it.")]
 JobName = Annotated[str, typer.Argument(help="Job id, as `modelyard jobs` shows it.")]
+OnNode = Annotated[str | None, typer.Option("--node", help="The machine whose store is meant, of several.")]
 PriorityOption = Annotated[str | None, typer.Option(help="CRITICAL, HIGH, MEDIUM or LOW.")]
 
 

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from api.cli.client import Client, Refused
-from api.cli.options import AsJson, ModelName, PriorityOption, WaitFor, priority_named
+from api.cli.options import AsJson, ModelName, OnNode, PriorityOption, WaitFor, priority_named
 from api.cli.terminal import checked, end, facts, follow, out, pages, print_json, size_text
 from shared.errors import Invalid
 from shared.refs import parse_ref, slug
@@ -24,10 +24,12 @@ def pull(
             help="A model id of the registry, or hf:owner/name[@rev], https://…, ollama:name[:tag], file:/path"
         ),
     ],
+    *,
     id: Annotated[str | None, typer.Option("--id", help="Id to give it.")] = None,  # noqa: A002 - its public name
     type: Annotated[str, typer.Option("--type", help="What it is for, such as llm.")] = "llm",  # noqa: A002 - its public name
     checksum: Annotated[str | None, typer.Option(help="sha256:… or md5:… that a URL's file must have.")] = None,
     priority: PriorityOption = None,
+    node: OnNode = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch again what is there.")] = False,
     wait: WaitFor = True,
     as_json: AsJson = False,
@@ -36,7 +38,7 @@ def pull(
     client = Client()
     wanted = priority_named(priority) if priority else None
     model_id = _register(client, ref, id, type, checksum) if ":" in ref else _known(ref)
-    body = {"model_id": model_id, "force_redownload": force, "priority": wanted}
+    body = {"model_id": model_id, "force_redownload": force, "priority": wanted, "node": node}
     end(client, client.post("/api/v1/models/download", body), wait=wait, as_json=as_json)
 
 

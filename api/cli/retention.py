@@ -6,7 +6,7 @@ import typer
 from rich.table import Column, Table
 
 from api.cli.client import Client
-from api.cli.options import AsJson, WaitFor
+from api.cli.options import AsJson, OnNode, WaitFor
 from api.cli.terminal import checked, end, facts, follow, out, size_text, tick
 from shared.states import ENDED
 
@@ -18,12 +18,13 @@ ID = Column("ID", no_wrap=True)
 def cleanup(
     models: Annotated[list[str] | None, typer.Argument(help="None but these of what may leave.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")] = False,
+    node: OnNode = None,
     wait: WaitFor = True,
     as_json: AsJson = False,
 ) -> None:
     """Put what the retention policy lets go into the trash; `modelyard restore` brings it back."""
     client = Client()
-    body: dict[str, Any] = {"dryRun": dry_run, **({"models": models} if models else {})}
+    body: dict[str, Any] = {"dryRun": dry_run, "node": node, **({"models": models} if models else {})}
     accepted = client.post("/api/v1/cleanup", body)
     if as_json or not wait:
         end(client, accepted, wait=wait, as_json=as_json)

@@ -9,6 +9,7 @@ from api import fit, hardware, profiles
 from api.deps import FrontDep
 from api.fit import CompatibilityView, RequirementsView
 from api.hardware import HardwareProfile, OptimizationStatus
+from api.nodes import NodesView, view_nodes
 from api.plan import PlanBody, PlanView, planned
 from api.profiles import ProfilePlanView, plan_profile
 from shared.progress import Leases
@@ -51,6 +52,12 @@ def compatibility(
     length = context_length or front.settings.runners.context_length
     pixels = (int(size[1]), int(size[2])) if size else None
     return fit.compatible(front.database, model_id, length, mode, pixels)
+
+
+@machine.get("/nodes", summary="The machines")
+def list_nodes(front: FrontDep) -> NodesView:
+    """Which machines there are, which are away, and which store each works on; see docs/hosts.md."""
+    return view_nodes(front.database)
 
 
 @machine.get("/hardware/profile", summary="What this machine has")

@@ -73,4 +73,5 @@ async def export_bundle(asking: AskingDep, front: FrontDep, body: BundleBody) ->
 @router.post("/bundles/{name}/import", status_code=202, summary="Take models out of a bundle")
 async def import_bundle(asking: AskingDep, name: BundleName, body: ImportBody | None = None) -> Accepted:
     """The file must lie in the folder of bundles. All of it is proven before any model is there to be used."""
-    return await asking.accept(Unbundle, None, name=name, sha256=body.sha256 if body else None)
+    body = body or ImportBody()
+    return await asking.accept(Unbundle, None, name=name, sha256=body.sha256, node=body.node)

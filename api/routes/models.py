@@ -62,17 +62,19 @@ async def rescan(front: FrontDep, asking: AskingDep, body: ScanBody | None = Non
 
     Without paths every folder of MODEL_SCAN_PATH is scanned.
     """
-    paths = body.paths if body else []
-    for path in paths:
+    body = body or ScanBody()
+    for path in body.paths:
         scan_root(path, front.settings.sources.scan_roots)
-    return await asking.accept(Scan, None, paths=paths)
+    return await asking.accept(Scan, None, paths=body.paths, node=body.node)
 
 
 @router.post("/download", status_code=202, summary="Download a model")
 async def download(asking: AskingDep, body: DownloadBody) -> Accepted:
     """Fetch, prove and publish its files. Asked for again, the live job is returned."""
     priority = Priority[body.priority] if body.priority else None
-    return await asking.accept(Download, body.model_id, priority=priority, force_redownload=body.force_redownload)
+    return await asking.accept(
+        Download, body.model_id, priority=priority, force_redownload=body.force_redownload, node=body.node
+    )
 
 
 @router.post("/validate/{model_id}", status_code=202, summary="Verify a model")

@@ -56,7 +56,7 @@ async def clean_up(front: FrontDep, asking: AskingDep, body: CleanupBody | None 
     body = body or CleanupBody()
     with front.database.reading() as session:
         retention.check_there(session)
-    return await asking.accept(Cleanup, None, dry_run=body.dry_run, models=body.models)
+    return await asking.accept(Cleanup, None, dry_run=body.dry_run, models=body.models, node=body.node)
 
 
 def _view(front: Front) -> RetentionView:

@@ -1,18 +1,21 @@
 """Devices that workers have reported, and where a model goes."""
 
+from typing import Any
+
+from sqlalchemy import ColumnElement, case
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlmodel import Session, col, select
 
-from shared.db.reports import Device
+from shared.db.reports import Device, Node
 from shared.db.session import now
-from shared.db.tables import Residency
+from shared.db.tables import Installation, Residency
 from shared.errors import NotFound, Unavailable
-from shared.queues import device_lane
+from shared.queues import device_lane, store_lane
 from shared.states import HELD, IN_MEMORY, ResidencyState
 
 AWAY_SECONDS = 60
-"""A device whose worker was silent so long is chosen only where there is no other."""
+"""A device whose worker was silent so long is chosen only where there is no other, and a machine counts as away."""
 
 
 def report(session: Session, device: Device) -> None:
@@ -30,8 +33,9 @@ def report(session: Session, device: Device) -> None:
 
 
 def lanes(session: Session) -> list[str]:
-    """The lanes of every device that was ever served, its worker up or down."""
-    return [device_lane(device) for device in session.exec(select(Device.id)).all()]
+    """The lanes of every device that was ever served, and of every store, their workers up or down."""
+    stores = session.exec(select(Node.store).distinct()).all()
+    return [*map(device_lane, session.exec(select(Device.id)).all()), *map(store_lane, stores)]
 
 
 def place(session: Session, model_id: str) -> str:
@@ -44,22 +48,53 @@ def place(session: Session, model_id: str) -> str:
 
 
 def placed(session: Session, model_id: str) -> Device:
-    """Where a model goes: where it is already, else the largest GPU, else the CPU.
+    """Where a model goes: where it is already, else the largest GPU of those that reach its files, else such a CPU.
 
     Raises:
         Unavailable: no device worker has ever reported here.
     """
-    away = col(Device.seen_at) < now() - AWAY_SECONDS
     there = (
         select(Device)
         .join(Residency, col(Residency.device) == col(Device.id))
-        .where(col(Residency.model_id) == model_id, col(Residency.state).in_(HELD), ~away)
+        .where(col(Residency.model_id) == model_id, col(Residency.state).in_(HELD), ~_silent())
+        .order_by(col(Residency.active).desc())
     )
-    best = select(Device).order_by(away, col(Device.kind) == "cpu", col(Device.memory_total).desc())
-    for query in (there.order_by(col(Residency.active).desc()), best):
-        if device := session.exec(query.limit(1)).first():
-            return device
+    if found := session.exec(there.limit(1)).first() or best(session, model_id):
+        return found
     raise _none()
+
+
+def best(session: Session, model_id: str | None = None) -> Device | None:
+    """The largest GPU that has a living worker, else such a CPU; None before a device worker has reported.
+
+    Args:
+        model_id: rather one whose machine has the store that this model is in.
+    """
+    order: list[Any] = [_silent(), col(Device.kind) == "cpu", col(Device.memory_total).desc()]
+    if model_id is not None:
+        store = select(Installation.store).where(col(Installation.model_id) == model_id).scalar_subquery()
+        beside = select(Node.name).where(Node.store == store)
+        order.insert(0, case((select(Node.name).where(Node.store == store).exists(), col(Device.node).not_in(beside))))
+    return session.exec(select(Device).order_by(*order).limit(1)).first()
+
+
+def away(session: Session) -> list[Device]:
+    """Devices whose workers have been silent for too long."""
+    return list(session.exec(select(Device).where(_silent())).all())
+
+
+def is_away(session: Session, device_id: str) -> bool:
+    """Has its worker been silent for too long?"""
+    return session.exec(select(Device.id).where(col(Device.id) == device_id, _silent())).first() is not None
+
+
+def _silent() -> ColumnElement[bool]:
+    return col(Device.seen_at) < now() - AWAY_SECONDS
+
+
+def all_of(session: Session) -> list[Device]:
+    """Every device that was ever served, by id."""
+    return list(session.exec(select(Device).order_by(col(Device.id))).all())
 
 
 def reported(session: Session) -> list[Device]:

@@ -3,6 +3,7 @@
 from sqlalchemy import update
 from sqlmodel import Session, col, func, select
 
+from shared.db import nodes
 from shared.db.catalog import add_model, exists, installation, note_facts
 from shared.db.session import now
 from shared.db.tables import Installation, Model
@@ -10,9 +11,9 @@ from shared.refs import RESERVED_IDS, SourceKind
 from shared.states import Holder, InstallationState
 
 
-def below(session: Session, path: str) -> dict[str, Installation]:
-    """Installations in place, by path: that path itself, and what lies below it."""
-    query = select(Installation).where(col(Installation.holder) == Holder.FOLDER)
+def below(session: Session, path: str, store: str) -> dict[str, Installation]:
+    """Installations in place, by path: that path itself, and what lies below it, on the machines of a store."""
+    query = select(Installation).where(col(Installation.holder) == Holder.FOLDER, nodes.lies_in(store))
     prefix = f"{path.rstrip('/')}/"
     rows = session.exec(query.where(col(Installation.path).startswith(prefix[:-1], autoescape=True))).all()
     return {row.path: row for row in rows if row.path == path or row.path.startswith(prefix)}
@@ -27,10 +28,10 @@ def expected_at(session: Session, path: str) -> Model | None:
     return session.exec(query.order_by(col(Model.id)).limit(1)).first()
 
 
-def of_ollama(session: Session) -> list[tuple[Model, Installation]]:
-    """What we know of Ollama's models."""
+def of_ollama(session: Session, store: str) -> list[tuple[Model, Installation]]:
+    """What we know of the models of the Ollama that machines of a store speak to."""
     query = select(Model, Installation).where(
-        col(Model.id) == col(Installation.model_id), col(Installation.holder) == Holder.OLLAMA
+        col(Model.id) == col(Installation.model_id), col(Installation.holder) == Holder.OLLAMA, nodes.lies_in(store)
     )
     return list(session.exec(query.order_by(col(Model.id))).all())
 
@@ -44,19 +45,19 @@ def is_shared(session: Session, model: Model) -> bool:
     return session.exec(query.limit(1)).first() is not None
 
 
-def enter(session: Session, model: Model, row: Installation) -> Model:
+def enter(session: Session, model: Model, row: Installation, store: str) -> Model:
     """Record a model that was found, under an id that is free."""
     model.id = row.model_id = _free_id(session, model.id)
     add_model(session, model)
-    _record(session, row)
+    _record(session, row, store)
     return model
 
 
-def update_found(session: Session, row: Installation) -> bool:
-    """Record what was found of a model that is in the registry. False: it was removed meanwhile."""
+def update_found(session: Session, row: Installation, store: str) -> bool:
+    """Record what machines of a store found of a model that is in the registry. False: it was removed meanwhile."""
     if not exists(session, row.model_id):
         return False
-    _record(session, row)
+    _record(session, row, store)
     session.exec(update(Model).where(col(Model.id) == row.model_id).values(file_size=row.size, updated_at=now()))
     return True
 
@@ -73,7 +74,8 @@ def mark(session: Session, model_id: str, revision: str, state: InstallationStat
     return True
 
 
-def _record(session: Session, row: Installation) -> None:
+def _record(session: Session, row: Installation, store: str) -> None:
+    row.store = store
     row.published_at = session.exec(select(now())).one()
     session.merge(row)
     note_facts(session, row.model_id, row.facts)

@@ -4,11 +4,11 @@ from sqlalchemy import text
 from sqlmodel import Session, col, func, select
 
 from shared import health as policy
-from shared.db import catalog, health, names, trust, usage
-from shared.db.reports import ModelHealth, StoreReport
+from shared.db import catalog, health, names, nodes, trust, usage
+from shared.db.reports import ModelHealth
 from shared.db.session import now
 from shared.db.tables import FETCH_KINDS, Installation, Job, Model, Residency
-from shared.states import LIVE, Availability, Health, Holder, InstallationState, JobState, Priority, priority_of
+from shared.states import LIVE, Availability, Health, InstallationState, JobState, Priority, priority_of
 
 UPDATE = "model.update"
 FETCHES = ("model.download", "model.repair", UPDATE)
@@ -24,13 +24,12 @@ STANDS = {
 """And while it is not."""
 
 
-def availability(fetch: tuple[str, str] | None, installed: tuple[str, str] | None, *, store_away: bool) -> Availability:
+def availability(fetch: tuple[str, str] | None, installed: str | None) -> Availability:
     """Can a model be used, and if not, what is under way?
 
     Args:
         fetch: kind and state of the newest job that brings it.
-        installed: state and holder of its installation.
-        store_away: no store's disk is there.
+        installed: state of its installation; AWAY also where its store is out of reach.
     """
     if fetch is not None:
         kind, state = fetch[0], JobState(fetch[1])
@@ -42,14 +41,7 @@ def availability(fetch: tuple[str, str] | None, installed: tuple[str, str] | Non
     if installed is None:
         lost = fetch is not None and fetch[1] == JobState.FAILED
         return Availability.FAILED if lost else Availability.MISSING
-    away = store_away and installed[1] == Holder.STORE
-    return Availability.UNAVAILABLE if away else STANDS[InstallationState(installed[0])]
-
-
-def store_away(session: Session) -> bool:
-    """Every worker with a store says that its disk is not there."""
-    there = session.exec(select(StoreReport.there)).all()
-    return bool(there) and not any(there)
+    return STANDS[InstallationState(installed)]
 
 
 class Facts:
@@ -63,7 +55,7 @@ class Facts:
         self.installations = {row.model_id: row for row in rows}
         self.names = names.of_models(session, model_ids)
         self.trusted = trust.of_models(session, model_ids)
-        self._store_away = store_away(session)
+        self._away = nodes.away(session)
         self.residencies: dict[str, list[Residency]] = {}
         for residency in catalog.residencies(session, model_ids):
             self.residencies.setdefault(residency.model_id, []).append(residency)
@@ -90,7 +82,7 @@ class Facts:
     def health(self, model_id: str) -> Health:
         """Is it whole, and does it answer as it should?"""
         found = self.installations.get(model_id)
-        if found is not None and found.holder == Holder.STORE and self._store_away:
+        if found is not None and self._away.hold(found.holder, found.store):
             return Health.UNKNOWN
         return health.shown(found, self._checks.get(model_id))
 
@@ -107,7 +99,6 @@ class Facts:
     def availability(self, model_id: str) -> Availability:
         """Can it be used, and if not, what is under way?"""
         found, fetch = self.installations.get(model_id), self.fetches.get(model_id)
-        return availability(
-            (fetch.kind, fetch.state) if fetch else None, (found.state, found.holder) if found else None,
-            store_away=self._store_away,
-        )  # fmt: skip
+        away = found is not None and self._away.hold(found.holder, found.store)
+        installed = InstallationState.AWAY if away else found.state if found is not None else None
+        return availability((fetch.kind, fetch.state) if fetch else None, installed)

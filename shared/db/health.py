@@ -8,12 +8,12 @@ from sqlalchemy import ColumnElement, exists, update
 from sqlmodel import Session, col, or_, select
 
 from shared.contracts import HealthCheck
-from shared.db import catalog
-from shared.db.reports import ModelHealth, StoreReport
+from shared.db import catalog, nodes
+from shared.db.reports import ModelHealth
 from shared.db.session import now, serialise
 from shared.db.tables import Installation, Job, Residency
 from shared.health import LATEST, SAMPLES, WINDOW, settle, unsettled
-from shared.states import Health, Holder, InstallationState, ResidencyState
+from shared.states import Health, InstallationState, ResidencyState
 
 NEW_SECONDS = 300.0
 """What was proven, or probed, within so long needs no check yet."""
@@ -154,9 +154,8 @@ def next_to_look_at(session: Session, seconds: float, limit: int) -> list[str]:
         .where(col(there.state).in_([InstallationState.PUBLISHED, InstallationState.CORRUPT]))
         .where(or_(new, before < now() - seconds, col(row.due)), ~_tried(min(seconds, TRIED_SECONDS)))
     )
-    stores = session.exec(select(StoreReport.there)).all()
-    if stores and not any(stores):
-        query = query.where(col(there.holder) != Holder.STORE)
+    if out_of_reach := nodes.away(session):
+        query = query.where(~out_of_reach.of_installations())
     return list(session.exec(query.order_by(before.is_not(None), before, col(there.model_id)).limit(limit)).all())
 
 

@@ -94,8 +94,10 @@ def usual_seconds(session: Session, lane: str) -> float | None:
     return None if mean is None else float(mean)
 
 
-def kept_waiting(session: Session, lane: str, patient: list[str], grace: float, again: float) -> Job | None:
-    """The most urgent CRITICAL or HIGH job of a lane whose ticket has found no free slot.
+def kept_waiting(
+    session: Session, lanes: Collection[str], patient: list[str], grace: float, again: float
+) -> Job | None:
+    """The most urgent CRITICAL or HIGH job of these lanes whose ticket has found no free slot.
 
     Args:
         patient: kinds for which no way is made.
@@ -103,7 +105,7 @@ def kept_waiting(session: Session, lane: str, patient: list[str], grace: float, 
         again: seconds after which way is made for it once more.
     """
     query = select(Job).where(
-        col(Job.state) == JobState.QUEUED, col(Job.lane) == lane, col(Job.priority) <= Priority.HIGH,
+        col(Job.state) == JobState.QUEUED, col(Job.lane).in_(lanes), col(Job.priority) <= Priority.HIGH,
         col(Job.kind).not_in(patient),
         col(Job.sent_at) < now() - grace, col(Job.not_before) <= now(),
         col(Job.way_made_at).is_(None) | (col(Job.way_made_at) < now() - again),
@@ -111,10 +113,10 @@ def kept_waiting(session: Session, lane: str, patient: list[str], grace: float, 
     return session.exec(query.order_by(col(Job.urgency), col(Job.created_at)).limit(1)).first()
 
 
-def least_urgent(session: Session, lane: str, kinds: list[str], leaving: Collection[str]) -> Job | None:
-    """The running job of a lane that is to make way first: of the lowest class, the one that started last."""
+def least_urgent(session: Session, lanes: Collection[str], kinds: list[str], leaving: Collection[str]) -> Job | None:
+    """The running job of these lanes that is to make way first: of the lowest class, the one that started last."""
     query = select(Job).where(
-        col(Job.state) == JobState.RUNNING, col(Job.lane) == lane, col(Job.desired) == Desired.RUN,
+        col(Job.state) == JobState.RUNNING, col(Job.lane).in_(lanes), col(Job.desired) == Desired.RUN,
         col(Job.kind).in_(kinds), col(Job.id).not_in(leaving),
     )  # fmt: skip
     return session.exec(query.order_by(col(Job.urgency).desc(), col(Job.started_at).desc()).limit(1)).first()

@@ -8,14 +8,15 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, text
+from sqlalchemy import ColumnElement, case, text
 from sqlmodel import Session, col, func, select
 
-from shared.db.facts import FETCHES, availability, store_away
+from shared.db import nodes
+from shared.db.facts import FETCHES, availability
 from shared.db.names import ModelName
 from shared.db.reports import ModelHealth
 from shared.db.tables import FETCH_KINDS, Installation, Job, Model, Residency
-from shared.states import HELD, Availability, Health, Holder, InstallationState, JobState
+from shared.states import HELD, Availability, Health, InstallationState, JobState
 
 IN_ENTRY = ("type", "source", "tier", "enabled", "thinking")
 """Filters that are columns of a model."""
@@ -49,14 +50,14 @@ def page(session: Session, wanted: Wanted, after: str | None = None, limit: int 
         has = (col(ModelName.model_id) == col(Model.id)) & (col(ModelName.name) == wanted.mode)
         query = query.where(select(ModelName.model_id).where(has, col(ModelName.is_mode)).exists())
     if wanted.status is not None:
-        meant = [text_ for text_, status in _meanings(session).items() if status is wanted.status]
-        query = query.join(Installation, THEIRS, isouter=True).where(_standing().in_(meant))
+        meant = [text_ for text_, status in MEANINGS.items() if status is wanted.status]
+        query = query.join(Installation, THEIRS, isouter=True).where(_standing(session).in_(meant))
     if after is not None:
         query = query.where(col(Model.id) > after)
     return list(session.exec(query).all())
 
 
-def _standing() -> ColumnElement[str]:
+def _standing(session: Session) -> ColumnElement[str]:
     """What decides a model's availability, as one text: the newest job that fetches it, and its installation."""
     newest = (
         select(col(Job.kind) + " " + col(Job.state))
@@ -66,19 +67,16 @@ def _standing() -> ColumnElement[str]:
         .correlate(Model)
         .scalar_subquery()
     )
-    held = col(Installation.state) + " " + col(Installation.holder)
+    away, state = nodes.away(session), col(Installation.state)
+    held = case((away.of_installations(), InstallationState.AWAY.value), else_=state) if away else state
     return func.coalesce(newest, "") + "/" + func.coalesce(held, "")
 
 
-def _meanings(session: Session) -> dict[str, Availability]:
-    """Every such text → what it means now."""
-    away = store_away(session)
-    fetches = [None, *product(FETCHES, JobState)]
-    installations = [None, *product(InstallationState, Holder)]
-    return {
-        f"{' '.join(fetch or ())}/{' '.join(installed or ())}": availability(fetch, installed, store_away=away)
-        for fetch, installed in product(fetches, installations)
-    }
+MEANINGS = {
+    f"{' '.join(fetch or ())}/{installed or ''}": availability(fetch, installed)
+    for fetch, installed in product([None, *product(FETCHES, JobState)], [None, *InstallationState])
+}
+"""Every such text → what it means."""
 
 
 class Counts(NamedTuple):
@@ -132,9 +130,9 @@ def counts(session: Session) -> Counts:
 
 
 def _by_status(session: Session) -> Counter[Availability]:
-    standing, meanings = _standing().label("standing"), _meanings(session)
+    standing = _standing(session).label("standing")
     each = select(standing).select_from(Model).join(Installation, THEIRS, isouter=True).subquery()
     found: Counter[Availability] = Counter()
     for text_, count in session.exec(select(each.c.standing, func.count()).group_by(each.c.standing)).all():
-        found[meanings[text_]] += count
+        found[MEANINGS[text_]] += count
     return found

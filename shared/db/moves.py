@@ -27,7 +27,9 @@ _LEASE_END: Any = now() + bindparam("lease_seconds", type_=Float(53))
 _FENCE = (
     (ROW.id == bindparam("job_id")) & (ROW.attempt == bindparam("fence")) & (ROW.state == JobState.RUNNING.value)
 )  # fmt: skip
-_MY_LANE = func.coalesce(bindparam("my_lane", type_=String), ROW.lane)
+_MINE = (ROW.lane == func.coalesce(bindparam("my_lane", type_=String), ROW.lane)) | (
+    ROW.lane == bindparam("lane_beside", type_=String)
+)
 _KNOWN = func.coalesce(ROW.progress, 0.0)
 _FRACTION: Any = bindparam("fraction", type_=Float(53))
 
@@ -51,7 +53,7 @@ IN_THE_WAY = (
 
 _DUE = (
     (ROW.id == bindparam("job_id")) & (ROW.state == JobState.QUEUED.value) & (ROW.desired == Desired.RUN.value)
-    & (ROW.ticket == bindparam("its_ticket")) & (ROW.not_before <= now()) & (ROW.lane == _MY_LANE)
+    & (ROW.ticket == bindparam("its_ticket")) & (ROW.not_before <= now()) & _MINE
 )  # fmt: skip
 CLAIM_WITH_ROOM = (
     update(JOBS)

@@ -16,10 +16,8 @@ from shared.db.tables import Installation, Model, Residency
 from shared.errors import Conflict
 from shared.fallback import nothing_lower
 from shared.progress import Leases
+from shared.queues import is_cpu
 from shared.states import ResidencyState
-
-CPU = "cpu"
-"""The id of the device that is no GPU."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def beside_free(seen: int | None, device_kind: str, asleep: Sequence[Residency])
 
 def held_asleep(row: Residency) -> int:
     """Bytes that a sleeper has of its device: on a CPU all of its memory, on a GPU what any process takes there."""
-    return (row.memory_bytes or 0) if row.device == CPU else fit.RUNTIME_BYTES.get((row.runtime, "gpu"), 0)
+    return (row.memory_bytes or 0) if is_cpu(row.device) else fit.RUNTIME_BYTES.get((row.runtime, "gpu"), 0)
 
 
 def taken(device_kind: str, host: int, device: int | None, before: int | None, after: int | None) -> int | None:

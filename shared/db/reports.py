@@ -25,6 +25,21 @@ class StoreReport(SQLModel, table=True):
     measured_at: float = Field(sa_column=Column(Float(53), nullable=False))
 
 
+class Node(SQLModel, table=True):
+    """A machine whose workers have reported, with their last signs of life."""
+
+    __tablename__ = "nodes"
+
+    name: str = Field(primary_key=True, max_length=63)
+    machine: str
+    """Differs between machines that bear the same name by mistake."""
+    store: str
+    """The id in the marker of the store that it works on."""
+    seen_at: float = Field(sa_column=Column(Float(53), nullable=False))
+    io_seen_at: float = Field(default=0.0, sa_column=Column(Float(53), nullable=False))
+    """Of its io workers; 0 where it has none."""
+
+
 class Device(SQLModel, table=True):
     """A device that a worker has claimed, with the worker's last sign of life."""
 

@@ -159,6 +159,12 @@ def lost(session: Session, device: str) -> list[Residency]:
     return list({row.model_id: row for row in sorted(rows, key=lambda row: row.active)}.values())
 
 
+def over(session: Session, ids: list[str]) -> list[str]:
+    """Those of these that nobody counts on any more."""
+    there = (*IN_MEMORY, ResidencyState.ASLEEP)
+    return list(session.exec(select(Residency.id).where(of_ids(ids), col(Residency.state).not_in(there))).all())
+
+
 def stop_unpinned(session: Session, device: str) -> None:
     """What is lost, serves no type and is of a model that is not pinned any more does not come back."""
     pinned = select(Model.id).where(col(Model.pinned))

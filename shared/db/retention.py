@@ -9,11 +9,12 @@ from sqlalchemy import update
 from sqlmodel import Session, col, delete, func, select
 
 from shared.contracts import Bundle, Cleanup, Download
-from shared.db import catalog, profiles, upkeep, usage
+from shared.db import catalog, nodes, profiles, upkeep, usage
 from shared.db.reports import CleanupStep, RetentionChange, StoreReport
 from shared.db.session import now, serialise
 from shared.db.tables import Installation, Job, LockedEntry, Model, Residency
 from shared.errors import Conflict, Unavailable
+from shared.queues import store_lane
 from shared.retention import Decision, Disk, Hold, Policy, Share, Stored, fetch_seconds
 from shared.settings import RetentionSettings
 from shared.states import HELD, LIVE, Holder, JobState, StepState, priority_of
@@ -73,11 +74,12 @@ def change(session: Session, wanted: dict[str, Any]) -> None:
 # -- what there is ------------------------------------------------------------------------------------------
 
 
-def look(session: Session, only: str | None = None, job_id: str | None = None) -> World:
+def look(session: Session, only: str | None = None, job_id: str | None = None, store: str | None = None) -> World:
     """All that Modelyard has put into its store, or one model of it, with what holds each.
 
     Args:
         job_id: the cleanup that asks, which is no reason to keep anything.
+        store: only what lies in this one, where there are several.
     """
     clock = session.exec(select(now())).one()
     mine = (Model.id, Model.source, Model.created_at, Model.pinned, Model.priority)
@@ -86,10 +88,12 @@ def look(session: Session, only: str | None = None, job_id: str | None = None) -
     query = columns(*map(col, (*mine, *stored, *when)))  # thousands of entities would take a second
     query = query.join_from(Model, Installation, col(Installation.model_id) == col(Model.id))
     query = query.where(col(Installation.holder) == Holder.STORE, col(Installation.owned))
+    if store is not None:
+        query = query.where(nodes.lies_in(store))
     if only is not None:
         query = query.where(col(Model.id) == only)
     rows = session.connection().execute(query).all()
-    report = _report(session)
+    report = _report(session, store)
     sizes = {entry["modelId"]: entry["size"] for entry in report.get("byModel", [])}
     alone: dict[str, int] | None = report.get("aloneBytes")
     used, last = usage.of_models(session, None if only is None else [only]), usage.last_used(session, only)
@@ -180,9 +184,10 @@ def _listed(names: list[str], most: int = 5) -> str:
     return ", ".join([*map(repr, names[:most]), *rest])
 
 
-def _report(session: Session) -> dict[str, Any]:
-    """What a worker last found in a store that is there."""
-    return next((row.report for row in upkeep.reports(session) if row.there), {})
+def _report(session: Session, store: str | None) -> dict[str, Any]:
+    """What a worker last found in that store, or in any, if it is there."""
+    found = (row.report for row in upkeep.reports(session) if row.there and store in (None, row.store))
+    return next(found, {})
 
 
 def _holds(session: Session, job_id: str | None) -> dict[str, set[Hold]]:
@@ -261,11 +266,13 @@ def move(session: Session, step: CleanupStep, before: StepState, state: StepStat
     return session.exec(moved).rowcount == 1
 
 
-def abandoned(session: Session) -> list[CleanupStep]:
-    """Models that were taken off the registry's list by a cleanup that has ended since, and are not in the trash."""
-    live = select(Job.id).where(col(Job.state).in_(LIVE))
+def abandoned(session: Session, store: str) -> list[CleanupStep]:
+    """Models of a store that were taken off the registry's list by a cleanup that has ended since, and are not in the
+    trash."""
+    ours = col(Job.lane).not_in([store_lane(other) for other in nodes.stores(session) - {store}])
+    not_mine = select(Job.id).where(col(Job.state).in_(LIVE) | ~ours)
     query = select(CleanupStep).where(
-        col(CleanupStep.state) == StepState.LEAVING, col(CleanupStep.job_id).not_in(live)
+        col(CleanupStep.state) == StepState.LEAVING, col(CleanupStep.job_id).not_in(not_mine)
     )  # fmt: skip
     return list(session.exec(query).all())
 

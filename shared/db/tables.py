@@ -88,6 +88,8 @@ class Installation(SQLModel, table=True):
     holder: str = Holder.STORE
     owned: bool = True
     """We put it there, so a remove of ours may delete it."""
+    store: str | None = Field(default=None, max_length=64)
+    """The store whose machines can reach its files; None: it was there before stores were told apart."""
     path: str
     """Its folder, or its one file, on the machine that holds it; `ollama:name` where that is Ollama's business."""
     size: int = Field(sa_column=Column(BigInteger, nullable=False))

@@ -6,7 +6,7 @@ from sqlalchemy import func, update
 from sqlmodel import Session, col, select
 
 from shared.contracts import HealthCheck, Repair, Scrub, UpdateCheck
-from shared.db import catalog
+from shared.db import catalog, nodes
 from shared.db.jobs import live
 from shared.db.reports import StoreReport
 from shared.db.session import now
@@ -97,9 +97,10 @@ def previous(session: Session, model_id: str) -> Installation:
     return found
 
 
-def kept(session: Session) -> dict[str, list[tuple[str, str]]]:
-    """By model of the store, type and revision of what may lie there: what serves, and what is kept for a rollback."""
-    rows = session.exec(select(Installation).where(col(Installation.holder) == Holder.STORE)).all()
+def kept(session: Session, store: str) -> dict[str, list[tuple[str, str]]]:
+    """By model of a store, type and revision of what may lie there: what serves, and what is kept for a rollback."""
+    mine = (col(Installation.holder) == Holder.STORE) & nodes.lies_in(store)
+    rows = session.exec(select(Installation).where(mine)).all()
     return {
         row.model_id: [(row.model_type, found) for found in (row.revision, row.previous_revision) if found is not None]
         for row in rows
@@ -107,7 +108,7 @@ def kept(session: Session) -> dict[str, list[tuple[str, str]]]:
 
 
 def count_kept(session: Session) -> int:
-    """How many models `kept` has."""
+    """How many models all stores have."""
     return session.exec(select(func.count()).where(col(Installation.holder) == Holder.STORE)).one()
 
 
@@ -130,6 +131,12 @@ def reports(session: Session) -> list[StoreReport]:
 def disk_free(session: Session) -> int | None:
     """Bytes left on a store's disk, of several the emptiest; None before a worker has looked."""
     return max((row.report["diskFree"] for row in reports(session) if "diskFree" in row.report), default=None)
+
+
+def store_of_trash(session: Session, name: str) -> str | None:
+    """The store whose trash has something of that name, as the last reports tell."""
+    holds = (row.store for row in reports(session) for entry in row.report.get("trashed", []) if entry["id"] == name)
+    return next(holds, None)
 
 
 def trash_entry(session: Session, name: str) -> dict[str, Any]:

@@ -345,15 +345,15 @@ def test_only_urgent_jobs_displace_and_only_less_urgent_ones(
 ) -> None:
     victim = busy(ledger, ONE, runs)
     kept_waiting(ledger, TWO, waits)
-    assert (ledger.make_way("io", "worker") == (victim.id, victim.attempt)) is makes_way
+    assert (ledger.make_way(["io"], "worker") == (victim.id, victim.attempt)) is makes_way
 
 
 def test_the_lowest_job_makes_way_wherever_it_runs(ledger: Ledger) -> None:
     busy(ledger, ONE, Priority.MEDIUM, "worker")
     low = busy(ledger, Verify(model_id="one"), Priority.LOW, "other")
     kept_waiting(ledger, TWO, Priority.CRITICAL)
-    assert ledger.make_way("io", "worker") is None, "the other worker has a lower one"
-    assert ledger.make_way("io", "other") == (low.id, low.attempt)
+    assert ledger.make_way(["io"], "worker") is None, "the other worker has a lower one"
+    assert ledger.make_way(["io"], "other") == (low.id, low.attempt)
 
 
 def test_way_is_made_once_for_each_waiting_job(ledger: Ledger) -> None:
@@ -361,7 +361,7 @@ def test_way_is_made_once_for_each_waiting_job(ledger: Ledger) -> None:
     busy(ledger, Verify(model_id="one"), Priority.LOW)
     kept_waiting(ledger, TWO, Priority.CRITICAL)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: ledger.make_way("io", "worker"), range(16)))
+        found = list(pool.map(lambda _: ledger.make_way(["io"], "worker"), range(16)))
     assert len([victim for victim in found if victim]) == 1
 
 
@@ -370,9 +370,9 @@ def test_two_waiting_jobs_get_two_slots(ledger: Ledger) -> None:
     busy(ledger, Verify(model_id="one"), Priority.LOW)
     kept_waiting(ledger, TWO, Priority.CRITICAL)
     kept_waiting(ledger, Verify(model_id="two"), Priority.CRITICAL)
-    first = ledger.make_way("io", "worker")
+    first = ledger.make_way(["io"], "worker")
     assert first is not None
-    second = ledger.make_way("io", "worker", [first[0]])
+    second = ledger.make_way(["io"], "worker", [first[0]])
     assert second is not None, "at once, while the first one is still on its way out"
     assert second[0] != first[0]
 
@@ -392,7 +392,7 @@ def test_a_ticket_that_strayed_to_another_lane_finds_nothing(ledger: Ledger) -> 
 def test_what_cannot_go_on_later_is_not_displaced(ledger: Ledger) -> None:
     busy(ledger, Remove(model_id="one"), Priority.LOW)
     kept_waiting(ledger, TWO, Priority.CRITICAL)
-    assert ledger.make_way("io", "worker") is None
+    assert ledger.make_way(["io"], "worker") is None
 
 
 def test_telling_of_what_happened_waits_for_a_slot_and_never_stops_a_download(ledger: Ledger) -> None:
@@ -434,7 +434,7 @@ def test_what_waited_too_long_goes_with_the_high_ones_one_at_a_time(ledger: Ledg
     kept_waiting(ledger, Verify(model_id="two"), Priority.HIGH)
     claimed = ledger.claim(lifted.id, lifted.ticket, "worker")
     assert claimed is not None
-    assert ledger.make_way("io", "worker") is None, "HIGH does not displace it"
+    assert ledger.make_way(["io"], "worker") is None, "HIGH does not displace it"
     assert ledger.lift_overdue() == []
     ledger.succeed(claimed.id, claimed.attempt, {})
     assert [job.id for job in ledger.lift_overdue()] == [old.id]

@@ -114,6 +114,8 @@ ENDPOINTS = [
              Call("GET", "/system/optimization/more"), 404, "not_found"),
     Endpoint("GET /system/hardware/profile", Call("GET", "/system/hardware/profile"), 200,
              Call("POST", "/system/hardware/profile"), 405, "method_not_allowed"),
+    Endpoint("GET /system/nodes", Call("GET", "/system/nodes"), 200, Call("GET", "/system/nodes/none"), 404,
+             "not_found"),
     Endpoint("GET /jobs", Call("GET", "/jobs?limit=1"), 200, Call("GET", "/jobs/none"), 404, "job_not_found",
              twin=False),
     Endpoint("GET /usage", Call("GET", "/usage?days=7"), 200, Call("GET", "/usage?days=31"), 422, "invalid_request"),
@@ -134,6 +136,8 @@ ENDPOINTS = [
              "method_not_allowed", twin=False),
     Endpoint("GET /health/ready", Call("GET", "/health/ready"), 200, Call("DELETE", "/health/ready"), 405,
              "method_not_allowed", twin=False),
+    Endpoint("GET /metrics", Call("GET", "/metrics"), 200, Call("POST", "/metrics"), 405, "method_not_allowed",
+             twin=False),
 ]  # fmt: skip
 """In the order in which they are called: what one does, the next ones see."""
 
@@ -169,12 +173,14 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
 def sent(yard: Yard, call: Call, prefix: str) -> tuple[int, Any]:
     below = "" if call.path.startswith(("/v1", "/health", "/metrics")) else prefix
     answer = yard.http.request(call.method, f"{below}{call.path}", json=call.body)
-    return answer.status_code, answer.json() if answer.content else None
+    if not answer.content:
+        return answer.status_code, None
+    return answer.status_code, answer.json() if "json" in answer.headers["Content-Type"] else answer.text
 
 
 def told(answer: Any) -> str:
     if not isinstance(answer, dict):
-        return ""
+        return "text" if isinstance(answer, str) else ""
     keys = [key for key in answer if key != "error"]
     return ", ".join(keys[:KEYS_SHOWN]) + (", …" if len(keys) > KEYS_SHOWN else "")
 
@@ -202,7 +208,8 @@ def test_paths_without_a_version_are_the_same_routes(yard: Yard) -> None:
     for one in ENDPOINTS:
         method, path = one.named.split(" ", 1)
         known = {re.sub(r"\{[^}]*\}", "{}", name): methods for name, methods in described.items()}
-        wanted = re.sub(r"\{[^}]*\}", "{}", path if path.startswith(("/v1", "/health")) else f"/api/v1{path}")
+        whole = path if path.startswith(("/v1", "/health", "/metrics")) else f"/api/v1{path}"
+        wanted = re.sub(r"\{[^}]*\}", "{}", whole)
         assert method.lower() in known[wanted], one.named
 
 

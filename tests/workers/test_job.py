@@ -43,7 +43,7 @@ def services(ledger: Ledger, settings: Settings, tmp_path: Path) -> Services:
 
 @pytest.fixture
 def heart(services: Services) -> Iterator[Heart]:
-    heart = Heart(services, "io", slots=4)
+    heart = Heart(services, ("io",), slots=4)
     heart.start()
     yield heart
     heart.close()

@@ -39,5 +39,5 @@ def test_the_trash_is_emptied_after_its_grace_time_once_an_hour(
 def test_a_worker_shows_that_it_is_alive(ledger: Ledger, settings: Settings, tmp_path: Path) -> None:
     mine = services(ledger, settings, tmp_path / "store", trash_days=7)
     assert mine.workers.lanes() == set()
-    alive_chore(mine, "device.cpu")()
+    alive_chore(mine, ("device.cpu",))()
     assert mine.workers.lanes() == {"device.cpu"}

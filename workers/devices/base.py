@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-CPU_ID = "cpu"
+from shared.queues import CPU
+
+CPU_ID = CPU
 
 
 @dataclass(frozen=True)
@@ -11,7 +13,7 @@ class Device:
     """One CPU or GPU. Figures that the machine does not tell are None, never guessed."""
 
     id: str
-    """`cpu`, or the GPU's UUID in lower case (`gpu-8f6d…`)."""
+    """`cpu`, or the GPU's UUID in lower case (`gpu-8f6d…`); the ledger has `cpu-NODE` of a machine with a name."""
     kind: Literal["cpu", "gpu"]
     name: str
     memory_total: int | None

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from shared.errors import Invalid
+from shared.queues import is_cpu
 from workers.devices import cpu, nvml
 from workers.devices.base import CPU_ID, Device
 
@@ -24,7 +25,8 @@ def devices() -> tuple[list[Device], str | None]:
 
 def memory_free(device_id: str) -> int | None:
     """Bytes that a new model could take on it now; None where the machine does not tell."""
-    found = next((device for device in devices()[0] if device.id == device_id), None)
+    wanted = CPU_ID if is_cpu(device_id) else device_id
+    found = next((device for device in devices()[0] if device.id == wanted), None)
     return None if found is None else found.memory_free
 
 

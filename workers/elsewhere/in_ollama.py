@@ -46,7 +46,7 @@ def pull(work: Work, model: Model, before: Installation | None) -> dict[str, Any
     ours = before is not None and before.holder == Holder.OLLAMA and before.owned
     row = _row(model, now, files=len(layers), owned=ours or there is None, facts=facts)
     with work.services.database.session() as session:
-        elsewhere.update_found(session, row)
+        elsewhere.update_found(session, row, work.services.store)
     _tell(work.services, model.id, "available")
     same = before is not None and before.revision == now.digest and before.state == InstallationState.PUBLISHED
     return {"revision": now.digest, "size": now.size, "inOllama": True, "owned": row.owned, "alreadyPresent": same}
@@ -131,7 +131,7 @@ def delete(work: Work, model: Model, row: Installation) -> bool:
 def reconcile(work: Work, tally: Tally) -> None:
     """Compare what we know of Ollama's models with what it has; one that is away makes its models unavailable."""
     with work.services.database.reading() as session:
-        known = elsewhere.of_ollama(session)
+        known = elsewhere.of_ollama(session, work.services.store)
     for model, row in known:
         work.checkpoint()
         state = _state_now(work, model, row)

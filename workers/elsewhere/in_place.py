@@ -34,7 +34,7 @@ def survey(work: Work, root: str, below: str, tally: Tally) -> None:
     """
     place = str(PurePosixPath(root, below))
     with work.services.database.reading() as session:
-        known = elsewhere.below(session, place)
+        known = elsewhere.below(session, place, work.services.store)
     try:
         beneath = Beneath(root, work.checkpoint)
     except OSError:
@@ -105,7 +105,7 @@ def _nothing_at(path: str) -> NotFound:
 
 def _place_in(work: Work, row: Installation) -> dict[str, Any]:
     with work.services.database.session() as session:
-        elsewhere.update_found(session, row)
+        elsewhere.update_found(session, row, work.services.store)
     _tell(work.services, row.model_id, "available")
     return {"revision": row.revision, "size": row.size, "files": row.files, "inPlace": True}
 
@@ -184,11 +184,12 @@ def _register(work: Work, found: Found, root: str, facts: Facts, known: Installa
         model_type = known.model_type if known else expected.type if expected else facts.type
         if model_id:
             row = _row(model_id, model_type, found, root, facts)
-            there = elsewhere.update_found(session, row)
+            there = elsewhere.update_found(session, row, services.store)
         else:
             row = _row("", model_type, found, root, facts)
             name = facts.name or found.name
-            model_id, there = elsewhere.enter(session, _entry(slug(found.name), name, facts, row), row).id, True
+            entry = _entry(slug(found.name), name, facts, row)
+            model_id, there = elsewhere.enter(session, entry, row, services.store).id, True
     if not there:
         return
     if known is not None:

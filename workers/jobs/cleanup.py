@@ -54,7 +54,7 @@ def cleanup(args: Cleanup, work: Work) -> dict[str, Any]:
 def _decided(services: Services, args: Cleanup, job_id: str) -> Decision:
     with services.database.reading() as session:
         policy = retention.policy(session, services.settings.retention)
-        world = retention.look(session, job_id=job_id)
+        world = retention.look(session, job_id=job_id, store=services.store)
     return decide(policy, world.now, world.disk, world.models, world.shares, args.models)
 
 
@@ -113,7 +113,7 @@ def _take_off(work: Work, step: CleanupStep) -> None:
 def _refuse_if_held(services: Services, session: Any, step: CleanupStep, job_id: str) -> None:
     """Raises: Conflict."""
     policy = retention.policy(session, services.settings.retention)
-    world = retention.look(session, step.model_id, job_id)
+    world = retention.look(session, step.model_id, job_id, services.store)
     verdict = judge(policy, world.now, world.models[0]) if world.models else None
     if verdict is not None and verdict.holds:
         held = ", ".join(verdict.holds)

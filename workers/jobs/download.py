@@ -286,7 +286,7 @@ def record(work: Work, manifest: Manifest, entry: LockedModel | None = None, *, 
         model_id=manifest.model_id, model_type=manifest.model_type, revision=manifest.revision,
         state=InstallationState.PUBLISHED, size=size, files=len(manifest.files), integrity=1.0,
         published_at=0.0, verified_at=0.0, came_from=manifest.came_from, unverified=manifest.unverified,
-        recorded_by=work.job_id, path=str(folder), facts=facts,
+        recorded_by=work.job_id, store=services.store, path=str(folder), facts=facts,
     )  # fmt: skip
     with services.database.session() as session:
         if entry is not None:

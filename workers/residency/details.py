@@ -40,7 +40,7 @@ def _details(device: Device, runtimes: Iterable[Runtime], limit: int | None, spa
     """
     there, no_gpu = inventory.devices()
     named = {runtime.name: runtime for runtime in runtimes}
-    seen = next((found for found in there if found.id == device.id), None)
+    seen = next((found for found in there if found.id == device.id or found.kind == device.kind == "cpu"), None)
     if seen is None:
         told: dict[str, Any] = {"healthy": False, "reason": "The driver does not show it any more."}
     else:

@@ -150,6 +150,18 @@ class Manager:
             residency.lose(session, residency.of_device(self.device.id))
         Watch(self._pool, self.leaving.unused, lambda: self.spares.keep(self.runtimes)).start()
 
+    def end_given_up(self) -> None:
+        """Stop what others have given up while this worker was out of reach: somebody else serves in its place."""
+        if not self._pool.changing.acquire(blocking=False):
+            return
+        try:
+            with self._services.database.reading() as session:
+                over = residency.over(session, [residency_id for residency_id, _ in self._pool.running()])
+            for residency_id in over:
+                self._pool.end(residency_id, ResidencyState.STOPPED)
+        finally:
+            self._pool.changing.release()
+
     def stop_waiting(self) -> None:
         """This worker shuts down: drains end now."""
         self._pool.closing.set()
@@ -219,7 +231,7 @@ class Manager:
         work.report("loading piece by piece" if planned.piece_by_piece else "loading", fraction=0.1)
         request = Request(
             folder=folder, model_id=row.model_id, host=self._settings.host, port=0,
-            key=runner_key(self._secret, row.id), device=CPU_ID if lowered.on_cpu else self.device.id,
+            key=runner_key(self._secret, row.id), device=CPU_ID if lowered.on_cpu else self._pool.local_id,
             context_length=planned.setting.context_length, gpu_layers=lowered.gpu_layers, precision=lowered.precision,
             piece_by_piece=planned.piece_by_piece, spare=spare,
             allow_pickle=trusted.pickle, allow_remote_code=trusted.remote_code, mark=row.id, pooling=pooling,

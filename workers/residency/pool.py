@@ -8,7 +8,7 @@ import structlog
 from shared.db import residency
 from shared.db.tables import Residency
 from shared.states import ResidencyState
-from workers.devices.base import Device
+from workers.devices.base import CPU_ID, Device
 from workers.job import Services
 from workers.runtimes.base import Launch, Request, Runtime, Server
 from workers.runtimes.spare import Spare
@@ -36,6 +36,11 @@ class Pool:
         # Runners die with the thread that started them, so that thread must live as long as this process.
         self._spawn = ThreadPoolExecutor(1, thread_name_prefix="spawn")
 
+    @property
+    def local_id(self) -> str:
+        """What this machine, and so a runner, calls the device."""
+        return CPU_ID if self.device.kind == "cpu" else self.device.id
+
     def start(self, residency_id: str, runtime: Runtime, request: Request) -> Server:
         """Start a server; it is known by its residency from now on."""
         server = runtime.start(request, self._spawn, self.services.settings.data_dir / "logs" / "runners")
@@ -44,7 +49,7 @@ class Pool:
 
     def start_spare(self, launch: Launch, mark: str, key: str) -> Spare:
         """Raises: Failed: see `Spare`."""
-        return Spare(launch, mark, key, self.device.id, self._spawn)
+        return Spare(launch, mark, key, self.local_id, self._spawn)
 
     def running(self) -> list[tuple[str, Server]]:
         """Residency and server of all that were started and not ended."""

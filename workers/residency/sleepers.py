@@ -14,7 +14,7 @@ from shared.points import reached
 from shared.settings import RunnerSettings
 from shared.states import ResidencyState
 from workers.devices import cpu, inventory
-from workers.devices.base import CPU_ID, Device
+from workers.devices.base import Device
 from workers.residency.pool import Pool
 
 log = structlog.get_logger()
@@ -27,7 +27,7 @@ def budget(settings: RunnerSettings, device: Device) -> int:
     """Bytes in which all sleepers of the machine have to find room."""
     if settings.sleep_bytes is not None:
         return settings.sleep_bytes
-    return 0 if device.id == CPU_ID else (cpu.read().memory_total or 0) // SHARE
+    return 0 if device.kind == "cpu" else (cpu.read().memory_total or 0) // SHARE
 
 
 def _host_free() -> int:
@@ -91,7 +91,7 @@ class Sleepers:
         least = (
             need.total
             - need.spread
-            - (had if self._pool.device.id == CPU_ID else 0)
+            - (had if self._pool.device.kind == "cpu" else 0)
             - (0 if but is None else held_asleep(but))
         )
         for row in self._all():

@@ -11,6 +11,7 @@ import structlog
 from shared.db.placement import Plan
 from shared.errors import Failed
 from shared.keys import runner_key
+from shared.queues import is_cpu
 from workers.devices import cpu, inventory
 from workers.devices.base import CPU_ID
 from workers.residency.pool import Pool
@@ -76,7 +77,7 @@ class Spares:
 
     def give_way(self, planned: Plan, runtime: Runtime) -> None:
         """End it where a load of another kind needs its memory."""
-        least = planned.host_bytes if planned.device != CPU_ID else planned.need.total - planned.need.spread
+        least = planned.host_bytes if not is_cpu(planned.device) else planned.need.total - planned.need.spread
         if not self.fits(runtime) and (inventory.memory_free(CPU_ID) or 0) < least:
             self.end()
 
