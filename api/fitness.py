@@ -33,6 +33,15 @@ def examine(client: "redis.Redis") -> Fitness:
         return Fitness(False, "Redis does not answer.", f"Check that it runs, and {URL}.")
 
 
+def keeps_a_log(client: "redis.Redis") -> bool | None:
+    """Does it write down what it is told, so that a restart finds it? None where it does not say."""
+    try:
+        told = client.info("persistence").get("aof_enabled")
+    except redis.RedisError:
+        return None
+    return None if told is None else bool(told)
+
+
 def _judge(info: dict[str, Any]) -> Fitness:
     version = str(info.get("redis_version", ""))
     if version and _numbers(version) < OLDEST:

