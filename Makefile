@@ -24,7 +24,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/pip install -q -c constraints.txt 'torch==2.13.0'
-	$(BIN)/pip install -q -c constraints.txt -e '.[api,worker,torch,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[api,worker,torch,otel,dev]'
 	@touch $@
 
 demo: setup ## Show it all on real models made on the spot

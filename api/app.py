@@ -1,6 +1,7 @@
 """The HTTP front: `python -m api`. No worker, no torch, no source is imported here."""
 
 import gc
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -52,7 +53,7 @@ from api.security import Guard, check_bind
 from api.strict import StrictBodies
 from api.summary import Summaries
 from api.usage import Meter
-from shared import logs
+from shared import logs, tracing
 from shared.broker import Broker, make_app
 from shared.db.audit import witness
 from shared.db.session import Database
@@ -64,6 +65,8 @@ from shared.settings import Settings, load
 ASKED = [LET_IN, WHO_ASKS]
 REFUSALS = 20
 """A minute of one key, that the audit log has."""
+UNTRACED = "health/.*,metrics"
+"""Asked every few seconds, and of interest to nobody."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -135,7 +138,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(system.router, dependencies=[LET_IN])
     app.include_router(metrics.router, dependencies=[LET_IN])
     pages.install(app, [LET_IN])
+    _trace(app)
     return app
+
+
+def _trace(app: FastAPI) -> None:
+    if tracing.configure(os.environ, "api"):
+        from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+        FastAPIInstrumentor.instrument_app(app, excluded_urls=UNTRACED, exclude_spans=["receive", "send"])
 
 
 def _open(settings: Settings) -> Front:

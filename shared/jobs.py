@@ -51,6 +51,7 @@ from shared.progress import Events
 from shared.queues import IO
 from shared.settings import JobSettings
 from shared.states import ENDED, LIVE, Desired, JobState, Priority
+from shared.tracing import traceparent
 
 log = structlog.get_logger()
 
@@ -188,6 +189,7 @@ class Ledger:
             "args": contract.model_dump(mode="json", exclude_none=True), "origin": origin, "lane": lane,
             "state": JobState.QUEUED, "desired": Desired.RUN, "priority": urgency, "urgency": urgency, "aged": False,
             "attempt": 0, "lost": 0, "retries": 0, "ticket": 1, "not_before": not_before, "parts": [],
+            "traceparent": traceparent(),
         }  # fmt: skip
         sent = 0.0 if lane == here and not not_before else None
         noted = contract.audited and origin not in audit.BY_ITSELF

@@ -3,10 +3,12 @@
 import argparse
 import gc
 import json
+import os
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from shared import tracing
 from shared.errors import Invalid, ModelyardError
 from shared.logs import configure
 from shared.queues import IO, cpu_of, device_lane, store_lane
@@ -84,6 +86,7 @@ def _served() -> list[Device]:
 def _run_io(settings: Settings, *, urgent: bool) -> int:
     name = "io-urgent" if urgent else "io"
     configure(settings, name)
+    tracing.configure(os.environ, name)
     from workers.app import make_worker_app
     from workers.courier import LOOK_SECONDS, courier_chore
     from workers.lifecycle import Keeper, alive_chore, join, open_services, rescue_chore
@@ -115,6 +118,7 @@ def _run_device(settings: Settings, device_id: str | None) -> int:
     device = replace(found, id=cpu_of(settings.node)) if found.kind == "cpu" else found
     name = f"device-{device.id}"
     configure(settings, name)
+    tracing.configure(os.environ, name)
     from workers.app import make_worker_app
     from workers.lifecycle import Keeper, alive_chore, join, open_services, own_device, rescue_chore
     from workers.residency.details import report_chore

@@ -40,6 +40,7 @@ from shared.progress import Events, Leases, Workers
 from shared.queues import IO, parse_queue
 from shared.settings import Settings
 from shared.states import Desired, Priority
+from shared.tracing import Steps, of_job
 from workers.governor import Governor
 from workers.governor.flows import Flows
 
@@ -116,6 +117,7 @@ class Work:
         self._stop: Stop | None = None
         self._patience = services.settings.jobs.lease_seconds * TRUSTED_SHARE
         self.progress: Progress | None = None
+        self.steps = Steps()
         self.span = (0.0, 1.0)
         """Share of the whole job that the fractions reported from now on stand for."""
         self.last_beat = time.monotonic()
@@ -189,6 +191,8 @@ class Work:
         due = moment >= self._event_due or self.progress is None or self.progress.phase != phase
         if not due:
             return
+        if self.progress is None or self.progress.phase != phase:
+            self.steps.begin(phase)
         self._event_due = moment + EVENT_SECONDS
         self._measure(moment, done)
         if self.progress is not None and done is None:
@@ -384,8 +388,11 @@ def _run(services: Services, heart: Heart, claimed: Job) -> None:
     log.info("job.started", attempt=claimed.attempt)
     reached("job.claimed")
     began = time.monotonic()
+    told = {"job_id": claimed.id, "attempt": claimed.attempt, "lane": claimed.lane, "model_id": claimed.model_id}
     try:
-        outcome, write = _handed_on(services, heart, claimed) or _carry_out(services, claimed, work)
+        with of_job(claimed.kind, claimed.traceparent, **told) as work.steps:
+            outcome, write = _handed_on(services, heart, claimed) or _carry_out(services, claimed, work)
+            work.steps.end(outcome)
         reached("job.carried_out")
         _insist(heart, write)
         if claimed.kind in FETCHING:

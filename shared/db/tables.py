@@ -229,6 +229,8 @@ class Job(SQLModel, table=True):
     not_before: float = Field(default=0.0, sa_column=Column(Float(53), nullable=False))
     way_made_at: float | None = Field(default=None, sa_column=Column(Float(53)))
     """When a running job was last told to give its slot to this one."""
+    traceparent: str | None = Field(default=None, max_length=64)
+    """What asked for it, where that is traced; see `shared/tracing.py`."""
     lease_owner: str | None = None
     lease_until: float | None = Field(default=None, sa_column=Column(Float(53)))
 

@@ -180,7 +180,7 @@ def test_the_cpu_of_a_machine_that_had_a_name_gets_it_with_the_upgrade(tmp_path:
     config.set_main_option("script_location", str(Path(shared.db.__file__).parent / "migrations"))
     with database.engine.connect() as connection:
         config.attributes["connection"] = connection
-        command.downgrade(config, "0028")
+        command.downgrade(config, "0029")
     database.close()
     with contextlib.closing(sqlite3.connect(tmp_path / "modelyard.db")) as connection:
         connection.execute(

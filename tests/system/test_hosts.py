@@ -4,19 +4,23 @@ hut   API and io worker, with a store          barn  io and device worker, with 
 shed, loft   device workers beside hut's store, so that either can do what the other did
 """
 
+import gzip
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import httpx
 import psutil
 import psycopg
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from pydantic import SecretStr
 from sqlalchemy import text
 
@@ -34,6 +38,35 @@ LONG_AGO = 3600
 SLOW = 256 * 1024
 
 
+class Span(NamedTuple):
+    service: str
+    name: str
+    trace: bytes
+    id: bytes
+    parent: bytes
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Takes spans by OTLP over HTTP, as any collector does."""
+
+    spans: ClassVar[list[Span]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            (name,) = [each.value.string_value for each in resource.resource.attributes if each.key == "service.name"]
+            self.spans.extend(
+                Span(name, one.name, one.trace_id, one.span_id, one.parent_span_id)
+                for scope in resource.scope_spans for one in scope.spans
+            )  # fmt: skip
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing to say."""
+
+
 class Machine:
     """A process group with its own data folder; a SIGKILL of it is a machine whose plug was pulled."""
 
@@ -47,7 +80,7 @@ class Machine:
 
     def run(self, *argv: str) -> None:
         group = self._processes[0].pid if self._processes else 0
-        with (self.folder / f"{argv[0]}-{argv[1].partition('.')[0]}.log").open("ab") as log:
+        with (self.folder / f"{'-'.join(argv)}.log").open("ab") as log:
             command, places = [sys.executable, "-m", *argv], {"stdout": log, "stderr": log}
             one = subprocess.Popen(command, env=self._environment, process_group=group, cwd=PROJECT, **places)
         self._processes.append(one)
@@ -126,8 +159,12 @@ def farm(
         connection.execute("CREATE DATABASE farm")
     url = postgres_url.rpartition("/")[0] + "/farm"
     migrate(Settings(data_dir=folder, database_url=SecretStr(url)))
+    collector = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    threading.Thread(target=collector.serve_forever, args=(0.05,), daemon=True).start()
     with Hub(hub_root) as hub:
         environment = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
+            "OTEL_BSP_SCHEDULE_DELAY": "200", "MODELYARD_API__PORT": str(port),
             "MODELYARD_DATABASE_URL": url, "MODELYARD_REDIS__URL": redis_server.url.replace("/0", "/7"),
             "MODELYARD_SECRET": "of-the-farm", "HF_ENDPOINT": hub.url, "MODELYARD_STORE__RESERVE_BYTES": "0",
             "MODELYARD_SOURCES__ALLOWED_HOSTS": hub.url.removeprefix("http://"), "MODELYARD_JOBS__LEASE_SECONDS": "4",
@@ -135,7 +172,7 @@ def farm(
         }  # fmt: skip
         farm = Farm(folder, environment, hub, f"http://127.0.0.1:{port}")
         try:
-            farm.hut.run("uvicorn", "api.app:create_app", "--factory", "--port", str(port), "--no-access-log")
+            farm.hut.run("api")
             farm.hut.run("workers", "io")
             farm.barn.run("workers", "io")
             farm.barn.run("workers", "device")
@@ -150,6 +187,8 @@ def farm(
                 machine.kill()
             farm.http.close()
             farm.database.close()
+            collector.shutdown()
+            collector.server_close()
     with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute("DROP DATABASE farm WITH (FORCE)")
 
@@ -185,6 +224,28 @@ def test_each_store_gets_its_own_downloads_and_each_device_its_own_loads(farm: F
     assert (refused.status_code, refused.json()["code"]) == (409, "model_elsewhere")
     refused = farm.post("/api/v1/models/download", {"model_id": "birch", "node": "attic"})
     assert (refused.status_code, refused.json()["code"]) == (404, "unknown_node")
+
+
+def test_one_trace_leads_from_the_request_over_the_job_to_what_a_runner_is_asked(farm: Farm) -> None:
+    def spans(service: str, name: str) -> list[Span]:
+        return [one for one in Collector.spans if one.service == service and one.name == name]
+
+    (fetch,) = until(lambda: [one for one in spans("modelyard-io", "model.download") if one.parent][:1], 30, "spans")
+    (asked,) = [one for one in Collector.spans if one.id == fetch.parent]
+    assert (asked.service, asked.name) == ("modelyard-api", "POST /api/v1/models/download")
+    steps = {one.name for one in Collector.spans if one.parent == fetch.id}
+    assert {"resolving", "downloading", "publishing"} <= steps
+
+    farm.done("/api/v1/models/acorn/run", {"path": "completions", "request": {"prompt": "Once", "max_tokens": 2}})
+    (run,) = until(lambda: spans("modelyard-io", "model.run"), 30, "the job's span")
+    told = until(
+        lambda: [one for one in Collector.spans if one.parent == run.id and one.name == "POST"], 30, "its call"
+    )
+    (request,) = spans("modelyard-api", "POST /api/v1/models/{model_id}/run")
+    assert {request.trace, told[0].trace} == {run.trace}
+    assert run.parent == request.id
+    loads = spans("modelyard-device-cpu-barn", "model.load")
+    assert loads, "device workers tell of theirs, too"
 
 
 def test_a_machine_that_vanishes_is_shown_and_its_jobs_wait_for_it_or_go_elsewhere(farm: Farm) -> None:

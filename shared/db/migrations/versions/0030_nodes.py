@@ -1,10 +1,10 @@
-"""Machines, and which store holds what; the CPU of each is a device of its own"""
+"""Machines, and which store holds what; the CPU of each is a device of its own; the trace that a job belongs to"""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0029"
-down_revision = "0028"
+revision = "0030"
+down_revision = "0029"
 branch_labels = None
 depends_on = None
 
@@ -23,6 +23,7 @@ def upgrade() -> None:
         sa.Column("seen_at", sa.Float(53), nullable=False),
         sa.Column("io_seen_at", sa.Float(53), nullable=False),
     )
+    op.add_column("jobs", sa.Column("traceparent", sa.String(64), nullable=True))
     op.add_column("installations", sa.Column("store", sa.String(64), nullable=True))
     op.execute(
         "UPDATE installations SET store = (SELECT max(store) FROM store_reports) "
@@ -47,4 +48,5 @@ def downgrade() -> None:
     op.execute("UPDATE jobs SET lane = 'io' WHERE lane LIKE 'io.%'")
     op.execute("DELETE FROM devices WHERE id LIKE 'cpu-%'")
     op.drop_column("installations", "store")
+    op.drop_column("jobs", "traceparent")
     op.drop_table("nodes")
