@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAMED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+OURS = "modelyard"
+"""What attributes of ours begin with."""
 _tracers: list["Tracer"] = []
 """The one of this process, where it traces."""
 
@@ -52,7 +54,7 @@ def configure(environment: Mapping[str, str], process: str) -> bool:
     provider.add_span_processor(export.BatchSpanProcessor(otlp.OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     calls.HTTPXClientInstrumentor().instrument()
-    _tracers.append(trace.get_tracer("modelyard"))
+    _tracers.append(trace.get_tracer(OURS))
     return True
 
 
@@ -84,7 +86,7 @@ class Steps:
         """The job is over, or goes on another time."""
         if self._span is not None:
             self._over()
-            self._span.set_attribute("modelyard.outcome", outcome)
+            self._span.set_attribute(f"{OURS}.outcome", outcome)
             if outcome.startswith("failed"):
                 from opentelemetry.trace import StatusCode
 
@@ -105,6 +107,6 @@ def of_job(kind: str, parent: str | None, **attributes: Any) -> Iterator[Steps]:
     from opentelemetry.propagate import extract
 
     context = extract({"traceparent": parent} if parent else {})
-    told = {f"modelyard.{name}": value for name, value in attributes.items() if value is not None}
+    told = {f"{OURS}.{name}": value for name, value in attributes.items() if value is not None}
     with _tracers[0].start_as_current_span(kind, context=context, attributes=told) as span:
         yield Steps(span)

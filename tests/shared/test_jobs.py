@@ -398,9 +398,9 @@ def test_what_cannot_go_on_later_is_not_displaced(ledger: Ledger) -> None:
 def test_telling_of_what_happened_waits_for_a_slot_and_never_stops_a_download(ledger: Ledger) -> None:
     victim = busy(ledger, ONE, Priority.LOW)
     kept_waiting(ledger, Deliver(webhook_id="wh_0123456789abcdef"), Priority.CRITICAL)
-    assert ledger.make_way("io", "worker") is None
+    assert ledger.make_way(["io"], "worker") is None
     kept_waiting(ledger, TWO, Priority.HIGH)
-    assert ledger.make_way("io", "worker") == (victim.id, victim.attempt), "others are not held up by it"
+    assert ledger.make_way(["io"], "worker") == (victim.id, victim.attempt), "others are not held up by it"
 
 
 def test_a_job_that_made_way_goes_before_its_class(ledger: Ledger) -> None:
