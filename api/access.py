@@ -32,7 +32,14 @@ VIEWER = frozenset(
     (
         "audit.list_audit",
         *("availability.order", "events.events", "events.follow", "events.job_events"),
-        *("fit.compatibility", "fit.hardware_profile", "fit.make_plan", "fit.optimization_status", "fit.requirements"),
+        *(
+            "fit.compatibility",
+            "fit.hardware_profile",
+            "fit.list_nodes",
+            "fit.make_plan",
+            "fit.optimization_status",
+            "fit.requirements",
+        ),
         *("health.shown", "jobs.get_job", "jobs.list_jobs", "keys.own", "lifecycle.active", "lifecycle.servers"),
         *("limits.list_limits", "locks.get_drift", "locks.get_lock", "locks.list_bundles", "locks.plan_lock"),
         *("metrics.metrics", "models.get_model", "models.list_models", "openai.models"),
