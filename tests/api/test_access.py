@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from api.access import LOCAL, OPEN, OPEN_MOUNTS, needed
 from api.keyring import Tries
 from shared.db.keys import ApiKey, Role
-from shared.settings import ApiSettings, RedisSettings, Settings
+from shared.settings import ApiSettings, RedisSettings, Settings, SourceSettings
 from tests.api.conftest import Served
 from tests.api.walk import MOUNT, SOCKET, Way, ways
 from tests.conftest import RealRedis, put_database
@@ -326,6 +326,15 @@ NEW = {"model_id": "new", "model_type": "llm", "name": "New", "source": "hugging
 
 @pytest.mark.fault("A-114")
 def test_nothing_shows_its_settings(house: House) -> None:
+    secrets = ("hf_canary", "canary-key-of-an-admin", "canary-of-runners", "canary-of-redis", "canary-of-postgresql")
+    token, key, runners, redis, database = map(SecretStr, secrets)
+    told = Settings(
+        api_key=key, secret=runners, sources=SourceSettings(hf_token=token),
+        redis=RedisSettings(url=SecretStr(f"redis://:{redis.get_secret_value()}@h/0")),
+        database_url=SecretStr(f"postgresql+psycopg://u:{database.get_secret_value()}@h/d"),
+    )  # fmt: skip
+    shown = f"{told!r} {told} {told.model_dump()} {told.model_dump_json()}"
+    assert [each for each in secrets if each in shown] == []
     for path in (
         "/config",
         "/debug",

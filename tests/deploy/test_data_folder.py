@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from deploy.data_folder import DataFolder
+from shared.db.schema import migrate
+from shared.db.session import Database
 from shared.errors import Conflict, Invalid
-from shared.keys import installation_secret
+from shared.keys import installation_secret, kept_key
 from shared.settings import Settings
 
 
@@ -22,6 +24,24 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.mark.fault("A-116")
+@pytest.mark.usefixtures("umask")
+def test_the_database_and_the_keys_are_their_owners_alone(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data", secret=None)
+    migrate(settings)
+    installation_secret(settings)
+    kept_key(settings)
+    database = Database(settings.database)
+    with database.session() as session:
+        session.connection().exec_driver_sql("DELETE FROM jobs")
+        made = {path.name: mode(path) for path in settings.data_dir.rglob("*")}
+    database.close()
+    assert {"modelyard.db", "modelyard.db-wal", "secrets", "api-key", "runner"} <= made.keys()
+    assert {name for name, rights in made.items() if rights & 0o077} == set()
+    assert mode(settings.data_dir) == 0o700
+
+
+@pytest.mark.fault("A-116")
 @pytest.mark.usefixtures("umask")
 def test_nobody_else_can_look_inside(tmp_path: Path) -> None:
     folder = DataFolder(tmp_path / "deep" / "data")

@@ -128,6 +128,28 @@ def test_without_a_key_only_loopback_is_bound(tmp_path: Path, host: str, setting
     assert settings.api_key is None
 
 
+@pytest.mark.fault("A-108", "A-109")
+def test_nothing_opens_flower_to_others_than_its_own_user(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a pattern of addresses that is not anchored, or an API for everybody."""
+    for name in (
+        "FLOWER_AUTH",
+        "FLOWER_AUTH_PROVIDER",
+        "FLOWER_OAUTH2_KEY",
+        "FLOWER_UNAUTHENTICATED_API",
+        "FLOWER_ADDRESS",
+    ):
+        monkeypatch.setenv(name, "x")
+    instance = Instance(settings_in(tmp_path / "data"))
+    instance.folder.create()
+    password = instance.folder.secret("flower")
+    instance.flower_password = password
+    told = {name: value for name, value in instance._environment(1, 2).items() if name.startswith("FLOWER_")}
+    assert told == {"FLOWER_BASIC_AUTH": f"modelyard:{password}"}
+    assert len(password) >= 32
+
+
 def test_an_operators_redis_is_used_as_it_is(tmp_path: Path, instance: Instance) -> None:
     with Instance(settings_in(tmp_path, redis=instance.redis_url), flower=False, programs=stand_ins) as second:
         second.wait_ready(30)

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+import redis
 from celery import Celery
 from openai import OpenAI
 
@@ -19,6 +21,8 @@ from tests.factories.pipelines import stable_diffusion
 from tests.system.conftest import MIB, Yard, needs_llama_server, opened
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
+
+TOKEN = "hf_canaryThatNobodyIsToFind"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def hub_root(hub_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory: pytest.TempPathFactory, hub_root: Path) -> Iterator[Yard]:
-    with opened(tmp_path_factory.mktemp("yard"), hub_root, flower=True) as yard:
+    with opened(tmp_path_factory.mktemp("yard"), hub_root, flower=True, HF_TOKEN=TOKEN) as yard:
         yield yard
 
 
@@ -278,10 +282,73 @@ def test_flower_and_ping(yard: Yard, models: list[str]) -> None:
     yard.ended(loading)
 
 
-def test_nothing_of_ours_on_a_command_line(yard: Yard) -> None:
-    secrets = {path.read_text().strip() for path in (yard.instance.folder.root / "secrets").iterdir()}
-    assert secrets
-    for process in yard.instance.processes():
-        command = Path(f"/proc/{process.pid}/cmdline").read_text() if process.pid else ""
-        assert not any(secret in command for secret in secrets)
-    assert yard.instance.folder.root.stat().st_mode & 0o077 == 0
+@pytest.mark.fault("A-108")
+def test_flower_lets_nobody_in_without_its_password(yard: Yard) -> None:
+    """Its `/metrics` and `/healthcheck` are open by its own making: names of tasks and workers, on loopback alone."""
+    flower, auth = str(yard.instance.flower_url), ("modelyard", yard.instance.flower_password)
+    for path in ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks", "/api/queues/length"):
+        for wrong in (None, ("modelyard", "wrong"), ("admin", yard.instance.flower_password)):
+            assert httpx.get(f"{flower}{path}", auth=wrong, trust_env=False).status_code == 401, (path, wrong)
+    assert httpx.get(f"{flower}/workers", auth=auth, trust_env=False).status_code == 200
+    for path in ("/api/worker/shutdown/io", "/api/task/async-apply/model.remove", "/api/worker/pool/restart/io"):
+        for known in (None, auth):
+            refused = httpx.post(f"{flower}{path}", auth=known, json={}, trust_env=False)
+            assert refused.status_code in (401, 403, 404, 405), (path, refused.status_code)
+    (pid,) = [process.pid for process in yard.instance.processes() if process.name == "flower"]
+    heard = [each.laddr.ip for each in psutil.Process(pid).net_connections() if each.status == psutil.CONN_LISTEN]
+    assert set(heard) == {"127.0.0.1"}
+
+
+@pytest.mark.fault("A-113")
+def test_no_secret_is_anywhere(yard: Yard, models: list[str]) -> None:
+    """Of the API's key, the Hub's token and what the instance made for itself: in files, Redis, answers, processes."""
+    root = yard.instance.folder.root
+    key = yard.post("/api/v1/keys", {"name": "canary", "role": "admin"}).json()["key"]
+    known = {"Authorization": f"Bearer {key}"}
+    paths = ("models", "jobs", "keys", "audit", "webhooks", "models/storage/info", f"jobs?key={key}x")
+    said = [yard.http.get(f"/api/v1/{path}", headers=known).text for path in paths]
+    said += [yard.http.get(path, headers=known).text for path in ("/metrics", "/health/ready", "/openapi.json")]
+    wrong = ({"Authorization": f"Bearer {key}x"}, {"Authorization": f"Basic {key}"}, {})
+    said += [yard.http.get(f"/api/v1/jobs?key={key}", headers=each).text for each in wrong]
+    model = {"model_id": "leak", "model_type": "llm", "name": "leak", "source": "url"}
+    address = {"source_url": f"https://user:{key}@models.example/x"}
+    said.append(yard.http.post("/api/v1/models/add", json=model | address, headers=known).text)
+    assert yard.http.delete("/api/v1/keys/canary", headers=known).status_code == 200
+
+    secrets = {path.read_text().strip() for path in (root / "secrets").iterdir()} | {key, TOKEN}
+    assert len(secrets) >= 5
+    files = [path for path in root.rglob("*") if path.is_file() and "store" not in path.relative_to(root).parts]
+    found = [
+        str(path.relative_to(root)) for path in files
+        if path.parent != root / "secrets" and any(secret.encode() in path.read_bytes() for secret in secrets)
+    ]  # fmt: skip
+    assert found == ["redis/redis.conf"], "it is what Redis knows its password from, for nobody else to read"
+    assert (root / "redis" / "redis.conf").stat().st_mode & 0o077 == 0
+    flower, auth = str(yard.instance.flower_url), ("modelyard", yard.instance.flower_password)
+    pages = ("/api/tasks", "/broker", "/workers")
+    said += [httpx.get(f"{flower}{path}", auth=auth, trust_env=False).text for path in pages]
+    said += [repr(each) for each in _redis(yard.instance.redis_url)]
+    family = [psutil.Process(process.pid) for process in yard.instance.processes() if process.pid]
+    said += [" ".join(each.cmdline()) for one in family for each in (one, *one.children(recursive=True))]
+    assert [text[:200] for text in said if any(secret in text for secret in secrets)] == []
+    assert root.stat().st_mode & 0o077 == 0
+
+
+def _redis(url: str) -> Iterator[object]:
+    with redis.Redis.from_url(url) as client:
+        for name in client.scan_iter():
+            match client.type(name):
+                case b"string":
+                    yield client.get(name)
+                case b"list":
+                    yield client.lrange(name, 0, -1)
+                case b"hash":
+                    yield client.hgetall(name)
+                case b"set":
+                    yield client.smembers(name)
+                case b"zset":
+                    yield client.zrange(name, 0, -1)
+                case b"stream":
+                    yield client.xrange(name)
+                case kind:
+                    pytest.fail(f"how is a {kind!r} read?")

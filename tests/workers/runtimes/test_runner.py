@@ -248,6 +248,7 @@ def test_a_stranger_on_a_fixed_port_is_an_error(start: Start) -> None:
         assert failure(start(FakeRuntime(), taken.getsockname()[1])).code == "runner_port_taken"
 
 
+@pytest.mark.fault("A-115")
 def test_the_environment_is_an_allow_list() -> None:
     ours = {
         "PATH": "/bin",

@@ -1,5 +1,6 @@
 """The Hub, through the real client, against a hub of ours and an origin that misbehaves."""
 
+import contextlib
 import json
 from collections import deque
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from shared.settings import SourceSettings
 from shared.trust import Grants, Trust
 from tests.fakes.origin import Origin
 from workers.sources.base import Snapshot
+from workers.sources.https import Https
 from workers.sources.huggingface import HuggingFace, choose
 from workers.sources.transfer import fetch
 from workers.sources.wire.policy import HostPolicy
@@ -93,6 +95,11 @@ class TestAgainstTheHub:
         assert raised.value.code == "source_not_found"
 
 
+def tokens(origin: Origin) -> list[str | None]:
+    """Of each request."""
+    return [{name.lower(): each for name, each in seen.headers.items()}.get("authorization") for seen in origin.seen]
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("status", "headers", "kind", "code"),
@@ -123,6 +130,39 @@ class TestRefusals:
             with pytest.raises(Forbidden) as raised:
                 resolve(origin.url)
         assert raised.value.details == {"gated": True, "size": 1, "revision": COMMIT}, "so much everybody may know"
+
+    @pytest.mark.fault("A-112")
+    @pytest.mark.parametrize("status", [401, 200])
+    def test_where_an_answer_points_to_the_token_does_not_follow(self, status: int) -> None:
+        with Origin() as evil:
+            headers = {
+                "WWW-Authenticate": f'Bearer realm="{evil.url}/token"', "Link": f'<{evil.url}/next>; rel="next"',
+                "X-Linked-Etag": "x", "Refresh": f"0; url={evil.url}",
+            }  # fmt: skip
+            refusals = deque([(status, headers)]) if status != 200 else deque()
+            with Origin(listing(["a.safetensors"]), refusals=refusals, more=headers) as origin:
+                if status == 200:
+                    assert resolve(origin.url, hf_token="hf_secret").files
+                else:
+                    with pytest.raises(Forbidden) as raised:
+                        resolve(origin.url, hf_token="hf_secret")
+                    assert "hf_secret" not in f"{raised.value} {raised.value.hint} {raised.value.details}"
+                assert tokens(origin)[0] == "Bearer hf_secret"
+            assert evil.count() == 0
+
+    @pytest.mark.fault("A-111")
+    def test_only_the_endpoint_is_sent_the_token(self) -> None:
+        """Not another host to which it moves the question, and no address that has the Hub's name in it."""
+        with Origin(listing(["a.safetensors"])) as other, Origin(b"") as origin:
+            origin.manners.moved["/api/models/acme/small"] = f"{other.url}/api/models/acme/small"
+            with contextlib.suppress(ModelyardError):
+                resolve(origin.url, hf_token="hf_secret")
+            for path in ("/huggingface.co/a.safetensors", "/a.safetensors?huggingface.co"):
+                allowed = [f"127.0.0.1:{other.port}"]
+                settings = SourceSettings.model_validate({"hf_token": "hf_secret", "allowed_hosts": allowed})
+                Https(settings).resolve(Ref(SourceKind.URL, f"{other.url}{path}"))
+            assert tokens(origin)[0] == "Bearer hf_secret"
+            assert set(tokens(other)) == {None}
 
     def test_nobody_listens(self) -> None:
         with Origin() as origin:

@@ -185,6 +185,7 @@ class TestMisbehaviour:
 
 
 class TestRedirects:
+    @pytest.mark.fault("A-111", "A-112")
     def test_the_token_stays_with_its_host(self, partial: Path) -> None:
         with Origin(SMALL) as cdn, Origin(moved={"/file": f"{cdn.url}/signed"}) as hub:
             headers = {"Authorization": "Bearer secret"}

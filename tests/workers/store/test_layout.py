@@ -19,6 +19,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.mark.fault("A-116")
 def test_a_store_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:

@@ -18,6 +18,7 @@ def made() -> Manifest:
     return Manifest.of("tiny", "llm", "r1", "hf:owner/name", files, ["x.py"])
 
 
+@pytest.mark.fault("A-116")
 def test_written_and_read(tmp_path: Path) -> None:
     path = tmp_path / "tiny" / "r1.json"
     write(path, made())
