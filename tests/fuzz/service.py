@@ -12,6 +12,8 @@ from tests.factories.quick import make_quick_llm
 from tests.system.conftest import Yard, opened
 
 MIB = 1024 * 1024
+KEY = "k" * 40
+"""One that nobody can revoke: keys are made and revoked here as well, and with the first one the door would be shut."""
 CONFIG = """
 max-stream-events = 1
 request-timeout = 20
@@ -51,8 +53,10 @@ def service(folder: Path) -> Iterator[Yard]:
     make_quick_llm(folder / "hub" / "tiny" / "acorn", 1, MIB)
     (folder / "scanned").mkdir()
     with opened(
-        folder / "yard", folder / "hub", MODEL_SCAN_PATH=str(folder / "scanned"), MODELYARD_API__HOLD_SECONDS="0.5"
-    ) as yard:
+        folder / "yard", folder / "hub", MODEL_SCAN_PATH=str(folder / "scanned"), MODELYARD_API__HOLD_SECONDS="0.5",
+        MODELYARD_API_KEY=KEY,
+    ) as yard:  # fmt: skip
+        yard.http.headers["Authorization"] = f"Bearer {KEY}"
         yard.pull("acorn", "tiny/acorn")
         yard.done("/api/v1/models/activate", {"model_id": "acorn"})
         yield yard
@@ -65,7 +69,8 @@ def fuzz(url: str, folder: Path, *options: str) -> Fuzzed:
     (folder / "schemathesis.toml").write_text(CONFIG)
     command = [
         sys.executable, "-m", "schemathesis.cli", "--config-file", "schemathesis.toml", "run", f"{url}/openapi.json",
-        "--continue-on-failure", "--no-color", "--report", "json", "--report-json-path", "report.json", *options,
+        "--header", f"Authorization: Bearer {KEY}", "--continue-on-failure", "--no-color",
+        "--report", "json", "--report-json-path", "report.json", *options,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert (folder / "report.json").exists(), done.stdout
