@@ -88,4 +88,5 @@ def plot(file: Path, results: list[RowResult]) -> None:
 def show(console: Console, results: list[RowResult]) -> None:
     console.print(table(results))
     missed = [f"{result.number} {line.measure}" for result in results for line in result.lines if not line.met]
-    console.print(f"Missed: {', '.join(missed)}" if missed else "Every target is met.")
+    if any(result.lines for result in results):
+        console.print(f"Missed: {', '.join(missed)}" if missed else "Every target of what was measured is met.")

@@ -32,8 +32,11 @@ class Front:
     def get(self, path: str) -> tuple[float, dict[str, object]]:
         """Milliseconds, and the answer."""
         began = time.perf_counter()
-        self._connection.request("GET", path)
-        answer = self._connection.getresponse()
+        try:
+            self._connection.request("GET", path)
+            answer = self._connection.getresponse()
+        except http.client.RemoteDisconnected:  # idle while the other one was asked, for longer than they keep it
+            return self.get(path)
         body = answer.read()
         took = (time.perf_counter() - began) * 1e3
         assert answer.status == http.HTTPStatus.OK, (path, body)
