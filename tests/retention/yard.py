@@ -202,6 +202,12 @@ class Yard:
         with self.database.reading() as session:
             return {row.model_id: row for row in session.exec(select(Installation)).all()}
 
+    def were_in_memory(self) -> set[Path]:
+        """Folders of what is loaded, or was."""
+        with self.database.reading() as session:
+            rows = session.exec(select(Residency)).all()
+        return {self.layout.published("llm", row.model_id, row.revision) for row in rows}
+
     def trash(self) -> list[str]:
         return sorted(path.name for path in self.layout.trash_root.iterdir())
 
