@@ -71,6 +71,9 @@ life: setup ## Play sixty days of forty models in fast-forward, and print what b
 fuzz: setup system-packages ## Ask a running service all that its OpenAPI document allows and forbids, and feed every reader of files
 	$(BIN)/python -m tests.fuzz $(SECONDS_EACH)
 
+canary: setup system-packages ## Run the tests of the whole service with secrets that are looked for everywhere at each end
+	$(BIN)/pytest -q --canaries tests/system
+
 screenshots: setup system-packages ## Take pictures of every view of the dashboard, into .screenshots/
 	$(BIN)/pytest -q tests/dashboard/test_dashboard.py --screenshots .screenshots
 

@@ -25,6 +25,8 @@ _OLLAMA = re.compile(
 )
 """As Ollama reads it: a namespace has no dot. A registry's host has one, and is the operator's business."""
 
+_CREDENTIALS = re.compile(r"[^/\s]+@")
+
 
 class SourceKind(StrEnum):
     HUGGINGFACE = "huggingface"
@@ -59,9 +61,14 @@ def parse_ref(text: str) -> Ref:
         return checked(Ref(SourceKind.FILE, rest))
     raise Invalid(
         "invalid_reference",
-        f"{text!r} is not a model reference.",
+        f"{_said(text)} is not a model reference.",
         "Use hf:owner/name[@revision], https://…, ollama:name[:tag] or file:/path.",
     )
+
+
+def _said(text: str) -> str:
+    """What somebody typed, without what may be a password, and no longer than one reads."""
+    return repr(_CREDENTIALS.sub("…@", text)[:200])
 
 
 def checked(ref: Ref) -> Ref:
@@ -74,14 +81,16 @@ def checked(ref: Ref) -> Ref:
         raise Invalid("invalid_revision", f"{ref.revision!r} is not a revision.", "Use a branch, a tag or a commit.")
     if ref.kind is SourceKind.HUGGINGFACE and (not _REPO.fullmatch(ref.location) or ".." in ref.location):
         raise Invalid(
-            "invalid_repository", f"{ref.location!r} is not a repository.", "Use owner/name as on the model's page."
+            "invalid_repository",
+            f"{_said(ref.location)} is not a repository.",
+            "Use owner/name as on the model's page.",
         )
     if ref.kind is SourceKind.URL:
         check_url(ref.location)
     if ref.kind is SourceKind.OLLAMA and not _OLLAMA.fullmatch(ref.location):
         raise Invalid(
             "invalid_ollama_name",
-            f"{ref.location[:200]!r} is not a name of Ollama's library.",
+            f"{_said(ref.location)} is not a name of Ollama's library.",
             "Use name, name:tag or user/name:tag; another registry is for Ollama's own settings, never for a request.",
         )
     if ref.kind is SourceKind.FILE:

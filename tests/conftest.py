@@ -27,6 +27,7 @@ from shared.db.tables import Model
 from shared.jobs import Ledger
 from shared.progress import Events, connect
 from shared.settings import Settings
+from tests import canaries
 
 LONGEST_FIRST = (
     "tests/faults/test_crashes", "tests/dashboard/test_dashboard", "tests/system/test_outages",
@@ -47,6 +48,13 @@ LOOPBACK = ("127.", "::1", "localhost")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", metavar="DIR", help="keep pictures of the dashboard's views there")
+    parser.addoption(
+        "--canaries", action="store_true", help="give every instance secrets, and look for them at its end"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    canaries.wanted = config.getoption("--canaries")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,6 +16,7 @@ from deploy.demo.models import make_gguf_llm, make_transformers_llm
 from deploy.local import READY_SECONDS, Instance
 from shared.settings import Settings
 from shared.states import ENDED
+from tests import canaries
 from tests.conftest import until
 from tests.factories.folders import gguf, write
 from tests.factories.quick import make_quick_llm
@@ -112,7 +113,8 @@ def start(folder: Path, hub: Hub, *, flower: bool = False, **settings: str) -> I
     environment = {
         "HF_ENDPOINT": hub.url, "MODELYARD_DATA_DIR": str(folder), "MODELYARD_API__PORT": "0",
         "MODELYARD_FLOWER__PORT": "0", "MODELYARD_SOURCES__ALLOWED_HOSTS": hub.url.removeprefix("http://"),
-        "MODELYARD_STORE__RESERVE_BYTES": "0", "MODELYARD_API__HOLD_SECONDS": str(PATIENCE), **settings,
+        "MODELYARD_STORE__RESERVE_BYTES": "0", "MODELYARD_API__HOLD_SECONDS": str(PATIENCE),
+        **(canaries.EVERYWHERE if canaries.wanted else {}), **settings,
     }  # fmt: skip
     before = dict(os.environ)
     os.environ.update(environment)
@@ -134,6 +136,8 @@ def opened(folder: Path, hub_root: Path, *, flower: bool = False, **settings: st
         yard = Yard(instance, hub)
         yield yard
         yard.http.close()
+        if canaries.wanted:
+            assert canaries.leaks(instance, canaries.EVERYWHERE) == []
         supervised = [psutil.Process(process.pid) for process in instance.processes() if process.pid]
         family = [*supervised, *(child for one in supervised for child in one.children(recursive=True))]
         instance.stop()

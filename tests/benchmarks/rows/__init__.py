@@ -5,6 +5,7 @@ from collections.abc import Callable
 from tests.benchmarks.measure import Context, RowResult
 from tests.benchmarks.rows import (
     flipped,
+    floods,
     idle,
     killed,
     links,
@@ -37,4 +38,5 @@ ROWS: dict[int, Callable[[Context], RowResult]] = {
     14: streams.run,
     15: pages.run,
     16: idle.run,
+    17: floods.run,
 }
