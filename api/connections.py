@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
 from api.problems import problem
@@ -19,6 +20,8 @@ LONGEST_HEAD = 64 * 1024
 MOST_HEADERS = 200
 STALLED_SECONDS = 60.0
 """A client that takes so long to read what it asked for is hung up on."""
+LONGEST_FAREWELL = 256
+"""Bytes of a frame that closes a WebSocket, with room for a pong before it."""
 SPARE_FILES = 512
 """What a process has open beside its connections, at most."""
 BOUNDS = "bounds"
@@ -44,6 +47,16 @@ def allow_files(most: int) -> None:
         )
 
 
+class Channel(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, which would read for ten seconds more what somebody sends who was told to close."""
+
+    def data_received(self, data: bytes) -> None:
+        if self.close_sent and len(data) > LONGEST_FAREWELL:
+            self.transport.abort()
+        else:
+            super().data_received(data)
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's, whose client has to come to the point: `uvicorn --http api.connections:Connection`."""
 
@@ -55,6 +68,7 @@ class Connection(HttpToolsProtocol):
         self._head = self._fields = 0
         """Bytes of the request so far, before its body: raw, and of its headers."""
         self._refusal = 400
+        self.ws_protocol_class = Channel
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(cast("Transport", transport))

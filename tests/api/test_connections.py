@@ -138,3 +138,25 @@ def test_who_never_reads_is_hung_up_on(api: Served, monkeypatch: pytest.MonkeyPa
 def _send_without_end(client: socket.socket, asked: bytes) -> None:
     while True:
         client.sendall(asked)
+
+
+MESSAGE = b"\x81\xfe\x10\x00\0\0\0\0" + b"x" * 4096
+"""A masked frame of text."""
+MOST_READ = 256 * 1024 * 1024
+"""What is read within ten seconds of who goes on talking is more than that."""
+
+
+@pytest.mark.fault("A-110")
+def test_who_talks_on_a_websocket_is_cut_off(api: Served) -> None:
+    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    key = b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", api.port), 20) as client:
+        client.sendall(b"GET /api/v1/ws HTTP/1.1\r\n" + HOST + upgrade + key)
+        assert client.recv(12) == b"HTTP/1.1 101"
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < MOST_READ:
+                client.sendall(MESSAGE * 16)
+                sent += len(MESSAGE) * 16
+    assert sent < MOST_READ
+    assert api.http.get("/health/live").status_code == 200
