@@ -90,7 +90,7 @@ def _run_io(settings: Settings, *, urgent: bool) -> int:
     from workers.app import make_worker_app
     from workers.courier import LOOK_SECONDS, courier_chore
     from workers.lifecycle import Keeper, alive_chore, join, open_services, rescue_chore
-    from workers.residency.failover import failover_chore
+    from workers.residency.failover import Failover
     from workers.upkeep import schedule_chore, start_chore
 
     services = open_services(settings, name)
@@ -98,7 +98,7 @@ def _run_io(settings: Settings, *, urgent: bool) -> int:
     join(services, lanes)
     Keeper(LOOK_SECONDS, courier_chore(services)).start()
     chores = (
-        alive_chore(services, lanes), rescue_chore(services), failover_chore(services), schedule_chore(services),
+        alive_chore(services, lanes), rescue_chore(services), Failover(services), schedule_chore(services),
         start_chore(services),
     )  # fmt: skip
     keeper = Keeper(settings.jobs.rescue_seconds, *chores)
@@ -122,7 +122,7 @@ def _run_device(settings: Settings, device_id: str | None) -> int:
     from workers.app import make_worker_app
     from workers.lifecycle import Keeper, alive_chore, join, open_services, own_device, rescue_chore
     from workers.residency.details import report_chore
-    from workers.residency.failover import failover_chore
+    from workers.residency.failover import Failover
     from workers.residency.manager import Manager
 
     own_device(settings, device.id)
@@ -134,7 +134,7 @@ def _run_device(settings: Settings, device_id: str | None) -> int:
     report()
     manager.recover()
     chores = (
-        alive_chore(services, lanes), rescue_chore(services), failover_chore(services), report, manager.end_given_up
+        alive_chore(services, lanes), rescue_chore(services), Failover(services), report, manager.end_given_up
     )  # fmt: skip
     app = make_worker_app(services, lanes, Keeper(settings.jobs.rescue_seconds, *chores), slots=DEVICE_SLOTS)
     try:

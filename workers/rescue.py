@@ -5,10 +5,7 @@ import time
 import structlog
 from kombu.exceptions import OperationalError
 
-from shared.contracts import parse
-from shared.db import devices, jobs, lanes
-from shared.errors import ModelyardError
-from shared.jobs import error_body
+from shared.db import devices, jobs
 from shared.queues import queue_name
 from shared.states import Priority
 from workers.job import Services
@@ -30,31 +27,12 @@ def rescue(services: Services) -> None:
     ledger.let_in()  # a window may have closed, or a worker died
     for job in ledger.lift_overdue():
         log.info("rescue.lifted", job_id=job.id, lane=job.lane)
-    _lead_on(services)
     try:
         _find_lost_tickets(services)
         _bring_back_strays(services)
     except OperationalError:
         return  # Redis is away; the next round finds them again
     _send_waiting(services)
-
-
-def _lead_on(services: Services) -> None:
-    """What waits for a machine that is away goes to another one that can do it, or says what it waits for."""
-    ledger = services.ledger
-    with services.database.reading() as session:
-        silent = lanes.silent_lanes(session)
-        waiting = lanes.waiting_in(session, list(silent)) if silent else []
-    for job in waiting:
-        try:
-            lane = ledger.lane_of(parse(job.kind, job.args))
-        except ModelyardError:  # whoever takes it says what is wrong
-            lane = job.lane
-        if lane not in silent:
-            ledger.lead_on(job, lane, None)
-            log.warning("rescue.led_on", job_id=job.id, lane=lane, away=silent[job.lane])
-        elif (job.error or {}).get("code") != lanes.NODE_AWAY:
-            ledger.lead_on(job, job.lane, error_body(lanes.node_away(silent[job.lane], job.lane)))
 
 
 def _find_lost_tickets(services: Services) -> None:

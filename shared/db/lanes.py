@@ -31,10 +31,9 @@ def lane_of(session: Session, contract: Contract, here: Collection[str] = ()) ->
     """
     if contract.lane == DEVICE:
         return devices.place(session, str(contract.subject))
-    if not contract.of_store or len(machines := nodes.known(session)) < 2:  # noqa: PLR2004 - one machine has one store
-        return IO
-    named = _named(machines, contract.wanted_node)
-    if len({node.store for node in machines}) == 1:
+    machines = nodes.known(session) if contract.of_store else []
+    named = _named(machines, contract.wanted_node) if machines else None
+    if len({node.store for node in machines}) < 2:  # noqa: PLR2004 - of one everybody reads the lane of all
         return IO
     held = _held(session, contract) & {node.store for node in machines}
     if len(held) > 1:

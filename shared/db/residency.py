@@ -204,6 +204,23 @@ def lose(session: Session, which: ColumnElement[bool], into: ResidencyState = Re
     session.exec(update(Residency).where(gone, ~col(Residency.active)).values(state=ResidencyState.STOPPED, **nothing))
 
 
+def give_up(session: Session, device: str) -> None:
+    """Nobody counts any more on what is in memory there; what its server is called stays known, so that a worker that
+    comes back there ends what is left of it."""
+    rows = session.exec(select(Residency.id, Residency.pid, Residency.known_as).where(of_device(device))).all()
+    lose(session, of_device(device))
+    for residency_id, pid, known_as in rows:
+        if pid is not None or known_as is not None:
+            update_row(session, residency_id, pid=pid, known_as=known_as)
+
+
+def left_behind(session: Session, device: str) -> list[Residency]:
+    """What was given up there and not ended."""
+    known = col(Residency.pid).is_not(None) | col(Residency.known_as).is_not(None)
+    over = col(Residency.state).not_in((*IN_MEMORY, ResidencyState.ASLEEP))
+    return list(session.exec(select(Residency).where(of_device(device), known, over)).all())
+
+
 def of_device(device: str) -> ColumnElement[bool]:
     return col(Residency.device) == device
 

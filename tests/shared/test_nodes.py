@@ -21,11 +21,10 @@ from shared.errors import Conflict, NotFound
 from shared.jobs import Ledger
 from shared.progress import Leases, Workers
 from shared.queues import store_lane
-from shared.settings import Settings
+from shared.settings import JobSettings, Settings
 from shared.states import ResidencyState
 from workers.job import Services
-from workers.rescue import rescue
-from workers.residency.failover import failover_chore
+from workers.residency.failover import Failover
 from workers.store.layout import Layout
 
 HUT, BARN = "a" * 32, "b" * 32
@@ -67,8 +66,9 @@ def lane(ledger: Ledger, contract: object) -> str:
 def services(ledger: Ledger, settings: Settings, tmp_path: Path) -> Services:
     layout, client = Layout(tmp_path / "store"), ledger.events.client
     layout.ensure()
+    often = settings.model_copy(update={"jobs": JobSettings(rescue_seconds=0.001)})
     return Services(
-        settings, ledger.database, ledger.broker, ledger.events, Leases(client), Workers(client), ledger, layout, "me"
+        often, ledger.database, ledger.broker, ledger.events, Leases(client), Workers(client), ledger, layout, "me"
     )  # fmt: skip
 
 
@@ -89,6 +89,8 @@ def test_with_one_store_every_job_on_files_stays_in_the_lane_of_all(ledger: Ledg
     installed(ledger, "one", HUT)
     for contract in (Verify(model_id="one"), Download(model_id="two", node="shed"), Cleanup()):
         assert lane(ledger, contract) == "io"
+    with pytest.raises(NotFound):
+        lane(ledger, Cleanup(node="attic"))
 
 
 def test_with_two_stores_a_job_on_files_goes_to_those_who_reach_them(two: Ledger) -> None:
@@ -140,8 +142,14 @@ def test_a_name_that_another_machine_bears_is_refused(two: Ledger) -> None:
 
 def test_what_waits_for_a_silent_machine_goes_on_elsewhere_or_says_so(two: Ledger, services: Services) -> None:
     free, bound = (two.submit(each, origin="test").job for each in (Download(model_id="three"), Verify(model_id="two")))
+    look, late = Failover(services), Failover(services)
+    look()
     silent(two, "barn")
-    rescue(services)
+    late()
+    with two.database.reading() as session:
+        there = [job.error for job in lanes.waiting_in(session, [store_lane(BARN)])]
+    assert there == [None, None], "who has just started waits for the others to start"
+    look()
     with two.database.reading() as session:
         moved, waits = lanes.waiting_in(session, [store_lane(HUT)]), lanes.waiting_in(session, [store_lane(BARN)])
         assert [job.id for job in moved] == [free.id]
@@ -161,13 +169,16 @@ def test_what_a_silent_machine_served_is_loaded_beside_the_same_store(
         session.add(
             Residency(
                 id="r", model_id="two", model_type="llm", revision="r1", device="cpu-barn", runtime="torch",
-                state=ResidencyState.READY, active=True, started_at=1.0,
+                state=ResidencyState.READY, active=True, started_at=1.0, pid=1,
             )
         )  # fmt: skip
+    look = Failover(services)
+    look()
     silent(two, "barn")
-    failover_chore(services)()
+    look()
     with two.database.reading() as session:
         assert [row.state for row in residency.lost(session, "cpu-barn")] == [ResidencyState.LOST]
+        assert [row.pid for row in residency.left_behind(session, "cpu-barn")] == [1], "it is ended once barn is back"
         found = session.execute(text("SELECT lane FROM jobs WHERE kind = 'model.switch'")).scalars().all()
     assert found == ([where] if where else [])
 

@@ -140,12 +140,15 @@ class Manager:
         """This worker starts anew: what the one before has left behind is ended; what served is loaded again."""
         with self._services.database.reading() as session:
             before = [*residency.residents(session, self.device.id), *sleep.asleep(session, self.device.id)]
+            given_up = residency.left_behind(session, self.device.id)
         runtimes = {runtime.name: runtime for runtime in self.runtimes}
         for row in before:  # nobody may ask one that is to end, and a later worker must still find it
             self._pool.mark(row.id, state=ResidencyState.DRAINING)
-        for row in before:
+        for row in [*before, *given_up]:
             if (runtime := runtimes.get(row.runtime)) and runtime.end_stray(row.pid, row.id, row.known_as):
                 log.warning("runner.stray", residency_id=row.id, pid=row.pid, known_as=row.known_as)
+        for row in given_up:
+            self._pool.mark(row.id, pid=None, known_as=None)
         with self._services.database.session() as session:
             residency.lose(session, residency.of_device(self.device.id))
         Watch(self._pool, self.leaving.unused, lambda: self.spares.keep(self.runtimes)).start()
