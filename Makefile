@@ -12,7 +12,7 @@ APT_BENCH := nginx-light aria2 curl openssl
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint bench chaos life fuzz canary screenshots migrate llama release-constraints audit sbom \
+.PHONY: help setup demo up test lint bench estimates chaos life fuzz canary screenshots migrate llama release-constraints audit sbom \
 	system-packages bench-packages
 
 help: ## List the targets
@@ -61,6 +61,9 @@ lint: setup ## Check style, types and who imports whom
 
 bench: setup system-packages bench-packages ## Measure the table of performance, each figure beside its peer (ROWS="1 7" for some)
 	$(BIN)/python -m tests.benchmarks $(ROWS)
+
+estimates: setup llama ## Print what models are predicted to take of memory beside what they take (MODELS="GGUF VITS" for some)
+	$(BIN)/python -m tests.benchmarks.estimates $(MODELS)
 
 chaos: setup system-packages llama ## Take parts away at every step of real work, kill workers in storms; writes docs/promises.md
 	$(BIN)/python -m tests.faults

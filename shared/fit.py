@@ -8,15 +8,12 @@ from typing import Any, NamedTuple
 
 from shared.states import Holder, Output, output_of
 
-MIB = 1024**2
-MB, GB = 10**6, 10**9
+MIB, MB, GB = 1024**2, 10**6, 10**9
 CACHE_NUMBER_BYTES = 2
-"""Keys and values are kept in 16 bits by llama.cpp, and by torch for weights of 16 bits."""
+"""Keys and values are kept in 16 bits by llama.cpp, and by torch for weights of 16 bits; else as wide as those are."""
 BATCH_TOKENS = 512
 """Tokens that llama.cpp works on at once (`n_ubatch`); it keeps the logits of all of them."""
 LOGIT_BYTES = 4
-
-
 IMAGE_SIZE = 1024
 """Pixels of the side of an image, where a pipeline does not say what it was made for."""
 IMAGE_NUMBERS = 4 * 256
@@ -25,8 +22,12 @@ full size, of 256 channels in all common families. Larger images than its own ar
 FRAME_NUMBERS = 64
 """Numbers for every pixel of every frame while a video is made: all of its frames are, together, and twice, with what
 it is to show and without; they are decoded one after the other, as images are."""
+SPEECH_PIECE, SPEECH_SECONDS, SPEECH_LAYERS = 200, 15, 20
+"""Characters that are spoken at once, how long that takes, and how many layers as wide as the last it has; measured."""
 
 OLLAMA, DIFFUSERS = "ollama", "diffusers"
+REPACKED = ("Q4_0", "Q4_K", "IQ4_NL")
+"""Numbers that llama.cpp has a second time on a CPU, in the order in which that computes fastest with them."""
 _RUNTIMES = {"gguf": "llamacpp", "transformers": "torch", "diffusers": DIFFUSERS}
 """By the format of a model's files, where Ollama does not hold them."""
 CACHE_FIRST = frozenset({"llamacpp", OLLAMA})
@@ -252,23 +253,28 @@ def _altogether(facts: Mapping[str, Any], size: int, setting: Setting) -> tuple[
     The cache of a transformer: in every layer, for every token, one key and one value of each KV head. On a CPU images
     are made in 32 bits, whatever the weights are published in.
     """
-    weights = facts.get("weightBytes") or size
+    weights, numbers = facts.get("weightBytes") or size, facts.get("quantization", "")
     per_token = facts.get("layers", 0) * facts.get("kvHeads", 0) * (facts.get("keySize", 0) + facts.get("valueSize", 0))
     context = min(setting.context_length, facts.get("contextLength") or setting.context_length)
     runtime = RUNTIME_BYTES.get((setting.runtime, setting.device_kind), 0)
     if setting.runtime == DIFFUSERS:
-        full = facts.get("quantization") == "F32" and not setting.lowered.precision
+        full = numbers == "F32" and not setting.lowered.precision
         number_bytes = 4 if setting.device_kind == "cpu" or full else 2
         weights = facts["parameterCount"] * number_bytes if "parameterCount" in facts else weights
         pixels = facts.get("imageSize", IMAGE_SIZE) ** 2
         moving = pixels * facts.get("frames", 0) * FRAME_NUMBERS
         return weights, max(pixels * IMAGE_NUMBERS, moving) * number_bytes, runtime
-    if setting.lowered.precision and facts.get("quantization") in WIDE:
-        weights = weights * 2 // WIDE[facts["quantization"]]
+    if setting.lowered.precision and numbers in WIDE:
+        weights = weights * 2 // WIDE[numbers]
     if setting.runtime in CACHE_FIRST:
         context = setting.context_length  # it sets the whole of it aside, whatever the model was made for
         runtime += BATCH_TOKENS * facts.get("vocabulary", 0) * LOGIT_BYTES
-    return weights, per_token * context * CACHE_NUMBER_BYTES, runtime
+    if "soundNumbers" in facts:
+        return weights, facts["soundNumbers"] * SPEECH_SECONDS * SPEECH_LAYERS * WIDE["F32"], runtime
+    if setting.runtime == "llamacpp" and setting.device_kind == "cpu" and numbers.startswith(REPACKED):
+        weights *= 2
+    kept_as = numbers if setting.runtime == "torch" and not setting.lowered.precision else ""
+    return weights, per_token * context * WIDE.get(kept_as, CACHE_NUMBER_BYTES), runtime
 
 
 def longest_context(facts: Mapping[str, Any], size: int, setting: Setting, room: int) -> int:

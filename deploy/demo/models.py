@@ -18,6 +18,8 @@ VALUE_BYTES = 4
 LAYERS = 2
 CONTEXT_LENGTH = 2048
 HEAD_SIZE = 64
+BLOCK = 256
+"""Rows of quantised numbers are made of blocks that this is a multiple of."""
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|begin|>' + message['role'] + ': ' + message['content'] + '<|end|>\\n' }}"
@@ -60,19 +62,24 @@ def make_transformers_llm(folder: Path, seed: int, weight_bytes: int, name: str)
         _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
 
 
-def make_gguf_llm(path: Path, seed: int, weight_bytes: int = 1_000_000, name: str = "tiny") -> None:
-    """Write a Llama as one GGUF file in float16, with the same tokenizer and chat template.
+def make_gguf_llm(
+    path: Path, seed: int, weight_bytes: int = 1_000_000, name: str = "tiny", numbers_as: str = "F16"
+) -> None:
+    """Write a Llama as one GGUF file, with the same tokenizer and chat template.
 
     Args:
         path: the file; its folder is made if it is missing.
         seed: as for `make_transformers_llm`.
-        weight_bytes: at least some 800,000; all of it passes through memory.
+        weight_bytes: at least some 800,000, as they are in float16; all of it passes through memory.
         name: goes into the file's metadata.
+        numbers_as: how llama.cpp calls the type of the numbers, such as `Q8_0`.
     """
-    from gguf import GGUFWriter
+    from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, quants
+
+    kind, quantised = GGMLQuantizationType[numbers_as], numbers_as != "F16"
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    config = _config(weight_bytes, name, value_bytes=2)
+    config = _config(weight_bytes, name, value_bytes=2, step=BLOCK if quantised else 8)
     writer = GGUFWriter(path, "llama")
     writer.add_name(name)
     writer.add_context_length(CONTEXT_LENGTH)
@@ -84,19 +91,24 @@ def make_gguf_llm(path: Path, seed: int, weight_bytes: int = 1_000_000, name: st
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_dimension_count(HEAD_SIZE)
     writer.add_vocab_size(config["vocab_size"])
+    if quantised:
+        writer.add_file_type(LlamaFileType[f"MOSTLY_{numbers_as}"])
     _add_tokenizer(writer)
     numbers = np.random.default_rng(seed)
     for tensor, shape in _shapes(config).items():
         norm = "norm" in tensor
-        values = np.ones(shape, np.float32) if norm else numbers.normal(0, 0.02, shape).astype(np.float16)
-        writer.add_tensor(_gguf_name(tensor), values)
+        if norm:
+            writer.add_tensor(_gguf_name(tensor), np.ones(shape, np.float32))
+        else:
+            values = quants.quantize(numbers.normal(0, 0.02, shape).astype(np.float32), kind)
+            writer.add_tensor(_gguf_name(tensor), values, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def _config(weight_bytes: int, name: str, value_bytes: int) -> dict[str, Any]:
+def _config(weight_bytes: int, name: str, value_bytes: int, step: int = 8) -> dict[str, Any]:
     """Two layers as wide as the size asks: few large products run faster than many small ones."""
     vocabulary = _tokenizer().get_vocab_size()
     parameters = weight_bytes // value_bytes
@@ -109,7 +121,7 @@ def _config(weight_bytes: int, name: str, value_bytes: int) -> dict[str, Any]:
         "_name_or_path": name,
         "vocab_size": vocabulary,
         "hidden_size": hidden,
-        "intermediate_size": max(64, rest // (LAYERS * 3 * hidden) // 8 * 8),
+        "intermediate_size": max(64, rest // (LAYERS * 3 * hidden) // step * step),
         "num_hidden_layers": LAYERS,
         "num_attention_heads": hidden // HEAD_SIZE,
         "num_key_value_heads": hidden // HEAD_SIZE,

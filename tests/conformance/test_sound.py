@@ -18,7 +18,7 @@ from tests.factories.speech import musicgen, vits
 from workers.runtimes.base import Request
 from workers.runtimes.torch_runner import TorchRunner, TorchSoundMaker
 from workers.runtimes.torch_runner.request import Generation, Options, Refused, Sounding
-from workers.runtimes.torch_runner.sound import SoundMaker, _wav
+from workers.runtimes.torch_runner.sound import SoundMaker, _wav, pieces
 from workers.store.essentials import check_essentials, files_of
 from workers.store.facts import read_facts
 
@@ -143,3 +143,19 @@ def test_a_runner_answers_with_a_file(client: httpx.Client) -> None:
     refused = client.post("/v1/audio/speech", json={"input": TEXT, "seconds": 2})
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "not_taken")
     assert client.post("/v1/audio/speech", json={"input": ""}).status_code == 400
+
+
+def test_a_long_text_is_spoken_piece_by_piece() -> None:
+    sentences = "The yard keeps every model. " * 20
+    parts = pieces(sentences)
+    assert " ".join(parts) == sentences.strip()
+    assert max(map(len, parts)) <= fit.SPEECH_PIECE
+    assert all(part.endswith(".") for part in parts)
+    assert pieces("x" * 500) == ["x" * 200, "x" * 200, "x" * 100], "somewhere, where there is no better place"
+    assert pieces("good morning") == ["good morning"]
+
+
+def test_all_of_a_long_text_is_heard(speaker: Path) -> None:
+    engine = engine_of(speaker, 4096)
+    one, three = "good morning to you. " * 9, "good morning to you. " * 27
+    assert seconds(heard(engine, three, seed=1)) > 2 * seconds(heard(engine, one, seed=1))

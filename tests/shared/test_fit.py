@@ -256,3 +256,22 @@ def test_the_worst_issue_decides_and_comes_first() -> None:
     )  # fmt: skip
     assert [issue.code for issue in found] == ["torch_version", "gpu_memory"]
     assert (level(found), level(found[1:]), level([])) == (Level.NONE, Level.PARTIAL, Level.FULL)
+
+
+def test_what_a_model_has_while_it_works_follows_from_what_it_makes() -> None:
+    """Each was measured in a runner of its own, by `make estimates`."""
+    torch, llama = Setting("torch", "cpu", 1024), Setting("llamacpp", "cpu", 1024)
+    shape = {"layers": 8, "kvHeads": 4, "keySize": 64, "valueSize": 64, "weightBytes": 10}
+    narrow, wide = (need({**shape, "quantization": kind}, 10, torch).cache for kind in ("BF16", "F32"))
+    assert (narrow, wide) == (8 * 4 * 128 * 1024 * 2, 2 * narrow), "keys and values are as wide as weights of 32 bits"
+    assert (
+        need({**shape, "quantization": "F32"}, 10, torch._replace(lowered=Lowered(precision="bfloat16"))).cache
+        == narrow
+    )
+    once, twice = (need({**shape, "quantization": kind}, 10, llama).weights for kind in ("Q8_0", "Q4_K_M"))
+    assert (once, twice) == (10, 20), "a CPU has some a second time, in another order"
+    assert need({**shape, "quantization": "Q4_0"}, 10, llama._replace(device_kind="gpu")).weights == 10
+    assert need({"soundNumbers": 512_000, "weightBytes": 10}, 10, torch).cache == 512_000 * 15 * 20 * 4
+    moving = {"parameterCount": 10, "quantization": "F32", "imageSize": 512}
+    still, film = (need({**moving, "frames": frames}, 10, Setting("diffusers", "cpu", 1)).cache for frames in (0, 32))
+    assert (still, film) == (512**2 * 1024 * 4, 2 * still)

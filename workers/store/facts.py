@@ -16,6 +16,7 @@ from workers.headers.plain import Openable, open_plain, read_exactly
 
 MAX_CONFIG = 16 * 1024**2
 MAX_TEXT = 200
+MOST_STEPS_UP = 16
 
 _GGUF_TYPES = {
     **dict.fromkeys(("flux", "sd1", "sdxl", "sd3", "aura", "lumina2", "hidream", "qwen_image", "cosmos"), IMAGE_GEN),
@@ -76,6 +77,8 @@ class Facts(NamedTuple):
     """Pixels of the side of an image that a pipeline was made for."""
     frames: int | None = None
     """The most of them that its motion was made for, where it makes videos."""
+    sound_numbers: int | None = None
+    """Of the widest layer behind one second of speech."""
     thinking: bool | None = None
     """Its chat template knows of thoughts before an answer; None where it has none, or none was read."""
 
@@ -152,6 +155,14 @@ def _of_transformers(config: dict[str, Any], common: dict[str, Any]) -> Facts:
     return Facts("transformers", guess, architecture=architecture, **common, **_shape(config))
 
 
+def _sound_numbers(config: dict[str, Any]) -> int | None:
+    """Of one that speaks: each of its steps up has half as many numbers at a time, for more times."""
+    rate, width, steps = (config.get(name) for name in ("sampling_rate", "upsample_initial_channel", "upsample_rates"))
+    if type(rate) is int and type(width) is int and isinstance(steps, list) and len(steps) < MOST_STEPS_UP:
+        return rate * max(1, width >> len(steps))
+    return None
+
+
 def _shape(config: dict[str, Any]) -> dict[str, Any]:
     """What decides how much a model keeps of each token, under the names that transformers' configurations use."""
     inner = config.get("text_config")
@@ -167,6 +178,7 @@ def _shape(config: dict[str, Any]) -> dict[str, Any]:
         "context_length": told(*_LENGTHS), "layers": told("num_hidden_layers", "n_layer", "num_layers"),
         "kv_heads": told("num_key_value_heads") or (1 if config.get("multi_query") is True else heads),
         "key_size": size, "value_size": size, "vocabulary": told("vocab_size"),
+        "sound_numbers": _sound_numbers(config),
     }  # fmt: skip
 
 

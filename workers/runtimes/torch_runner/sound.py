@@ -8,12 +8,15 @@ import wave
 from pathlib import Path
 from typing import Any, cast
 
+from shared.fit import SPEECH_PIECE
 from workers.runtimes.torch_runner.generate import Engine
 from workers.runtimes.torch_runner.request import Generation, Outcome, Refused, Sounding
 
 SECONDS, MOST_SECONDS = 10.0, 30.0
 """Of music: what is made where nothing is asked for, and what models were made for at most."""
 LOUDEST = 32767
+PAUSES = (".!?", ";:,", " ")
+"""Where a text that is spoken may be cut, the best places first."""
 
 
 class SoundMaker(Engine):
@@ -36,17 +39,16 @@ class SoundMaker(Engine):
 
         started = time.monotonic()
         asked = cast("Sounding", generation.prompt)
-        encoded = self._tokenizer(asked.text, return_tensors="pt").to(self._device)
-        size = int(encoded["input_ids"].shape[1])
+        taken = self._encoded(asked.text)
+        size = int(taken["input_ids"].shape[1])
         if size < 1:
             raise Refused(400, "empty_prompt", "The text holds no token that this model knows.")
         if size > self._context_length:
             message = f"The text has {size} tokens; {self._context_length} are the most."
             raise Refused(400, "context_length_exceeded", message)
-        taken = {name: encoded[name] for name in ("input_ids", "attention_mask")}
         torch.manual_seed(secrets.randbits(32) if asked.seed is None else asked.seed)
         with torch.inference_mode():
-            made = self._played(generation, asked, taken) if self.plays else self._spoken(asked, taken)
+            made = self._played(generation, asked, taken) if self.plays else self._spoken(generation, asked)
             samples = made.reshape(-1).float().cpu().numpy()
         return Outcome("stop", size, 0, time.monotonic() - started, sound=_wav(samples, self._rate))
 
@@ -60,13 +62,33 @@ class SoundMaker(Engine):
         config = self._model.config
         return int(config.audio_encoder.sampling_rate if self.plays else config.sampling_rate)
 
-    def _spoken(self, asked: Sounding, taken: dict[str, Any]) -> Any:
+    def _encoded(self, text: str) -> dict[str, Any]:
+        encoded = self._tokenizer(text, return_tensors="pt").to(self._device)
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+    def _spoken(self, generation: Generation, asked: Sounding) -> Any:
+        """One piece after the other: all of a long text at once would take gigabytes."""
+        import torch
+
         if asked.seconds is not None:
             raise Refused(400, "not_taken", "This model speaks a text, which takes as long as it does.")
         speakers = getattr(self._model.config, "num_speakers", 1)
         speaker = {"speaker_id": _speaker(asked.voice, speakers)} if speakers > 1 else {}
         self._model.speaking_rate = asked.speed
-        return self._model(**taken, **speaker).waveform
+        waves = []
+        for piece in pieces(asked.text):
+            self._check_wanted(generation)
+            taken = self._encoded(piece)
+            if taken["input_ids"].shape[1]:
+                waves.append(self._model(**taken, **speaker).waveform.reshape(-1))
+        return torch.cat(waves)
+
+    def _check_wanted(self, generation: Generation) -> None:
+        """Raises: Refused."""
+        if self._closing.is_set():
+            raise Refused(503, "stopping", "This runner is stopping.")
+        if generation.cancelled.is_set():
+            raise Refused(499, "client_closed_request", "The client hung up.")
 
     def _played(self, generation: Generation, asked: Sounding, taken: dict[str, Any]) -> Any:
         from transformers import StoppingCriteriaList
@@ -75,15 +97,24 @@ class SoundMaker(Engine):
             raise Refused(400, "not_taken", "This model takes no speed; the text may ask for one.")
 
         def ends(ids: Any, *_: Any, **__: Any) -> Any:
-            if self._closing.is_set():
-                raise Refused(503, "stopping", "This runner is stopping.")
-            if generation.cancelled.is_set():
-                raise Refused(499, "client_closed_request", "The client hung up.")
+            self._check_wanted(generation)
             return ids.new_zeros(ids.shape[0], dtype=bool)
 
         steps = math.ceil((asked.seconds or SECONDS) * self._model.config.audio_encoder.frame_rate)
         criteria: Any = StoppingCriteriaList([ends])
         return self._model.generate(**taken, max_new_tokens=steps, stopping_criteria=criteria)[0]
+
+
+def pieces(text: str) -> list[str]:
+    """Of no more characters than SPEECH_PIECE, cut where a sentence ends, else where one rests, else between words."""
+    found, rest = [], text.strip()
+    while len(rest) > SPEECH_PIECE:
+        cut = next(
+            (last for marks in PAUSES if (last := max(map(rest[:SPEECH_PIECE].rfind, marks))) > 0), SPEECH_PIECE - 1
+        )
+        found.append(rest[: cut + 1])
+        rest = rest[cut + 1 :].lstrip()
+    return [*found, rest]
 
 
 def _speaker(voice: str | None, speakers: int) -> int:
