@@ -13,6 +13,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from api import pages, problems
 from api.access import LET_IN
 from api.audit import WHO_ASKS
+from api.backlog import Backlog
 from api.catalogue import enter_catalogue
 from api.connections import BOUNDS, Bounds, allow_files
 from api.deps import NAMED, Front
@@ -170,6 +171,7 @@ def _open(settings: Settings) -> Front:
         gateway=Gateway(settings, Router(ledger, load_on_use=settings.runners.load_on_use), meter.note, counters),
         metrics=Page(database, workers, Leases(client), counters),
         summaries=Summaries(database, settings.runners.context_length),
+        backlog=Backlog(database, settings.api.max_waiting_jobs),
         keyring=Keyring(settings, database),
         refused=Tries(REFUSALS),
         meter=meter,

@@ -10,6 +10,7 @@ import redis
 from fastapi import Depends, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from api.backlog import Backlog
 from api.doorbell import Doorbell
 from api.events.hub import EventHub
 from api.gateway import Gateway
@@ -48,6 +49,7 @@ class Front:
     types: Types
     metrics: Page
     summaries: Summaries
+    backlog: Backlog
     keyring: Keyring
     refused: Tries
     """Of requests whose role was too low: as many a minute are in the audit log."""
@@ -118,6 +120,7 @@ class Asking:
         Raises:
             NotFound: no such model.
             Conflict: `idempotency_key_reused`.
+            TooMany: `too_many_jobs`.
         """
         submitted = await run_in_threadpool(self._submit, kind, model_id, check, priority, args, registered)
         reached("api.answer")
@@ -147,6 +150,7 @@ class Asking:
                 check(self._front, model_id)
             args = {"model_id": model_id, **args}
         contract = kind(**args)
+        self._front.backlog.refuse_if_full()
         return self._front.ledger.submit(contract, origin="rest", priority=priority, ask=ask)
 
 

@@ -245,6 +245,7 @@ class ApiSettings(BaseSettings):
     body_seconds: float = Field(30, gt=0, description="Seconds within which a request's body has to have come.")
     max_streams: int = Field(1100, ge=1, description="Event streams that may be open at a time, per process.")
     streams_per_key: int = Field(20, ge=1, description="Of these, how many one key may have.")
+    max_waiting_jobs: int = Field(20_000, ge=1, description="Jobs that may wait; who asks for more hears 429.")
     hold_seconds: float = Field(60, ge=0, description="How long a request may wait for its model during a swap.")
     held_requests: int = Field(1000, ge=1, description="How many may wait so in one API process; others get a 503.")
 

@@ -57,6 +57,12 @@ def find(
     return list(session.exec(query).all())
 
 
+def waiting(session: Session, most: int) -> int:
+    """How many jobs are queued, counted up to `most`."""
+    some = select(Job.id).where(col(Job.state) == JobState.QUEUED).limit(most).subquery()
+    return session.exec(select(func.count()).select_from(some)).one()
+
+
 def live(session: Session, model_ids: list[str]) -> list[Job]:
     """Live jobs of these models, oldest first."""
     query = select(Job).where(col(Job.model_id).in_(model_ids), col(Job.state).in_(LIVE))
