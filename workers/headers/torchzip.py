@@ -103,6 +103,8 @@ def _widened(extra: bytes, whole: int, packed: int, offset: int) -> tuple[int, i
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, at)
+        if at + 4 + length > len(extra):
+            raise invalid_format("its directory is damaged")
         if kind == 1:
             field = extra[at + 4 : at + 4 + length]
             values = [int.from_bytes(field[i : i + 8], "little") for i in range(0, len(field) - 7, 8)]
