@@ -25,6 +25,8 @@ _OLLAMA = re.compile(
 )
 """As Ollama reads it: a namespace has no dot. A registry's host has one, and is the operator's business."""
 
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._-]+)?\])(?::[0-9]{0,5})?")
+"""With its port. Anything else one parser takes for a part of the name, and another one escapes."""
 _CREDENTIALS = re.compile(r"[^/\s]+@")
 
 
@@ -153,6 +155,8 @@ def check_url(url: str) -> None:
                 reason = "it carries a user name or password"
             elif not host or port == 0:
                 reason = "it names no host"
+            elif not _HOST.fullmatch(parts.netloc):
+                reason = "its host has characters that no name or address has"
     if reason:
         raise Invalid("source_not_allowed", f"This URL is refused: {reason}.", "Use a plain https://host/path URL.")
 

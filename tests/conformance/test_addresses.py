@@ -97,7 +97,8 @@ def test_other_spellings_of_the_same(host: str) -> None:
     [
         "http://127.0.0.1\\@example.com/", "http://example.com\\@127.0.0.1/", "http://a:b@127.0.0.1/", "http://a@example.com/",
         "http://exa\tmple.com/", "http://example.com\r\nHost: x/", "http://①②⑦.⓪.⓪.①/", "http://exämple.com/",
-        "http://example.com\x7f/", "http://[::1/", "http://[::g]/",
+        "http://example.com\x7f/", "http://[::1/", "http://[::g]/", "http://1<2/", "http://example.com%2f@x/", "http://a,b/",
+        "http://[::1]x/", "http://x[::1]/", "http://exam%70le.com/", "http://h:80:80/",
     ],
 )  # fmt: skip
 def test_what_parsers_disagree_about(url: str) -> None:

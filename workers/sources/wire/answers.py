@@ -64,7 +64,7 @@ def seconds_after(text: str) -> float | None:
         return min(float(text[:9]), MAX_WAIT)
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
