@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from shared.contracts import Download, Switch, Verify
-from shared.db import jobs, limits
-from shared.db.tables import Job
+from shared.db import jobs, limits, nodes
+from shared.db.reports import Node
+from shared.db.tables import Installation, Job
 from shared.errors import Corrupt, Failed, LeaseLost, Snooze, Unavailable
 from shared.jobs import Ledger
 from shared.limits import Limit
 from shared.progress import Leases, Workers
+from shared.queues import store_lane
 from shared.settings import JobSettings, Settings
 from shared.states import JobState, Priority
 from tests.conftest import until
@@ -80,6 +82,28 @@ def test_what_a_body_returns_is_the_result(services: Services, heart: Heart, bod
     body(run)
     job = deliver(services, heart, submit(services))
     assert (job.state, job.result, job.bytes_done, job.bytes_total) == (JobState.SUCCEEDED, {"of": "one"}, 10, 10)
+
+
+def test_a_job_on_files_of_another_store_is_handed_on(
+    services: Services, heart: Heart, body: Callable[[Body], None]
+) -> None:
+    """It was asked for before there was another store, and carries a ticket of the lane of all."""
+    begun: list[int] = []
+    body(lambda *_: begun.append(1) or {})
+    job = submit(services)
+    with services.database.session() as session:
+        for name, store in (("hut", "a" * 32), ("barn", "b" * 32)):
+            nodes.report(session, Node(name=name, machine=name, store=store, seen_at=0.0), io=True)
+        session.add(
+            Installation(
+                model_id="one", model_type="llm", revision="r1", state="published", store="b" * 32, path="/", size=1,
+                files=1, integrity=1.0, published_at=1.0, verified_at=1.0,
+            )
+        )  # fmt: skip
+    services.ledger._one_store_until = 0.0  # as of another process, which joined since
+    moved = deliver(services, heart, job)
+    assert (moved.state, moved.lane, moved.ticket) == (JobState.QUEUED, store_lane("b" * 32), job.ticket + 1)
+    assert begun == []
 
 
 @pytest.mark.parametrize(
