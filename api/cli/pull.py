@@ -9,7 +9,6 @@ from rich.table import Table
 from api.cli.client import Client, Refused
 from api.cli.options import AsJson, ModelName, OnNode, PriorityOption, WaitFor, priority_named
 from api.cli.terminal import checked, end, facts, follow, out, pages, print_json, size_text
-from shared.errors import Invalid
 from shared.refs import parse_ref, slug
 from shared.states import EMBEDDING
 
@@ -46,23 +45,23 @@ def _known(text: str) -> str:
     """An id of the registry, as typed.
 
     Raises:
-        Invalid: it can be none; the hint tells what it may have been meant for.
+        Refused: it can be none; the hint tells what it may have been meant for.
     """
     if "/" not in text:
         return text
     meant = f"file:{text}" if text.startswith("/") else f"hf:{text}"
-    raise Invalid("invalid_reference", f"{text!r} is no model id.", f"Did you mean {meant}?")
+    raise Refused("invalid_reference", f"{text!r} is no model id.", f"Did you mean {meant}?")
 
 
 def _check_type(client: Client, model_type: str) -> None:
     """Any type may be new; one that is nearly a type that there is was mistyped.
 
     Raises:
-        Invalid
+        Refused
     """
     known = {EMBEDDING, *(model["modelType"] for model in pages(client, "/api/v1/models", "models"))}
     if model_type not in known and (meant := get_close_matches(model_type, known, 1)):
-        raise Invalid("unknown_type", f"There is no type {model_type!r}.", f"Did you mean --type {meant[0]}?")
+        raise Refused("unknown_type", f"There is no type {model_type!r}.", f"Did you mean --type {meant[0]}?")
 
 
 def _register(client: Client, text: str, model_id: str | None, model_type: str, checksum: str | None) -> str:
