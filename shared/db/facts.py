@@ -1,7 +1,10 @@
 """What is known of a page of models now."""
 
-from sqlalchemy import text
-from sqlmodel import Session, col, func, select
+from typing import Any
+
+from sqlalchemy import ColumnElement, text
+from sqlalchemy.orm import aliased
+from sqlmodel import Session, col, select
 
 from shared import health as policy
 from shared.db import catalog, health, names, nodes, trust, usage
@@ -10,6 +13,7 @@ from shared.db.session import now
 from shared.db.tables import FETCH_KINDS, Installation, Job, Model, Residency
 from shared.states import LIVE, Availability, Health, InstallationState, JobState, Priority, priority_of
 
+Fetch = aliased(Job)
 UPDATE = "model.update"
 FETCHES = ("model.download", "model.repair", UPDATE)
 FETCHED = {
@@ -44,6 +48,12 @@ def availability(fetch: tuple[str, str] | None, installed: str | None) -> Availa
     return STANDS[InstallationState(installed)]
 
 
+def newest_fetch(what: Any) -> ColumnElement[str]:
+    """That of `Fetch` which is the newest to bring a model, of the query around it; one look into an index."""
+    mine = (col(Fetch.model_id) == col(Model.id), text(FETCH_KINDS))
+    return select(what).where(*mine).order_by(col(Fetch.created_at).desc()).limit(1).correlate(Model).scalar_subquery()
+
+
 class Facts:
     """What is known of a page of models, fetched with one query per table and not one per model."""
 
@@ -59,10 +69,8 @@ class Facts:
         self.residencies: dict[str, list[Residency]] = {}
         for residency in catalog.residencies(session, model_ids):
             self.residencies.setdefault(residency.model_id, []).append(residency)
-        theirs = (col(Job.model_id).in_(model_ids), text(FETCH_KINDS))
-        newest = select(func.max(Job.created_at)).where(*theirs).group_by(col(Job.model_id))
-        jobs = select(Job).where(col(Job.model_id).in_(model_ids), col(Job.created_at).in_(newest))
-        self.fetches = {job.model_id: job for job in session.exec(jobs).all() if job.kind in FETCHES}
+        fetches = select(Model.id, Job).join(Job, col(Job.id) == newest_fetch(Fetch.id))
+        self.fetches = dict(session.exec(fetches.where(col(Model.id).in_(model_ids))).all())
 
     def wanted(self, model: Model) -> bool:
         """Somebody entered it, or had it fetched, and no cleanup let it go; else it only stands in the catalogue."""

@@ -8,14 +8,14 @@ from dataclasses import dataclass, fields
 from itertools import product
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, case, text
+from sqlalchemy import ColumnElement, case
 from sqlmodel import Session, col, func, select
 
 from shared.db import nodes
-from shared.db.facts import FETCHES, availability
+from shared.db.facts import FETCHES, Fetch, availability, newest_fetch
 from shared.db.names import ModelName
 from shared.db.reports import ModelHealth
-from shared.db.tables import FETCH_KINDS, Installation, Job, Model, Residency
+from shared.db.tables import Installation, Model, Residency
 from shared.states import HELD, Availability, Health, InstallationState, JobState
 
 IN_ENTRY = ("type", "source", "tier", "enabled", "thinking")
@@ -59,14 +59,7 @@ def page(session: Session, wanted: Wanted, after: str | None = None, limit: int 
 
 def _standing(session: Session) -> ColumnElement[str]:
     """What decides a model's availability, as one text: the newest job that fetches it, and its installation."""
-    newest = (
-        select(col(Job.kind) + " " + col(Job.state))
-        .where(col(Job.model_id) == col(Model.id), text(FETCH_KINDS))
-        .order_by(col(Job.created_at).desc())
-        .limit(1)
-        .correlate(Model)
-        .scalar_subquery()
-    )
+    newest = newest_fetch(col(Fetch.kind) + " " + col(Fetch.state))
     away, state = nodes.away(session), col(Installation.state)
     held = case((away.of_installations(), InstallationState.AWAY.value), else_=state) if away else state
     return func.coalesce(newest, "") + "/" + func.coalesce(held, "")
