@@ -104,7 +104,7 @@ def test_a_config_that_cannot_be_read_is_not_accepted(tmp_path: Path, text: str)
     ("make", "type_", "found"),
     [
         (transformers, "llm", "TorchRunner"), (transformers, "embedding", "TorchEmbedder"),
-        (diffusers, "image_gen", "TorchImageGenerator"), (diffusers, "video_gen", "make images of texts"),
+        (diffusers, "image_gen", "TorchImageGenerator"), (diffusers, "video_gen", "AnimateDiffPipeline"),
         (transformers, "image_gen", "a model_index.json"), (bare, "image_gen", "bare weights"),
         (bare, "llm", "bare weights"), (transformers, "tts", "VitsModel"), (diffusers, "music", "make images of texts"),
     ],
