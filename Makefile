@@ -75,7 +75,7 @@ fuzz: setup system-packages ## Ask a running service all that its OpenAPI docume
 	$(BIN)/python -m tests.fuzz $(SECONDS_EACH)
 
 canary: setup system-packages ## Run the tests of the whole service with secrets that are looked for everywhere at each end
-	$(BIN)/pytest -q --canaries tests/system
+	$(BIN)/pytest -n $(TESTS_AT_ONCE) --canaries tests/system tests/dashboard
 
 screenshots: setup system-packages ## Take pictures of every view of the dashboard, into .screenshots/
 	$(BIN)/pytest -q tests/dashboard/test_dashboard.py --screenshots .screenshots

@@ -209,7 +209,14 @@ class House:
         body = {
             "model_id": model_id, "model_type": "llm", "name": model_id, "source": "huggingface", "source_url": repo,
         }  # fmt: skip
-        told = self.http.post("/api/v1/models/add", json=body)
+
+        def added() -> httpx.Response | None:
+            try:
+                return self.http.post("/api/v1/models/add", json=body)
+            except httpx.ConnectError:  # the cell before killed the API, maybe twice
+                return None
+
+        told: httpx.Response = until(added, 60, "an API to add a model")
         assert told.status_code in (201, 409), told.text
 
     def done(self, path: str, body: dict[str, Any] | None = None) -> Job:
