@@ -15,7 +15,6 @@ from shared.states import LIVE, Availability, Health, InstallationState, JobStat
 
 Fetch = aliased(Job)
 UPDATE = "model.update"
-FETCHES = ("model.download", "model.repair", UPDATE)
 FETCHED = {
     JobState.QUEUED: Availability.QUEUED, JobState.RUNNING: Availability.DOWNLOADING,
     JobState.PAUSED: Availability.PAUSED,

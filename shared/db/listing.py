@@ -12,10 +12,10 @@ from sqlalchemy import ColumnElement, case
 from sqlmodel import Session, col, func, select
 
 from shared.db import nodes
-from shared.db.facts import FETCHES, Fetch, availability, newest_fetch
+from shared.db.facts import Fetch, availability, newest_fetch
 from shared.db.names import ModelName
 from shared.db.reports import ModelHealth
-from shared.db.tables import Installation, Model, Residency
+from shared.db.tables import FETCHES, Installation, Model, Residency
 from shared.states import HELD, Availability, Health, InstallationState, JobState
 
 IN_ENTRY = ("type", "source", "tier", "enabled", "thinking")

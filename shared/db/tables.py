@@ -11,7 +11,8 @@ from sqlmodel import Field, SQLModel
 from shared.states import Holder
 
 LIVE_STATES = "state IN ('queued', 'running', 'paused')"
-FETCH_KINDS = "kind IN ('model.download', 'model.repair', 'model.update')"
+FETCHES = ("model.download", "model.repair", "model.update")
+FETCH_KINDS = f"kind IN {FETCHES}"
 """As the index of them has it, word by word: so SQLite knows that it may take it."""
 
 

@@ -134,13 +134,15 @@ def opened(folder: Path, hub_root: Path, *, flower: bool = False, **settings: st
     with Hub(hub_root) as hub:
         instance = start(folder, hub, flower=flower, **settings)
         yard = Yard(instance, hub)
-        yield yard
-        yard.http.close()
-        if canaries.wanted:
-            assert canaries.leaks(instance, canaries.EVERYWHERE) == []
-        supervised = [psutil.Process(process.pid) for process in instance.processes() if process.pid]
-        family = [*supervised, *(child for one in supervised for child in one.children(recursive=True))]
-        instance.stop()
+        try:
+            yield yard
+            if canaries.wanted:
+                assert canaries.leaks(instance, canaries.EVERYWHERE) == []
+        finally:
+            yard.http.close()
+            supervised = [psutil.Process(process.pid) for process in instance.processes() if process.pid]
+            family = [*supervised, *(child for one in supervised for child in one.children(recursive=True))]
+            instance.stop()
         _, alive = psutil.wait_procs(family, timeout=5)
         assert not alive, "a process of ours outlived `up`"
 

@@ -163,19 +163,29 @@ class ImageGenerator(Engine):
             raise Refused(400, "invalid_request_error", f"The model's pipeline refuses: {error}") from error
 
 
-def _png(pixels: Any) -> bytes:
-    """Of an array of numbers from 0 to 1, of shape (height, width, 3).
+def check_pixels(pixels: Any, what: str) -> None:
+    """Look at an array of numbers.
 
     Raises:
         Refused: 500; they are none, or all the same, as black images are that overflows leave behind.
     """
     import numpy as np
-    from PIL import Image
 
     if not np.isfinite(pixels).all():
         raise Refused(500, "numbers_not_finite", "The model's numbers are not finite.")
     if pixels.min() == pixels.max():
-        raise Refused(500, "blank_image", "The model made an image of a single colour.")
+        raise Refused(500, f"blank_{what}", f"All that the model made for the {what} is a single colour.")
+
+
+def _png(pixels: Any) -> bytes:
+    """Of an array of numbers from 0 to 1, of shape (height, width, 3).
+
+    Raises:
+        Refused: as `check_pixels`.
+    """
+    from PIL import Image
+
+    check_pixels(pixels, "image")
     written = io.BytesIO()
     Image.fromarray((pixels * 255).round().astype("uint8")).save(written, "PNG")
     return written.getvalue()

@@ -10,7 +10,7 @@ from typing import Any, cast
 from shared.fit import VIDEO_FRAMES, VIDEO_MAKERS
 from workers.pipelines import frames
 from workers.runtimes.torch_runner.config import read
-from workers.runtimes.torch_runner.image import ImageGenerator
+from workers.runtimes.torch_runner.image import ImageGenerator, check_pixels
 from workers.runtimes.torch_runner.request import Filming, Generation, Outcome, Refused
 
 RATE_STEPS = 1000
@@ -52,15 +52,11 @@ def _mp4(pixels: Any, rate: float) -> bytes:
     """Of an array of numbers from 0 to 1, of shape (frames, height, width, 3), at so many frames a second.
 
     Raises:
-        Refused: 500; they are none, or all the same, as black frames are that overflows leave behind.
+        Refused: as `check_pixels`.
     """
     import av
-    import numpy as np
 
-    if not np.isfinite(pixels).all():
-        raise Refused(500, "numbers_not_finite", "The model's numbers are not finite.")
-    if pixels.min() == pixels.max():
-        raise Refused(500, "blank_video", "The model made a video of a single colour.")
+    check_pixels(pixels, "video")
     written = io.BytesIO()
     with av.open(written, "w", format="mp4") as file:
         stream = file.add_stream("h264", rate=Fraction(round(rate * RATE_STEPS), RATE_STEPS))
